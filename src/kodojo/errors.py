@@ -47,7 +47,19 @@ __all__ = [
     "StoreError",
     "UnloadError",
     "UnmodelledError",
+    "decode",
+    "encode",
 ]
+
+
+def decode(raw: bytes) -> str:
+    """Text from a kernel or a file; :func:`encode` gives the same bytes back, whatever they were."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    """The inverse of :func:`decode`."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)

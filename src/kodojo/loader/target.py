@@ -6,7 +6,8 @@ alone: nothing runs, allocations are invented addresses, and the log is a Python
 kernel, the lists are its own, and whatever the C code calls in other subsystems is called there.
 
 A method that names a kernel function does what that function does in a real load. Python decides;
-the target is asked for facts and told what to do. Addresses are guest virtual addresses.
+the target is asked for facts and told what to do. Addresses are guest virtual addresses. Text is
+``str`` decoded from the kernel's bytes by :func:`kodojo.errors.decode`, which loses nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,55 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from kodojo.errors import LogRecord
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
 
-__all__ = ["Memory", "Module", "ModuleState", "NoMemoryError", "Region", "Symbol", "Target", "UserFaultError"]
+__all__ = ["Errno", "KernelErrno", "Memory", "Module", "ModuleState", "Region", "Symbol", "Target"]
+
+
+class Errno(IntEnum):
+    """The errno numbers that the loader returns (asm-generic; the same on every architecture it knows)."""
+
+    EPERM = 1
+    ENOENT = 2
+    ESRCH = 3
+    EINTR = 4
+    EIO = 5
+    ENOEXEC = 8
+    EBADF = 9
+    EAGAIN = 11
+    ENOMEM = 12
+    EACCES = 13
+    EFAULT = 14
+    EBUSY = 16
+    EEXIST = 17
+    EINVAL = 22
+    ETXTBSY = 26
+    EFBIG = 27
+    ENOSPC = 28
+    EROFS = 30
+    ERANGE = 34
+    ENAMETOOLONG = 36
+    ENODATA = 61
+    ETIME = 62
+    ENOPKG = 65
+    EBADMSG = 74
+    EMSGSIZE = 90
+    EOPNOTSUPP = 95
+    ENOKEY = 126
+    EKEYREJECTED = 129
+
+
+class KernelErrno(Exception):  # noqa: N818  it is an answer, not yet an error
+    """The target's kernel answered a request with an errno; the loader decides what becomes of it.
+
+    :param errno: positive.
+    """
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno)
+        self.errno = errno
 
 
 class ModuleState(IntEnum):
@@ -45,22 +91,19 @@ class Memory(Enum):
     INIT_DATA = "init_data"
     INIT_RODATA = "init_rodata"
 
-
-class UserFaultError(Exception):
-    """The caller's memory cannot be read there (becomes EFAULT)."""
-
-
-class NoMemoryError(Exception):
-    """The kernel's allocator returned NULL (becomes ENOMEM)."""
+    @property
+    def is_init(self) -> bool:
+        return self.value.startswith("init")
 
 
 @dataclass(slots=True)
 class Region:
     """One allocation of module memory, and the bytes that the loader builds for it.
 
-    :param base: address in the kernel; 0 while not allocated.
-    :param size: bytes as counted by the kernel (6.1: rounded up to pages; 6.12: not rounded).
-    :param data: what will be written there; kept by the loader until :meth:`Target.commit`.
+    :param base: address in the kernel; 0 while not allocated (and for ever, if ``size`` is 0).
+    :param size: bytes as counted by the kernel (two regions: rounded up to pages; seven: not rounded).
+    :param text_size: with ``ro_size`` and ``ro_after_init_size``: ends of the parts of a CORE or INIT region.
+    :param data: what belongs there; the loader relocates in it, :meth:`Target.commit` writes it.
     """
 
     kind: Memory
@@ -78,10 +121,13 @@ class Module:
 
     :param address: of its ``struct module``.
     :param taints: mask of the module's own taints (bit numbers of kernel/panic.c: taint_flags).
+    :param init: address of its init function, 0 if it has none; likewise ``exit``.
+    :param percpu: offset of its per-CPU data.
+    :param uses: modules whose symbols it uses, in the order in which they were first used.
     """
 
     name: str
-    state: ModuleState
+    state: ModuleState = ModuleState.UNFORMED
     address: int = 0
     taints: int = 0
     using_gplonly_symbols: bool = False
@@ -114,14 +160,17 @@ class Symbol:
 
 
 class Target(Protocol):
-    """A kernel to load modules into."""
+    """A kernel to load modules into.
+
+    Methods that can fail raise :class:`KernelErrno`. Nothing here raises LoadError: the loader does.
+    """
 
     image: Image
     """The kernel's files: vermagic, config, types, exports, keys, message texts."""
 
     # -- who is asking, and what is allowed (sys_init_module, module_sig_check) ----------------------
     def capable(self, capability: int) -> bool:
-        """``capable(CAP_...)`` of the current task, in the initial user namespace."""
+        """``capable(CAP_...)`` of the current task, in the initial user namespace (CAP_SYS_MODULE is 16)."""
 
     def modules_disabled(self) -> bool:
         """The sysctl ``kernel.modules_disabled``."""
@@ -129,20 +178,26 @@ class Target(Protocol):
     def is_module_sig_enforced(self) -> bool:
         """``module.sig_enforce``."""
 
-    def security_locked_down(self, reason: str) -> int:
-        """0, or the errno; the kernel logs its own ``Lockdown:`` line.
+    def security_locked_down(self, reason: str) -> None:
+        """May raise KernelErrno(EPERM), having logged the kernel's own ``Lockdown:`` line.
 
         :param reason: member of ``enum lockdown_reason``, for instance ``LOCKDOWN_MODULE_SIGNATURE``.
         """
 
-    def security_hook(self, hook: str, *, contents: bool) -> int:
-        """``kernel_load_data``, ``kernel_read_file`` and the like: 0 or the errno."""
+    def security_kernel_load_data(self) -> None:
+        """Hook before an image is copied from user memory (LOADING_MODULE, with contents)."""
+
+    def security_kernel_post_load_data(self, address: int, size: int) -> None:
+        """Hook after it was copied to ``address``."""
 
     def module_blacklist(self) -> str:
         """The text of ``module_blacklist=``, empty if not given."""
 
-    def initcall_blacklisted(self, address: int) -> bool:
-        """Named in ``initcall_blacklist=``."""
+    def spectre_v2_unsafe(self) -> bool:
+        """``!retpoline_module_ok(false)``: a mitigation is active that a module without retpolines defeats.
+
+        Sets the kernel's ``spectre_v2_bad_module`` and logs its own line when it is.
+        """
 
     # -- the log and the taints ---------------------------------------------------------------------
     def printk(self, level: int, text: str) -> None:
@@ -151,45 +206,62 @@ class Target(Protocol):
     def printk_once(self, key: str, level: int, text: str) -> None:
         """As :meth:`printk`, once since boot for each ``key``."""
 
+    def log_mark(self) -> int:
+        """A point in the log."""
+
+    def log_since(self, mark: int) -> tuple[LogRecord, ...]:
+        """What was printed after it."""
+
     def hashed_pointer(self, address: int) -> str:
         """What ``%p`` prints for it."""
 
-    def tainted(self, bit: int) -> bool:
-        """``test_taint(bit)``."""
+    def test_taint(self, bit: int) -> bool: ...
 
     def add_taint(self, bit: int, *, lockdep_ok: bool) -> None:
         """Taint the kernel (kernel/panic.c: add_taint, with its own log line)."""
 
     # -- memory -------------------------------------------------------------------------------------
     def vmalloc(self, size: int) -> int:
-        """Temporary kernel memory. Raises NoMemoryError."""
+        """Temporary kernel memory."""
 
     def vfree(self, address: int) -> None: ...
 
     def copy_from_user(self, to: int, source: int, size: int) -> bytes:
-        """Copy into kernel memory at ``to``; return the bytes. Raises UserFaultError."""
+        """Copy into kernel memory at ``to``; the bytes. KernelErrno(EFAULT) if a part is unreadable."""
+
+    def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
+        """Read the whole file behind a descriptor into temporary kernel memory (fs/kernel_read_file.c).
+
+        Address and content. EBADF comes from here, too.
+        """
+
+    def decompress(self, address: int, data: bytes) -> tuple[int, bytes]:
+        """``module_decompress``: frees the memory at ``address``, returns that of the decompressed image.
+
+        EOPNOTSUPP where the kernel can't; the kernel's log lines are printed on failure.
+        """
 
     def write_kernel(self, address: int, data: bytes) -> None:
-        """Write to kernel memory that the loader owns (temporary copy, struct load_info)."""
+        """Write to kernel memory that the loader owns (temporary copy)."""
 
-    def strndup_user(self, source: int, limit: int) -> tuple[int, bytes]:
-        """Copy a string: address of the kernel's copy, and its bytes without NUL.
-
-        Raises UserFaultError, NoMemoryError.
-        """
+    def strndup_user(self, source: int) -> tuple[int, bytes]:
+        """Copy a string from user memory: address of the kernel's copy, and its bytes without NUL."""
 
     def kfree(self, address: int) -> None: ...
 
-    def module_alloc(self, mod_regions: Sequence[Region]) -> None:
+    def module_alloc(self, regions: Sequence[Region]) -> None:
         """Allocate every region of nonzero size in the given order and set ``base``.
 
-        Raises NoMemoryError with nothing left allocated; the kernel prints its own warnings.
+        ENOMEM with nothing left allocated; the kernel prints its own warnings.
         """
 
     def module_memfree(self, regions: Iterable[Region]) -> None: ...
 
+    def place_module(self, mod: Module, info: LoadInfo) -> None:
+        """The end of move_module: ``struct module`` now is at ``mod.address``; region sizes and bases are in it."""
+
     def commit(self, mod: Module, info: LoadInfo) -> None:
-        """Write all regions' bytes to their places (struct module as it now is in the kernel is kept)."""
+        """Write all regions' bytes to their places; what the kernel set in struct module is kept."""
 
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
         """Reserve per-CPU space; the offset, or 0 if there is none left."""
@@ -200,69 +272,143 @@ class Target(Protocol):
 
     # -- struct module and the list of modules ------------------------------------------------------
     def set_field(self, mod: Module, member: str, value: int) -> None:
-        """``mod->member = value``; ``member`` may be a path (``core_layout.size``, ``mem[3].base``)."""
+        """``mod->member = value``; ``member`` may be a path (``kallsyms``, ``mem[3].base``)."""
 
-    def set_pointer_string(self, mod: Module, member: str, text: bytes | None) -> None:
+    def set_string(self, mod: Module, member: str, text: bytes | None) -> None:
         """``mod->member = kstrdup(text)`` (version, srcversion); None frees it."""
 
+    def set_state(self, mod: Module, state: ModuleState) -> None:
+        """Under module_mutex; also in ``mod.state``."""
+
     def modules(self) -> list[Module]:
-        """The kernel's list ``modules``, head first, UNFORMED ones included."""
+        """The kernel's list ``modules``, head (newest) first, UNFORMED ones included.
+
+        The same object each time for the same module.
+        """
 
     def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
-        """kernel/module/main.c: find_symbol. First hit: kernel, then modules from the list's head."""
+        """kernel/module/main.c: find_symbol. First hit: kernel, then modules from the list's head, UNFORMED ones not."""
 
     def add_unformed_module(self, mod: Module) -> None:
-        """Write struct module, insert it at the list's head and in the address tree."""
+        """Insert at the list's head and in the address tree (``mod_update_bounds``, ``mod_tree_insert``)."""
 
     def unlink_module(self, mod: Module) -> None:
-        """Remove from list, tree and bug list; wait for readers."""
+        """Remove from list and tree (and the bug list); wait for readers."""
 
-    def wait_for_module(self, mod: Module, seconds: float) -> None:
-        """Sleep until ``mod`` changes its state, at most ``seconds`` (guest time)."""
+    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
+        """Sleep until ``mod`` is LIVE, GOING or gone, at most ``seconds`` of guest time (None: no limit).
+
+        KernelErrno(EINTR) where nothing can ever change it.
+        """
 
     def wake_module_wq(self) -> None: ...
 
-    def ref_module(self, user: Module, owner: Module) -> int:
-        """Record the use and take the reference: 0 or the errno (ENOENT, ENOMEM)."""
+    def audit_log_kern_module(self, name: str) -> None: ...
 
-    def module_unload_init(self, mod: Module) -> None: ...
+    def ref_module(self, user: Module, owner: Module) -> None:
+        """Record the use and take the reference, once for each pair. ENOENT (owner going), ENOMEM."""
 
-    def module_unload_free(self, mod: Module) -> None: ...
+    def module_unload_init(self, mod: Module) -> None:
+        """Empty user lists; the counter starts at 2 (base and loading)."""
 
-    # -- post-relocation work done by the kernel's own functions --------------------------------------
-    def find_module_sections(self, mod: Module, info: LoadInfo) -> None:
-        """Note tables in struct module (field by field, as the C function does)."""
+    def module_unload_free(self, mod: Module) -> None:
+        """Drop the references to used modules."""
 
-    def post_relocation(self, mod: Module, info: LoadInfo) -> int:
-        """Sort the exception table, set up kallsyms, ``module_finalize``: 0 or the errno."""
+    # -- formation: the kernel's own functions do the work -------------------------------------------
+    def sort_extable(self, mod: Module) -> None: ...
+
+    def add_kallsyms(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def module_finalize(self, mod: Module, info: LoadInfo) -> None:
+        """The architecture's patching (arch/x86/kernel/module.c: module_finalize)."""
+
+    def module_arch_cleanup(self, mod: Module) -> None: ...
 
     def ftrace_module_init(self, mod: Module) -> None: ...
 
-    def dynamic_debug_setup(self, mod: Module, info: LoadInfo) -> None: ...
+    def ftrace_release_mod(self, mod: Module) -> None: ...
 
-    def complete_formation(self, mod: Module, info: LoadInfo) -> int:
-        """Register the bug table and protect the memory: 0 or the errno."""
+    def dynamic_debug_setup(self, mod: Module, info: LoadInfo) -> None:
+        """Where the kernel does it in load_module (6.1); elsewhere a notifier does it and this does nothing."""
 
-    def prepare_coming_module(self, mod: Module) -> int:
-        """ftrace, livepatch, COMING notifiers: 0 or the errno (unwound by itself)."""
+    def dynamic_debug_remove(self, mod: Module) -> None: ...
 
+    def module_bug_finalize(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def module_bug_cleanup(self, mod: Module) -> None: ...
+
+    def protect_module(self, mod: Module) -> None:
+        """``module_enable_ro/nx/x`` of complete_formation; RO_AFTER_INIT stays writable."""
+
+    def ftrace_module_enable(self, mod: Module) -> None: ...
+
+    def klp_module_coming(self, mod: Module) -> None: ...
+
+    def klp_module_going(self, mod: Module) -> None: ...
+
+    def notify_coming(self, mod: Module) -> None:
+        """MODULE_STATE_COMING through the chain, robustly: on failure those already called see GOING."""
+
+    def notify(self, mod: Module, state: ModuleState) -> None:
+        """LIVE or GOING through the chain."""
+
+    def synchronize_rcu(self) -> None: ...
+
+    # -- parameters ---------------------------------------------------------------------------------
     def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
-        """Call ``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: 0 or errno."""
+        """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: 0 or positive errno.
+
+        :param value: None where the argument has no ``=``.
+        """
+
+    def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
+        """``ops->flags`` (1: may be without value) and ``flags`` (1: unsafe, 2: hardware) of the parameter."""
 
     def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
         """``ddebug_dyndbg_module_param_cb``: True if it took the parameter."""
 
-    def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> int: ...
+    def async_probe_default(self) -> bool:
+        """``module.async_probe``; False where the kernel has no such parameter."""
+
+    def destroy_params(self, mod: Module) -> None: ...
+
+    # -- sysfs, init, exit --------------------------------------------------------------------------
+    def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None: ...
 
     def mod_sysfs_teardown(self, mod: Module) -> None: ...
 
+    def copy_module_elf(self, mod: Module, info: LoadInfo) -> None:
+        """Livepatch modules only."""
+
+    def free_module_elf(self, mod: Module) -> None: ...
+
     def do_one_initcall(self, mod: Module) -> int:
-        """Run ``mod->init`` (checks of preemption and interrupts included). Its return value as C int."""
+        """Run ``mod->init`` (blacklist, checks of preemption and interrupts included): its value as C int."""
 
-    def do_exit_call(self, mod: Module) -> None: ...
+    def after_init(self, mod: Module) -> None:
+        """What do_init_module does after the LIVE notifiers.
 
-    def module_live(self, mod: Module, info: LoadInfo) -> None:
-        """All that follows a successful init, from the LIVE notifiers to freeing the init memory."""
+        KOBJ_ADD uevent, waiting for asynchronous work, ftrace, trimming of the exception table, kallsyms,
+        RO_AFTER_INIT, freeing the init memory. The initial reference is dropped.
+        """
 
-    def unwind(self, mod: Module, step: str) -> None:
-        """Undo, in the kernel, the one step named (a step of the unwinding table)."""
+    def wait_for_async(self, mod: Module) -> None:
+        """``async_synchronize_full``."""
+
+    def call_exit(self, mod: Module) -> None:
+        """``mod->exit()``."""
+
+    # -- removal ------------------------------------------------------------------------------------
+    def module_refcount(self, mod: Module) -> int:
+        """References besides the base one; -1 while unloading."""
+
+    def try_release_module_ref(self, mod: Module) -> int:
+        """Drop the base reference: 0 if it was the last; otherwise it is taken back and the rest returned."""
+
+    def users(self, mod: Module) -> list[Module]:
+        """``source_list``: the modules that use it, newest user first."""
+
+    def record_unload(self, mod: Module) -> None:
+        """``last_unloaded_module`` (name and taints)."""
+
+    def module_put(self, mod: Module) -> None: ...

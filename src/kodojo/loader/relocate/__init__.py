@@ -1,0 +1,105 @@
+"""Applying relocations: what is the same on every architecture, and the table of architectures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kodojo.errors import UnmodelledError, decode
+from kodojo.loader.module_memory import damage
+from kodojo.loader.refusal import refuse
+from kodojo.loader.relocate import x86_64
+from kodojo.loader.target import Errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Module, Target
+
+__all__ = ["apply_relocations"]
+
+SHT_RELA = 4
+SHT_REL = 9
+SHF_ALLOC = 2
+SHF_RELA_LIVEPATCH = 0x00100000
+
+
+class ApplyRelocateAdd(Protocol):
+    """``apply_relocate_add`` of an architecture: the section's entries, and the section to patch."""
+
+    def __call__(self, target: Target, mod: Module, info: LoadInfo, relsec: int) -> int: ...
+
+
+ARCHITECTURES: dict[str, ApplyRelocateAdd] = {"x86_64": x86_64.apply_relocate_add}
+
+
+def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> int:
+    """Apply every relocation section whose target section is loaded; how many entries that were.
+
+    Stops at the first error. Source: ``kernel/module/main.c: apply_relocations``.
+    """
+    apply_relocate_add = ARCHITECTURES.get(target.image.architecture)
+    if apply_relocate_add is None:
+        raise UnmodelledError(f"relocations of {target.image.architecture} are not modelled yet")
+    count = 0
+    for index in _relocation_sections(info.sechdrs):
+        section = info.sechdrs[index]
+        if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
+            klp_apply_section_relocs(target, mod, info, index)
+        elif section["sh_type"] == SHT_REL:
+            target.printk(3, f"module {mod.name}: REL relocation unsupported")
+            raise refuse(
+                mod.name,
+                Errno.ENOEXEC,
+                "rel-relocations",
+                f"section {decode(info.section_name(index))} has relocations without addends (SHT_REL)",
+                "Build the module for this architecture: its ABI uses SHT_RELA.",
+            )
+        elif section["sh_type"] == SHT_RELA:
+            count += apply_relocate_add(target, mod, info, index)
+    return count
+
+
+def _relocation_sections(sechdrs: NDArray[np.void]) -> list[int]:
+    """The sections that apply to a section that is loaded (``sh_info`` is trusted, as the kernel does)."""
+    number = len(sechdrs)
+    info = sechdrs["sh_info"].astype(np.int64)
+    valid = info < number
+    loaded = (sechdrs["sh_flags"][np.where(valid, info, 0)] & np.uint64(SHF_ALLOC)) != 0
+    indices = np.flatnonzero(valid & loaded)
+    return [int(index) for index in indices if index]
+
+
+def klp_apply_section_relocs(target: Target, mod: Module, info: LoadInfo, index: int) -> None:
+    """Sections that livepatch applies: those for another object wait until that object is patched.
+
+    Source: ``kernel/livepatch/core.c: klp_apply_section_relocs``.
+    """
+    if not target.image.config.enabled("LIVEPATCH"):
+        return
+    name = info.section_name(index)
+    prefix = b".klp.rela."
+    # sscanf ".klp.rela.%55[^.]": at least one character that is no dot, at most 55.
+    object_name = name[len(prefix) :].split(b".")[0][:55] if name.startswith(prefix) else b""
+    if not object_name:
+        target.printk(3, f"livepatch: section {decode(name)} has an incorrectly formatted name")
+        raise refuse(
+            mod.name,
+            Errno.EINVAL,
+            "livepatch-section-name",
+            f"livepatch relocation section {decode(name)} is not named .klp.rela.OBJECT.SECTION",
+            "Build the livepatch with the kernel's own tools.",
+        )
+    if object_name == b"vmlinux":
+        raise UnmodelledError(f"{mod.name}: livepatch relocations for vmlinux are not modelled yet")
+
+
+def section_place(mod: Module, info: LoadInfo, index: int) -> tuple[bytearray, int]:
+    """The bytes of the region where a section is, and the section's offset there."""
+    place = info.placement.get(index)
+    if place is None:
+        raise damage(mod.name, f"relocations for section {index}, which was not placed")
+    region, offset = place
+    return region.data, offset

@@ -1,0 +1,268 @@
+"""Unicorn, as kodojo needs it. The only file that imports unicorn; it knows no architecture.
+
+An :class:`Engine` executes instructions on a :class:`~kodojo.machine.memory.Ram` and says why it
+stopped. Nothing happens inside a hook but noting the reason; what to do about it is decided outside,
+where the engine is at rest and may be used again.
+
+Basic blocks are counted at the engine's own speed: a hook in Python costs a microsecond for every
+block, so the counter is a few machine instructions in a page of their own, called by the engine in
+place of a Python function. They count down a word and call ``uc_emu_stop`` when it reaches zero. Hosts
+without such a routine, or that forbid executable memory, get a Python function: same counts, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import mmap
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import unicorn
+from unicorn import unicorn_const as const
+from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, uclib
+
+from kodojo.errors import MachineError
+from kodojo.machine.memory import Ram
+
+__all__ = ["Engine", "RegisterBatch", "Stop", "engine_identity"]
+
+_ARCHITECTURES = {
+    "x86_64": (const.UC_ARCH_X86, const.UC_MODE_64, "unicorn.x86_const", "UC_X86_REG_", "UC_CPU_X86_"),
+    "aarch64": (const.UC_ARCH_ARM64, const.UC_MODE_ARM, "unicorn.arm64_const", "UC_ARM64_REG_", "UC_CPU_ARM64_"),
+}
+
+# Arguments of a block hook: engine, address, size, user data. User data points at two words: the
+# count and the address of uc_emu_stop.
+_COUNTING_ROUTINES = {
+    # dec qword [rcx]; jz 1f; ret; 1: jmp [rcx+8]
+    ("Linux", "x86_64"): bytes.fromhex("48ff09 7401 c3 ff6108"),
+    # ldr x4,[x3]; subs x4,x4,#1; str x4,[x3]; b.eq 1f; ret; 1: ldr x4,[x3,#8]; br x4
+    ("Linux", "aarch64"): bytes.fromhex("640040f9 840400f1 640000f9 40000054 c0035fd6 640440f9 80001fd6"),
+}
+
+
+def engine_identity() -> str:
+    """Name and version of the emulator; a saved CPU state is valid for the same one only."""
+    return f"unicorn-{unicorn.__version__}-{platform.machine()}-{sys.byteorder}"
+
+
+class Stop(Enum):
+    """Why the engine came to rest."""
+
+    HALTED = "waiting for an interrupt"
+    EXCEPTION = "an exception or software interrupt"
+    INVALID = "an invalid instruction"
+    BREAKPOINT = "a breakpoint"
+    COUNTED = "the block counter reached zero"
+
+
+class _Words(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_int64), ("stop", ctypes.c_void_p))
+
+
+class Engine:
+    """A Unicorn engine with all of a machine's RAM mapped.
+
+    :param architecture: ``x86_64`` or ``aarch64``.
+    :param model: name of the CPU model as in Unicorn's constants (``QEMU64``).
+    """
+
+    def __init__(self, architecture: str, model: str, ram: Ram) -> None:
+        arch, mode, constants, register_prefix, model_prefix = _ARCHITECTURES[architecture]
+        self._constants = importlib.import_module(constants)
+        self._register_prefix = register_prefix
+        self._uc = unicorn.Uc(arch, mode, getattr(self._constants, model_prefix + model))
+        # Stopping is left to hooks. An end address would be translated at each start, by way of the guest's
+        # page tables, and where it is not mapped that leaves a page fault behind that never happened.
+        self._uc.ctl_exits_enabled(True)
+        self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)
+        self.ram = ram
+        self._ids: dict[str, int] = {}
+        self._context = self._uc.context_save()
+        self._keep: list[object] = []  # callbacks that the engine holds pointers to
+        self._words = _Words(0, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
+        self._armed = 0
+        self._stop = Stop.HALTED
+        self._vector = 0
+        self._starting_at = -1
+        self._breakpoints: dict[int, int] = {}
+        self._breakpoint_callback = HOOK_CODE_CFUNC(self._on_breakpoint)
+        self._add_exception_hook()
+        self._add_counter()
+
+    # -- hooks --------------------------------------------------------------------------------------
+    def _hook(self, kind: int, callback: Any, data: int, begin: int, end: int) -> int:
+        handle = ctypes.c_size_t()
+        status = uclib.uc_hook_add(
+            self._uc._uch,
+            ctypes.byref(handle),
+            kind,
+            ctypes.cast(callback, ctypes.c_void_p),
+            ctypes.c_void_p(data),
+            ctypes.c_uint64(begin),
+            ctypes.c_uint64(end),
+        )
+        if status != const.UC_ERR_OK:
+            raise unicorn.UcError(status)
+        return handle.value
+
+    def _add_exception_hook(self) -> None:
+        callback = HOOK_INTR_CFUNC(self._on_exception)
+        self._keep.append(callback)
+        self._hook(const.UC_HOOK_INTR, callback, 0, 1, 0)
+
+    def _on_exception(self, _uc: Any, vector: int, _data: Any) -> None:
+        self._vector = vector
+        self._stop = Stop.EXCEPTION
+        uclib.uc_emu_stop(self._uc._uch)
+
+    def _on_breakpoint(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
+        if self._starting_at == address:
+            self._starting_at = -1  # the instruction that this run began with
+            return
+        self._stop = Stop.BREAKPOINT
+        uclib.uc_emu_stop(self._uc._uch)
+
+    def _add_counter(self) -> None:
+        routine = _COUNTING_ROUTINES.get((platform.system(), platform.machine()))
+        page = _executable_page(routine) if routine is not None else None
+        if page is None:
+            self._uc.hook_add(const.UC_HOOK_BLOCK, self._count)
+            return
+        self._keep.append(page)
+        code = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+        self._hook(const.UC_HOOK_BLOCK, code, ctypes.addressof(self._words), 1, 0)
+
+    def _count(self, uc: Any, _address: int, _size: int, _data: Any) -> None:
+        self._words.count -= 1
+        if self._words.count == 0:
+            uc.emu_stop()
+
+    def hook_instruction(self, name: str, callback: Callable[..., Any]) -> None:
+        """Call Python for ``IN`` (port, size), ``OUT`` (port, size, value) or ``CPUID`` ()."""
+        number = getattr(self._constants, f"UC_X86_INS_{name}")
+        self._uc.hook_add(const.UC_HOOK_INSN, lambda _uc, *arguments: callback(*arguments[:-1]), aux1=number)
+
+    def map_bus(self, start: int, end: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        """Physical addresses ``start`` to ``end`` are devices: ``read(offset, size)``, ``write(offset, size, value)``."""
+        self._uc.mmio_map(
+            start,
+            end - start,
+            lambda _uc, offset, size, _data: read(offset, size),
+            None,
+            lambda _uc, offset, size, value, _data: write(offset, size, value),
+            None,
+        )
+
+    def add_breakpoint(self, address: int) -> None:
+        """Stop before the instruction at ``address``, if it has not been translated yet (:meth:`forget_code`)."""
+        if address not in self._breakpoints:
+            self._breakpoints[address] = self._hook(
+                const.UC_HOOK_CODE, self._breakpoint_callback, 0, address, address
+            )
+
+    def remove_breakpoint(self, address: int) -> None:
+        uclib.uc_hook_del(self._uc._uch, ctypes.c_size_t(self._breakpoints.pop(address)))
+
+    # -- running ------------------------------------------------------------------------------------
+    def start(self, address: int, blocks: int) -> tuple[Stop, int, int]:
+        """Execute from ``address`` until something happens.
+
+        :param blocks: stop at the beginning of the basic block with this number.
+        :returns: the reason, the exception's number if it was one, and the basic blocks executed.
+        """
+        self._stop = Stop.HALTED
+        self._starting_at = address
+        self._armed = self._words.count = blocks
+        try:
+            self._uc.emu_start(address, 0)
+        except unicorn.UcError as error:
+            if error.errno != const.UC_ERR_INSN_INVALID:
+                raise MachineError(f"the emulator cannot go on: {error}") from error
+            self._stop = Stop.INVALID
+        used = self._armed - max(self._words.count, 0)
+        if self._stop is Stop.HALTED and self._words.count <= 0:
+            self._stop = Stop.COUNTED
+        return self._stop, self._vector, used
+
+    # -- registers ----------------------------------------------------------------------------------
+    def register_id(self, name: str) -> int:
+        number = self._ids.get(name)
+        if number is None:
+            number = self._ids[name] = getattr(self._constants, self._register_prefix + name.upper())
+        return number
+
+    def get(self, name: str) -> Any:
+        return self._uc.reg_read(self.register_id(name))
+
+    def set(self, name: str, value: Any) -> None:
+        self._uc.reg_write(self.register_id(name), value)
+
+    def batch(self, names: Sequence[str]) -> RegisterBatch:
+        return RegisterBatch(self._uc, names, [self.register_id(name) for name in names])
+
+    # -- memory -------------------------------------------------------------------------------------
+    def write_physical(self, address: int, data: bytes) -> None:
+        """Write RAM; code that was translated from there is translated anew."""
+        self._uc.mem_write(address, data)
+
+    def forget_code(self, address: int, size: int) -> None:
+        """Drop what was translated from these virtual addresses, which must be mapped."""
+        self._uc.ctl_remove_cache(address, address + size)
+
+    # -- the whole state ----------------------------------------------------------------------------
+    def save_state(self) -> bytes:
+        self._uc.context_update(self._context)
+        return bytes(self._context)
+
+    def restore_state(self, state: bytes) -> None:
+        """Raises MachineError if the state is not of this emulator."""
+        if len(state) != self._context.size:
+            raise MachineError("a saved CPU state is not from this emulator")
+        ctypes.memmove(self._context.context, state, len(state))
+        self._uc.context_restore(self._context)
+
+    def exchange_word(self, offset: int, value: int, also: int) -> int:
+        """Set the 32-bit word at ``offset`` of the CPU's state; the word at ``also``."""
+        self._uc.context_update(self._context)
+        base = self._context.context.value
+        other = ctypes.c_int32.from_address(base + also).value
+        ctypes.c_int32.from_address(base + offset).value = value
+        self._uc.context_restore(self._context)
+        return other
+
+
+class RegisterBatch:
+    """Several registers in one call, into arrays that are made once."""
+
+    def __init__(self, uc: Any, names: Sequence[str], ids: Sequence[int]) -> None:
+        count = len(names)
+        self._uc = uc
+        self._names = tuple(names)
+        self._ids = (ctypes.c_int * count)(*ids)
+        self._values = (ctypes.c_uint64 * count)()
+        base = ctypes.addressof(self._values)
+        self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(count)))
+
+    def read(self) -> dict[str, int]:
+        uclib.uc_reg_read_batch(self._uc._uch, self._ids, self._pointers, len(self._names))
+        return dict(zip(self._names, self._values, strict=True))
+
+    def write(self, values: dict[str, int]) -> None:
+        """All of the registers, from a mapping that has each."""
+        for index, name in enumerate(self._names):
+            self._values[index] = values[name]
+        uclib.uc_reg_write_batch(self._uc._uch, self._ids, self._pointers, len(self._names))
+
+
+def _executable_page(routine: bytes) -> mmap.mmap | None:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    except (OSError, ValueError):
+        return None
+    page.write(routine)
+    return page
