@@ -10,49 +10,45 @@ The format is described in Documentation/bpf/btf.rst and include/uapi/linux/btf.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 
 from kodojo.errors import ImageError, MissingInformationError
+from kodojo.image.btf_format import (
+    ARRAY,
+    COMPOUND,
+    ENUM,
+    ENUM64,
+    ENUMS,
+    FUNC,
+    FUNC_PROTO,
+    FWD,
+    INT,
+    ITEM_WORDS,
+    KIND_NAMES,
+    MODIFIERS,
+    PTR,
+    QUALIFIERS,
+    TYPE_TAG,
+    TYPEDEF,
+    UNION,
+    VOID,
+    record_words,
+    scan,
+    split,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Btf", "Field", "Member", "Parameter", "Prototype", "Struct"]
 
-_MAGIC = 0xEB9F
-_HEADER_SIZE = 24
 _POINTER_SIZE = 8
-
-# BTF_KIND_*
-_VOID, _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = range(9)
-_VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = range(
-    9, 20
-)
-_MODIFIERS = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})
-_COMPOUND = frozenset({_STRUCT, _UNION})
-_ENUMS = frozenset({_ENUM, _ENUM64})
-_KIND_NAMES = {
-    _VOID: "void",
-    _INT: "int",
-    _PTR: "pointer",
-    _ARRAY: "array",
-    _STRUCT: "struct",
-    _UNION: "union",
-    _ENUM: "enum",
-    _ENUM64: "enum",
-    _FLOAT: "float",
-    _FWD: "forward",
-    _FUNC_PROTO: "function",
-}
-# Size of a record in words of 4 bytes: a constant, and so much for each of its vlen items.
-_UNKNOWN = 1 << 40  # a kind that does not exist jumps behind the end
-_CONSTANT_WORDS = (_UNKNOWN, 4, 3, 6, *(3,) * 10, 4, 3, 3, 4, 3, 3, *(_UNKNOWN,) * 12)
-_ITEM_WORDS = (0, 0, 0, 0, 3, 3, 2, *(0,) * 6, 2, 0, 3, 0, 0, 0, 3, *(0,) * 12)
-
-_MAX_NAME = 4096
+_MAX_NAME = 1024  # twice the kernel's KSYM_NAME_LEN
 _MAX_CHAIN = 256  # typedefs and qualifiers on top of one type; arrays in arrays
 _INDEX_NAMES = ("positions", "name_hashes", "name_ids")
 _STEP = re.compile(r"(?:^|\.)([A-Za-z_]\w*)|\[(\d{1,10})\]", re.ASCII)
@@ -120,7 +116,7 @@ class Prototype:
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """One record: ``value`` is its size or the type it refers to, ``position`` that of its items, in words."""
+    """One record: ``value`` is its size or the type it refers to, ``position`` that of its items."""
 
     name_offset: int
     kind: int
@@ -138,7 +134,7 @@ class _RawMember:
     bit_size: int
 
 
-_VOID_TYPE = _Type(0, _VOID, 0, flag=False, value=0, position=0)
+_VOID_TYPE = _Type(0, VOID, 0, flag=False, value=0, position=0)
 
 
 class Struct:
@@ -199,7 +195,7 @@ class Btf:
     """
 
     def __init__(self, data: bytes | memoryview, index: Mapping[str, np.ndarray] | None = None) -> None:
-        self._words, self._strings = _split(data)
+        self._words, self._strings = split(data)
         if index is None:
             index = self._build_index()
         self._check_index(index)
@@ -240,7 +236,7 @@ class Btf:
         """Return the constants of an enum by name; :class:`MissingInformationError` if there is none."""
         for type_id in self._ids(enum_name):
             record = self._record(type_id)
-            if record.kind in _ENUMS:
+            if record.kind in ENUMS:
                 return dict(self._enum_items(record))
         raise MissingInformationError(f"the kernel's BTF describes no enum {enum_name!r}")
 
@@ -268,7 +264,7 @@ class Btf:
     # Opening
 
     def _build_index(self) -> dict[str, np.ndarray]:
-        positions = np.array(_scan(self._words), dtype=np.uint32)
+        positions = np.array(scan(self._words), dtype=np.uint32)
         name_offsets = self._words[positions] if len(positions) else positions
         ids = np.flatnonzero(name_offsets).astype(np.uint32)
         unique, inverse = np.unique(name_offsets[ids], return_inverse=True)
@@ -287,8 +283,9 @@ class Btf:
             last = int(positions[-1])
             if int(positions[0]) == 0 and last + 3 <= len(self._words):
                 info = int(self._words[last + 1])
-                end = last + _record_words(info)
-        if end != len(self._words) or len(hashes) != len(ids) or len(ids) > len(positions):
+                end = last + record_words(info)
+        ascending = bool(np.all(positions[1:] > positions[:-1]))
+        if end != len(self._words) or not ascending or len(hashes) != len(ids) or len(ids) > len(positions):
             raise ImageError("the index of the kernel's BTF does not belong to it")
 
     # Strings and names
@@ -328,20 +325,22 @@ class Btf:
         except KeyError:
             pass
         if not 0 < type_id <= len(self._positions):
-            raise ImageError(f"the kernel's BTF is damaged: it refers to type {type_id}, which does not exist")
+            raise ImageError(
+                f"the kernel's BTF is damaged: it refers to type {type_id}, which does not exist"
+            )
         position = int(self._positions[type_id - 1])
         if position + 3 > len(self._words):
             raise ImageError("the index of the kernel's BTF is damaged")
         name_offset, info, value = self._words[position : position + 3].tolist()
         kind = info >> 24 & 0x1F
-        if position + _record_words(info) > len(self._words):
+        if position + record_words(info) > len(self._words):
             raise ImageError(f"the kernel's BTF is damaged: type {type_id} is truncated")
         record = _Type(name_offset, kind, info & 0xFFFF, bool(info >> 31), value, position + 3)
         self._records[type_id] = record
         return record
 
     def _items(self, record: _Type) -> list[int]:
-        count = record.vlen * _ITEM_WORDS[record.kind]
+        count = record.vlen * ITEM_WORDS[record.kind]
         items: list[int] = self._words[record.position : record.position + count].tolist()
         return items
 
@@ -349,7 +348,7 @@ class Btf:
         """Follow typedefs and qualifiers."""
         for _ in range(_MAX_CHAIN):
             record = self._record(type_id)
-            if record.kind not in _MODIFIERS:
+            if record.kind not in MODIFIERS:
                 return type_id, record
             type_id = record.value
         raise ImageError(f"the kernel's BTF is damaged: type {type_id} refers to itself")
@@ -363,60 +362,63 @@ class Btf:
         factor = 1
         for _ in range(_MAX_CHAIN):
             type_id, record = self._resolve(type_id)
-            if record.kind != _ARRAY:
+            if record.kind != ARRAY:
                 break
             type_id, count = self._array(record)
             factor *= count
         else:
             raise ImageError("the kernel's BTF is damaged: an array contains itself")
-        if record.kind == _PTR:
+        if record.kind == PTR:
             return factor * _POINTER_SIZE
-        if record.kind in {_VOID, _FWD, _FUNC_PROTO, _FUNC}:
+        if record.kind in {VOID, FWD, FUNC_PROTO, FUNC}:
             return 0
         return factor * record.value
 
     def _signed(self, record: _Type) -> bool:
-        if record.kind == _INT:
+        if record.kind == INT:
             return bool(int(self._words[record.position]) >> 24 & 1)  # BTF_INT_SIGNED
-        return record.kind in _ENUMS and record.flag
+        return record.kind in ENUMS and record.flag
 
     # Names of types
 
     def _type_name(self, type_id: int) -> str:
-        """Spell a type as in C, the parameters of function pointers aside."""
-        suffix = ""
+        """Spell a type as in C, the parameters of function pointers aside.
+
+        The declarator grows around the place where the declared name would stand.
+        """
+        qualifiers = declarator = ""
         for _ in range(_MAX_CHAIN):
             record = self._record(type_id)
-            name = self._string(record.name_offset) if record.name_offset else ""
-            match record.kind:
-                case 2 | 9 | 10 | 11 | 18:  # pointer, qualifiers, tags
-                    suffix, type_id = self._derived_name(record, suffix)
-                case 3:
-                    type_id, count = self._array(record)
-                    suffix = _join_array(suffix, count)
-                case 13:
-                    suffix = f"({suffix.strip()})(...)" if suffix else "(...)"
-                    type_id = record.value
-                case 4 | 5 | 6 | 19 | 7:
-                    word = "union" if record.kind == _UNION or (record.kind == _FWD and record.flag) else "struct"
-                    word = "enum" if record.kind in _ENUMS else word
-                    return f"{word} {name}".rstrip() + _spaced(suffix)
-                case _:
-                    return (name or "void") + _spaced(suffix)
+            kind = record.kind
+            if kind == PTR:
+                declarator = "*" + declarator
+                if self._record(record.value).kind in {ARRAY, FUNC_PROTO}:
+                    declarator = f"({declarator})"
+            elif kind in QUALIFIERS:
+                if self._record(record.value).kind == PTR:
+                    declarator = f"{QUALIFIERS[kind]} {declarator}".rstrip()
+                else:
+                    qualifiers += QUALIFIERS[kind] + " "
+            elif kind == ARRAY:
+                type_id, count = self._array(record)
+                declarator += f"[{count}]"
+                continue
+            elif kind == FUNC_PROTO:
+                declarator += "(...)"
+            elif kind != TYPE_TAG:
+                gap = " " if declarator and declarator[0] != "[" else ""
+                return qualifiers + self._base_name(record) + gap + declarator
+            type_id = record.value
         raise ImageError(f"the kernel's BTF is damaged: type {type_id} refers to itself")
 
-    def _derived_name(self, record: _Type, suffix: str) -> tuple[str, int]:
-        target = record.value
-        if record.kind == _PTR:
-            return "*" + suffix, target
-        word = {_CONST: "const", _VOLATILE: "volatile", _RESTRICT: "restrict"}.get(record.kind)
-        if word is None:  # a type tag such as __user
-            return suffix, target
-        pointee = self._record(target).kind == _PTR
-        if pointee:
-            return f" {word} {suffix}".rstrip(), target
-        # "const char *" and "const struct x *", as people write it: the word goes before the base type.
-        return f"\0{word} {suffix}" if False else _mark(word, suffix), target
+    def _base_name(self, record: _Type) -> str:
+        name = self._string(record.name_offset) if record.name_offset else ""
+        if record.kind in ENUMS:
+            return f"enum {name}".rstrip()
+        if record.kind in COMPOUND or record.kind == FWD:
+            union = record.kind == UNION or (record.kind == FWD and record.flag)
+            return f"{'union' if union else 'struct'} {name}".rstrip()
+        return name or "void"
 
     # Structs
 
@@ -429,14 +431,14 @@ class Btf:
         typedef = None
         for type_id in self._ids(name):
             kind = self._record(type_id).kind
-            if kind in _COMPOUND:
+            if kind in COMPOUND:
                 return Struct(self, name, type_id)
-            if kind == _TYPEDEF and typedef is None:
+            if kind == TYPEDEF and typedef is None:
                 typedef = type_id
         if typedef is None:
             return None
         type_id, record = self._resolve(typedef)
-        return Struct(self, name, type_id) if record.kind in _COMPOUND else None
+        return Struct(self, name, type_id) if record.kind in COMPOUND else None
 
     def _members(self, type_id: int) -> Iterator[_RawMember]:
         record = self._record(type_id)
@@ -457,7 +459,7 @@ class Btf:
             if member.name:
                 continue
             inner, record = self._resolve(member.type_id)
-            if record.kind in _COMPOUND and inner not in seen and len(seen) < _MAX_CHAIN:
+            if record.kind in COMPOUND and inner not in seen and len(seen) < _MAX_CHAIN:
                 found = self._member(inner, name, seen)
                 if found is not None:
                     return _RawMember(name, found.type_id, member.bits + found.bits, found.bit_size)
@@ -471,24 +473,25 @@ class Btf:
             end = step.end()
             base_id, record = self._resolve(type_id)
             if step[1] is not None:
-                member = self._member(base_id, step[1], set()) if record.kind in _COMPOUND else None
+                member = self._member(base_id, step[1], set()) if record.kind in COMPOUND else None
                 if member is None:
                     return None
                 type_id, bit_size = member.type_id, member.bit_size
                 bits += member.bits
             else:
-                if record.kind != _ARRAY:
+                if record.kind != ARRAY:
                     return None
                 type_id, count = self._array(record)
                 if int(step[2]) >= count > 0:  # an array without a length goes on as far as it likes
                     return None
                 bits += 8 * int(step[2]) * self._size(type_id)
-        return self._field(type_id, bits, bit_size) if path and end == len(path) else None
+        complete = path and path[0] != "." and end == len(path)
+        return self._field(type_id, bits, bit_size) if complete else None
 
     def _field(self, type_id: int, bits: int, bit_size: int) -> Field:
         _base, record = self._resolve(type_id)
         size = self._size(type_id)
-        if record.kind == _INT and not bit_size:
+        if record.kind == INT and not bit_size:
             encoding = int(self._words[record.position])
             if encoding & 0xFF != 8 * size:  # bit-fields before BTF had its kind_flag
                 bits, bit_size = bits + (encoding >> 16 & 0xFF), encoding & 0xFF
@@ -507,15 +510,15 @@ class Btf:
             bit_size,
             self._type_name(type_id),
             self._signed(record),
-            _KIND_NAMES.get(record.kind, "void"),
-            self._array(record)[1] if record.kind == _ARRAY else None,
+            KIND_NAMES.get(record.kind, "void"),
+            self._array(record)[1] if record.kind == ARRAY else None,
         )
 
     # Enums
 
     def _enum_items(self, record: _Type) -> Iterator[tuple[str, int]]:
         items = self._items(record)
-        wide = record.kind == _ENUM64
+        wide = record.kind == ENUM64
         width = 64 if wide else 32
         step = 3 if wide else 2
         for index in range(0, len(items), step):
@@ -530,12 +533,15 @@ class Btf:
         infos = self._words[self._positions + np.uint32(1)]
         kinds = infos >> 24 & 0x1F
         names, owners = [], []
-        for kind in (_ENUM, _ENUM64):
+        for kind in (ENUM, ENUM64):
             index = np.flatnonzero(kinds == kind)
             counts = (infos[index] & 0xFFFF).astype(np.int64)
             first = np.repeat(self._positions[index].astype(np.int64) + 3, counts)
             number = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
-            names.append(self._words[first + number * _ITEM_WORDS[kind]])
+            places = first + number * ITEM_WORDS[kind]
+            if len(places) and int(places.max()) >= len(self._words):
+                raise ImageError("the index of the kernel's BTF is damaged")
+            names.append(self._words[places])
             owners.append(np.repeat(index + 1, counts))
         return np.concatenate(names), np.concatenate(owners)
 
@@ -549,10 +555,10 @@ class Btf:
     def _find_function(self, name: str) -> Prototype | None:
         for type_id in self._ids(name):
             record = self._record(type_id)
-            if record.kind != _FUNC:
+            if record.kind != FUNC:
                 continue
             prototype = self._record(record.value)
-            if prototype.kind != _FUNC_PROTO:
+            if prototype.kind != FUNC_PROTO:
                 raise ImageError(f"the kernel's BTF is damaged: function {name!r} has no prototype")
             items = self._items(prototype)
             pairs = list(zip(items[::2], items[1::2], strict=True))
@@ -566,5 +572,5 @@ class Btf:
 
     def _parameter(self, name: str, type_id: int) -> Parameter:
         _base, record = self._resolve(type_id)
-        kind = _KIND_NAMES.get(record.kind, "void")
+        kind = KIND_NAMES.get(record.kind, "void")
         return Parameter(name, self._type_name(type_id), kind, self._size(type_id), self._signed(record))

@@ -1,26 +1,34 @@
 """Bring a kernel from its image to the instant before its first user-space instruction.
 
 The machine is entered as the x86 64-bit boot protocol says (Documentation/arch/x86/boot.rst), with an
-initramfs whose ``/init`` is a program of two bytes. The boot is over when ``start_thread()`` is about
-to send that program to user space: PID 1 is then a user process in kernel mode, with credentials, a
-user address space and a kernel stack of its own, and may sleep. From there every system call works.
+initramfs whose ``/init`` is a program of two bytes. The boot is over when PID 1 has executed it and is
+about to leave for user space: it is then a user process in kernel mode, with credentials, a user
+address space and an empty kernel stack of its own, and may sleep. From there every system call works.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
 
-from kodojo.errors import ImageError, MachineError, MachineFault
+from kodojo.errors import FaultReport, ImageError, InputError, MachineFault
+from kodojo.image.image import Image
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.memory import PAGE_SIZE, Ram
+from kodojo.machine.x86_64 import X86_64
 
-if TYPE_CHECKING:
-    from kodojo.image.image import Image
-    from kodojo.machine.x86_64 import X86_64
-
-__all__ = ["BASE_COMMAND_LINE", "DEFAULT_MEMORY", "command_line", "load", "make_initramfs"]
+__all__ = [
+    "BASE_COMMAND_LINE",
+    "DEFAULT_MEMORY",
+    "RestingPlace",
+    "command_line",
+    "load",
+    "make_initramfs",
+    "run_to_user_space",
+]
 
 DEFAULT_MEMORY = 256 << 20
 
@@ -28,7 +36,7 @@ DEFAULT_MEMORY = 256 << 20
 # only slow an emulated processor down. ``lpj`` saves the calibration of the delay loop.
 BASE_COMMAND_LINE = (
     "quiet nokaslr mitigations=off nopti nosmap nosmep acpi=off noapic nolapic nosmp notsc "
-    "lpj=250000 pci=off no_timer_check panic=-1"
+    "lpj=250000 pci=off no_timer_check panic=-1 randomize_kstack_offset=off"
 )
 
 _PAGE_TABLES = 0x70000
@@ -40,6 +48,10 @@ _LOW_MEMORY_END = 0x9FC00
 _HIGH_MEMORY = 0x100000
 _SETUP_HEADER = 0x1F1
 _E820_RAM = 1
+_SHF_EXECINSTR = 4
+_TIME_STAMP_READ = re.compile(rb"\x0f\x31|\x0f\x01\xf9")
+_BOOT_LIMIT = RunLimit(ticks=250 * 600)
+_PROGRESS_STEPS = 100
 
 
 def command_line(extra: str = "") -> str:
@@ -54,19 +66,20 @@ def load(cpu: X86_64, image: Image, cmdline: str) -> None:
     initramfs = make_initramfs()
     where = (ram.base + ram.size - len(initramfs)) & ~(PAGE_SIZE - 1)
     if where < kernel_end:
-        raise MachineError(
+        raise InputError(
             f"{ram.size >> 20} MiB of memory are too small for {image.release}",
             hint="give the machine more memory (--memory)",
         )
     ram.write(where, initramfs)
     text = cmdline.encode() + b"\0"
     if len(text) > _COMMAND_LINE_LIMIT:
-        raise MachineError(f"the kernel's command line is longer than {_COMMAND_LINE_LIMIT - 1} bytes")
+        raise InputError(f"the kernel's command line is longer than {_COMMAND_LINE_LIMIT - 1} bytes")
     ram.write(_COMMAND_LINE, text)
     ram.write(_BOOT_PARAMS, _boot_params(image.setup_header, ram.size, where, len(initramfs)))
     _write_identity_map(ram)
     gdt = struct.pack("<4Q", 0, 0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF)
     ram.write(_GDT, gdt)
+    cpu.trap_time_stamp_reads(time_stamp_sites(image))
     cpu.reset_for_boot(image.entry, _PAGE_TABLES, _GDT, len(gdt), _BOOT_PARAMS)
 
 
@@ -75,7 +88,7 @@ def _load_segments(ram: Ram, image: Image) -> int:
     for segment in image.segments:
         end = max(end, segment.paddr + segment.memsz)
         if end > ram.size:
-            raise MachineError(
+            raise InputError(
                 f"{ram.size >> 20} MiB of memory are too small for {image.release}",
                 hint="give the machine more memory (--memory)",
             )
@@ -134,33 +147,73 @@ def _init_program() -> bytes:
     return header + program + code
 
 
-def run_to_user_space(
-    cpu: X86_64, image: Image, progress: Callable[[str], None] | None = None
-) -> int:
-    """Run from :func:`load` to the entry of ``start_thread``; that address.
+@dataclass(frozen=True, slots=True)
+class RestingPlace:
+    """Where PID 1 stands when the boot is over.
 
-    :param progress: told the name of each initcall level that begins, where the image has them.
+    :param stack: the free part of its kernel stack ends here.
+    :param frame: address of its ``struct pt_regs``.
     """
-    stop = image.kallsyms.address("start_thread")
-    _watch_levels(cpu, image, progress)
-    panic = image.kallsyms.get("panic")
-    if panic is not None:
-        cpu.add_breakpoint(panic, lambda: _give_up(cpu))
+
+    stack: int
+    frame: int
+
+
+def time_stamp_sites(image: Image) -> list[int]:
+    """Where the kernel's code may read the time-stamp counter: RDTSC and RDTSCP, and what looks like them.
+
+    An address in the middle of another instruction is never executed, so trapping it costs nothing.
+    """
+    found: list[int] = []
+    for name, section in image.elf.sections.items():
+        if section.flags & _SHF_EXECINSTR:
+            code = bytes(image.elf.section_data(name))
+            found.extend(section.address + match.start() for match in _TIME_STAMP_READ.finditer(code))
+    return found
+
+
+def run_to_user_space(
+    cpu: X86_64, image: Image, progress: Callable[[float], None] | None = None
+) -> RestingPlace:
+    """Run from :func:`load` to the instant at which PID 1 would leave for user space.
+
+    :param progress: told now and then which share of the kernel's initcalls has begun.
+    """
+    leave = image.kallsyms.address("syscall_exit_to_user_mode")
+    watched = dict.fromkeys(("panic", "start_thread"), lambda: None)
+    watched["panic"] = lambda: _give_up(cpu, image)
+    # PID 1 is the first task that leaves for user space, but a helper might come before it.
+    for name, handler in watched.items():
+        cpu.add_breakpoint(image.kallsyms.address(name), handler)
+    levels = _watch_initcalls(cpu, image, progress)
     try:
-        cpu.run(stop, RunLimit())
+        cpu.run(image.kallsyms.address("start_thread"), _BOOT_LIMIT)
+        cpu.run(leave, _BOOT_LIMIT)
     finally:
-        if panic is not None:
-            cpu.remove_breakpoint(panic)
-    return stop
+        for name in watched:
+            cpu.remove_breakpoint(image.kallsyms.address(name))
+        for address in levels:
+            cpu.remove_breakpoint(address)
+    return RestingPlace(stack=cpu.get("rsp"), frame=cpu.get("rdi"))
 
 
-def _watch_levels(cpu: X86_64, image: Image, progress: Callable[[str], None] | None) -> None:
-    if progress is None:
-        return
-    del cpu, image
+def _watch_initcalls(cpu: X86_64, image: Image, progress: Callable[[float], None] | None) -> list[int]:
+    """Breakpoints on a part of the initcalls, which the image lists in the order in which they run."""
+    start, end = image.kallsyms.get("__initcall_start"), image.kallsyms.get("__initcall_end")
+    if progress is None or start is None or end is None:
+        return []
+    table = image.elf.read(start, end - start)
+    entries = [start + 4 * i + value for i, (value,) in enumerate(struct.iter_unpack("<i", table))]
+    watched = entries[:: max(1, len(entries) // _PROGRESS_STEPS)]
+    unique = list(dict.fromkeys(watched))
+    for index, address in enumerate(unique):
+        cpu.add_breakpoint(address, partial(progress, index / len(unique)))
+    return unique
 
 
-def _give_up(cpu: X86_64) -> None:
-    from kodojo.errors import FaultReport
-
-    raise MachineFault("the kernel panicked while booting", FaultReport("panic", cpu.read_registers()))
+def _give_up(cpu: X86_64, image: Image) -> None:
+    raise MachineFault(
+        f"{image.release}: the kernel panicked while it booted",
+        FaultReport("panic", cpu.read_registers()),
+        hint="look at the command line that was given with --cmdline, and at the size of the memory",
+    )

@@ -9,13 +9,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from kodojo.errors import DamageError, Refusal
-from kodojo.loader.target import Errno
+from kodojo.loader.refusal import would_damage
 
 if TYPE_CHECKING:
     from kodojo.loader.target import Module, Region
 
-__all__ = ["Place", "damage", "find_place", "read_bytes", "read_string", "read_u64", "self_relative"]
+__all__ = ["Place", "find_place", "read_bytes", "read_string", "read_u64", "self_relative"]
 
 ADDRESS_MASK = (1 << 64) - 1
 
@@ -25,13 +24,6 @@ class Place(NamedTuple):
 
     region: Region
     offset: int
-
-
-def damage(name: str, why: str) -> DamageError:
-    """The error for a file that makes the kernel touch memory that is not the module's."""
-    hint = "The file is broken or was made to do harm: build the module again from its source."
-    refusal = Refusal(errno=Errno.ENOEXEC, step="", slug="would-damage-kernel", why=why, hint=hint)
-    return DamageError(f"{name}: {why}", refusal)
 
 
 def find_place(mod: Module, address: int, size: int) -> Place | None:
@@ -47,7 +39,7 @@ def read_bytes(mod: Module, address: int, size: int) -> bytes:
     """Bytes of the module's memory. DamageError if they are not the module's."""
     place = find_place(mod, address, size)
     if place is None:
-        raise damage(mod.name, f"a table points to {address:#x}, outside the module's memory")
+        raise would_damage(mod.name, f"a table points to {address:#x}, outside the module's memory")
     return bytes(place.region.data[place.offset : place.offset + size])
 
 
@@ -61,10 +53,10 @@ def read_string(mod: Module, address: int) -> bytes:
     """A C string in the module's memory, without its NUL. DamageError if it is not there or has no end."""
     place = find_place(mod, address, 1)
     if place is None:
-        raise damage(mod.name, f"a name is at {address:#x}, outside the module's memory")
+        raise would_damage(mod.name, f"a name is at {address:#x}, outside the module's memory")
     end = place.region.data.find(b"\0", place.offset)
     if end < 0:
-        raise damage(mod.name, f"the name at {address:#x} has no end")
+        raise would_damage(mod.name, f"the name at {address:#x} has no end")
     return bytes(place.region.data[place.offset : end])
 
 

@@ -6,8 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["STEPS", "Step", "Steps"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAIN = "kernel/module/main.c"
 
@@ -74,6 +81,14 @@ class Steps(list[Step]):
         """Start a step; what fails from now on failed in it."""
         title, source = STEPS[name]
         self.append(Step(name, title, source, dict(facts)))
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that is a step of its own; a dictionary that it returns has the step's facts."""
+        self.begin(function.__name__)
+        result = function(*args, **kwargs)
+        if isinstance(result, dict):
+            self.note(**result)
+        return result
 
     def note(self, **facts: int | str) -> None:
         """Add facts to the step that is going on."""

@@ -122,6 +122,7 @@ class Module:
     :param address: of its ``struct module``.
     :param taints: mask of the module's own taints (bit numbers of kernel/panic.c: taint_flags).
     :param init: address of its init function, 0 if it has none; likewise ``exit``.
+    :param args: address of the kernel's copy of its argument string, 0 if there is none (yet).
     :param percpu: offset of its per-CPU data.
     :param uses: modules whose symbols it uses, in the order in which they were first used.
     """
@@ -137,6 +138,7 @@ class Module:
     init: int = 0
     exit: int = 0
     regions: dict[Memory, Region] = field(default_factory=dict)
+    args: int = 0
     percpu: int = 0
     percpu_size: int = 0
     uses: list[Module] = field(default_factory=list)
@@ -167,6 +169,9 @@ class Target(Protocol):
 
     image: Image
     """The kernel's files: vermagic, config, types, exports, keys, message texts."""
+
+    runs_code: bool
+    """False where nothing is executed: :func:`load_module` ends before init, the module still COMING."""
 
     # -- who is asking, and what is allowed (sys_init_module, module_sig_check) ----------------------
     def capable(self, capability: int) -> bool:
@@ -214,6 +219,9 @@ class Target(Protocol):
 
     def hashed_pointer(self, address: int) -> str:
         """What ``%p`` prints for it."""
+
+    def dump_stack(self) -> None:
+        """Print registers and backtrace, as do_init_module does when init returns a positive number."""
 
     def test_taint(self, bit: int) -> bool: ...
 
@@ -293,7 +301,7 @@ class Target(Protocol):
         """Insert at the list's head and in the address tree (``mod_update_bounds``, ``mod_tree_insert``)."""
 
     def unlink_module(self, mod: Module) -> None:
-        """Remove from list and tree (and the bug list); wait for readers."""
+        """Remove from list and tree; wait for readers. (The bug list: :meth:`module_bug_cleanup`.)"""
 
     def wait_for_module(self, mod: Module, seconds: float | None) -> None:
         """Sleep until ``mod`` is LIVE, GOING or gone, at most ``seconds`` of guest time (None: no limit).

@@ -8,19 +8,37 @@ from typing import Protocol
 
 from kodojo.machine.memory import Ram
 
-__all__ = ["Breakpoint", "Cpu", "Registers", "RunLimit"]
+__all__ = ["Breakpoint", "Cpu", "ProcessorState", "Registers", "RunLimit"]
 
 Registers = dict[str, int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RunLimit:
     """How long guest code may run without coming back.
 
-    :param blocks: basic blocks in all; the run ends in :class:`kodojo.errors.MachineHang` after them.
+    :param ticks: timer periods, whether the guest waits through them or computes; the run ends in
+        :class:`kodojo.errors.MachineHang` after them.
     """
 
-    blocks: int = 3_000_000_000
+    ticks: int = 60 * 250
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorState:
+    """All that a processor must remember.
+
+    :param engine: the emulator's own record, valid for emulators of the same identity.
+    :param blocks: basic blocks executed since power-on; the clock that everything follows.
+    :param ticks: timer periods since power-on; ``until_tick``: blocks left of the current one.
+    :param time_stamp_sites: addresses of the trapped RDTSC instructions.
+    """
+
+    engine: bytes
+    blocks: int
+    ticks: int
+    until_tick: int
+    time_stamp_sites: tuple[int, ...] = ()
 
 
 Breakpoint = Callable[[], None]
@@ -62,6 +80,6 @@ class Cpu(Protocol):
         guest code. Execution goes on at the program counter that it leaves.
         """
 
-    def save_state(self) -> bytes: ...
+    def save_state(self) -> ProcessorState: ...
 
-    def restore_state(self, state: bytes) -> None: ...
+    def restore_state(self, state: ProcessorState) -> None: ...

@@ -32,7 +32,13 @@ __all__ = ["Engine", "RegisterBatch", "Stop", "engine_identity"]
 
 _ARCHITECTURES = {
     "x86_64": (const.UC_ARCH_X86, const.UC_MODE_64, "unicorn.x86_const", "UC_X86_REG_", "UC_CPU_X86_"),
-    "aarch64": (const.UC_ARCH_ARM64, const.UC_MODE_ARM, "unicorn.arm64_const", "UC_ARM64_REG_", "UC_CPU_ARM64_"),
+    "aarch64": (
+        const.UC_ARCH_ARM64,
+        const.UC_MODE_ARM,
+        "unicorn.arm64_const",
+        "UC_ARM64_REG_",
+        "UC_CPU_ARM64_",
+    ),
 }
 
 # Arguments of a block hook: engine, address, size, user data. User data points at two words: the
@@ -147,8 +153,13 @@ class Engine:
         number = getattr(self._constants, f"UC_X86_INS_{name}")
         self._uc.hook_add(const.UC_HOOK_INSN, lambda _uc, *arguments: callback(*arguments[:-1]), aux1=number)
 
-    def map_bus(self, start: int, end: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
-        """Physical addresses ``start`` to ``end`` are devices: ``read(offset, size)``, ``write(offset, size, value)``."""
+    def map_bus(
+        self, start: int, end: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """Make devices of the physical addresses ``start`` to ``end``.
+
+        They are ``read(offset, size)`` and ``write(offset, size, value)``.
+        """
         self._uc.mmio_map(
             start,
             end - start,
@@ -159,7 +170,7 @@ class Engine:
         )
 
     def add_breakpoint(self, address: int) -> None:
-        """Stop before the instruction at ``address``, if it has not been translated yet (:meth:`forget_code`)."""
+        """Stop before the instruction at ``address``; see :meth:`forget_code` if it ran before."""
         if address not in self._breakpoints:
             self._breakpoints[address] = self._hook(
                 const.UC_HOOK_CODE, self._breakpoint_callback, 0, address, address

@@ -93,14 +93,18 @@ class Ram:
         original = np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.size,)).reshape(-1, PAGE_SIZE)
         if marked is None:
             chunks = [
-                start + np.flatnonzero((self.pages[start : start + 4096] != original[start : start + 4096]).any(axis=1))
+                start
+                + np.flatnonzero(
+                    (self.pages[start : start + 4096] != original[start : start + 4096]).any(axis=1)
+                )
                 for start in range(0, len(self.pages), 4096)
             ]
             return np.concatenate(chunks)
-        return marked[(self.pages[marked] != original[marked]).any(axis=1)]
+        changed: npt.NDArray[np.int64] = marked[(self.pages[marked] != original[marked]).any(axis=1)]
+        return changed
 
     def _pages_written(self) -> npt.NDArray[np.int64] | None:
-        """Pages that the operating system gave this process a copy of; None where it can't tell (no /proc)."""
+        """Pages that this process has its own copy of; None where the system can't tell (no /proc)."""
         try:
             with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
                 pagemap.seek(self.address // mmap.PAGESIZE * 8)

@@ -9,11 +9,11 @@ counter is derived from the blocks executed, so two runs from the same state are
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kodojo.errors import FaultReport, MachineError, MachineHang
 from kodojo.machine.board import PcBoard
-from kodojo.machine.cpu import Breakpoint, Registers, RunLimit
+from kodojo.machine.cpu import Breakpoint, ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 
@@ -29,6 +29,7 @@ _RFLAGS_CLEARED_BY_GATE = (1 << 8) | (1 << 14) | (1 << 16) | (1 << 17)  # TF, NT
 _INTERRUPT_GATE = 0xE
 _INVALID_OPCODE = 6
 _PAGE_FAULT = 14
+_DOUBLE_FAULT = 8
 _VECTORS_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
 _MSR_EFER = 0xC0000080
 _EFER_LONG_MODE = 0x501 | (1 << 11)  # SCE, LME, LMA, NXE
@@ -76,11 +77,14 @@ class X86_64:  # noqa: N801  the architecture's name
         self._cpuid_answers: dict[int, tuple[int, ...]] = {}
         self._tsc_sites: set[int] = set()
         self.blocks = 0
+        self.ticks = 0
+        self._until_tick = BLOCKS_PER_TICK
 
     # -- running ------------------------------------------------------------------------------------
     def run(self, until: int, limit: RunLimit | None = None) -> None:
-        budget = (limit or RunLimit()).blocks
-        deadline = self.blocks + budget
+        deadline = self.ticks + (limit or RunLimit()).ticks
+        if until not in self._breakpoints:
+            self.add_breakpoint(until, _arrived)
         step_over = -1
         while (rip := self.engine.get("rip")) != until:
             handler = self._breakpoints.get(rip)
@@ -90,30 +94,35 @@ class X86_64:  # noqa: N801  the architecture's name
                 continue
             step_over = -1
             self._run_to_event(rip)
-            if self.blocks >= deadline:
+            if self.ticks >= deadline:
                 raise self._hang("guest code did not come back within the limit", "limit reached")
 
     def _run_to_event(self, rip: int) -> None:
-        stop, vector, used = self.engine.start(rip, BLOCKS_PER_TICK)
+        stop, vector, used = self.engine.start(rip, self._until_tick)
         self.blocks += used
+        self._until_tick -= used
         if stop is Stop.EXCEPTION:
             self._deliver_exception(vector)
         elif stop is Stop.INVALID:
             self._deliver_exception(_INVALID_OPCODE)
-        elif stop is Stop.COUNTED:
-            if self.engine.get("rflags") & _RFLAGS_IF:
-                self._tick()
         elif stop is Stop.HALTED:
             self._halted()
+        elif stop is Stop.COUNTED:
+            self._tick(deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
+        if self._until_tick <= 0:
+            self._until_tick = 1  # the next block is a safe place to let time pass
 
     def _halted(self) -> None:
         if not self.engine.get("rflags") & _RFLAGS_IF:
             raise self._hang("the processor was halted with interrupts off", "halted for ever")
-        if not self._tick():
+        if not self._tick(deliver=True):
             raise self._hang("the processor waits, and every interrupt is masked", "halted for ever")
 
-    def _tick(self) -> bool:
-        vector = self.board.timer_interrupt()
+    def _tick(self, *, deliver: bool) -> bool:
+        """A timer period is over; whether an interrupt was delivered."""
+        self.ticks += 1
+        self._until_tick = BLOCKS_PER_TICK
+        vector = self.board.timer_interrupt() if deliver else None
         if vector is not None:
             self._enter_handler(vector, None)
         return vector is not None
@@ -134,7 +143,9 @@ class X86_64:  # noqa: N801  the architecture's name
         idt = engine.get("idtr")[1]
         low, _selector, ist, kind, middle, high, _ = _IDT_ENTRY.unpack(self.read(idt + 16 * vector, 16))
         if not kind & 0x80:
-            raise MachineError(f"exception {vector} at {engine.get('rip'):#x} has no handler in the guest's IDT")
+            raise MachineError(
+                f"exception {vector} at {engine.get('rip'):#x} has no handler in the guest's IDT"
+            )
         registers = self.read_registers()
         code_segment = engine.get("cs")
         if code_segment & 3:
@@ -147,6 +158,10 @@ class X86_64:  # noqa: N801  the architecture's name
         if error_code is not None:
             frame.insert(0, error_code)
         stack = (stack & ~0xF) - 8 * len(frame)
+        if self.translate(stack) is None:  # an overflown stack: the processor knows only one way out
+            if vector == _DOUBLE_FAULT:
+                raise MachineError("triple fault: the guest's double-fault stack is not mapped")
+            return self._enter_handler(_DOUBLE_FAULT, 0)
         self.write(stack, struct.pack(f"<{len(frame)}Q", *frame))
         rflags = registers["rflags"] & ~_RFLAGS_CLEARED_BY_GATE
         if kind & 0xF == _INTERRUPT_GATE:
@@ -154,6 +169,7 @@ class X86_64:  # noqa: N801  the architecture's name
         engine.set("rsp", stack)
         engine.set("rflags", rflags)
         engine.set("rip", low | middle << 16 | high << 32)
+        return None
 
     # -- what would come from the host -----------------------------------------------------------------
     def _cpuid(self) -> int:
@@ -164,7 +180,9 @@ class X86_64:  # noqa: N801  the architecture's name
             return 0
         if leaf not in self._cpuid_answers:
             self._cpuid_answers[leaf] = _cpuid_of_model(leaf)
-        for register, value, mask in zip(("rax", "rbx", "rcx", "rdx"), self._cpuid_answers[leaf], hidden, strict=True):
+        for register, value, mask in zip(
+            ("rax", "rbx", "rcx", "rdx"), self._cpuid_answers[leaf], hidden, strict=True
+        ):
             self.engine.set(register, value & ~mask)
         return 1
 
@@ -178,11 +196,6 @@ class X86_64:  # noqa: N801  the architecture's name
             if address not in self._tsc_sites:
                 self._tsc_sites.add(address)
                 self.add_breakpoint(address, self._read_time_stamp)
-
-    @property
-    def time_stamp_sites(self) -> tuple[int, ...]:
-        """The addresses trapped so far; a snapshot keeps them."""
-        return tuple(sorted(self._tsc_sites))
 
     def _read_time_stamp(self) -> None:
         rip = self.engine.get("rip")
@@ -218,6 +231,11 @@ class X86_64:  # noqa: N801  the architecture's name
 
     # -- memory -----------------------------------------------------------------------------------
     def translate(self, address: int) -> int | None:
+        mapping = self._mapping(address)
+        return None if mapping is None else mapping[0]
+
+    def _mapping(self, address: int) -> tuple[int, int] | None:
+        """Physical address, and how many bytes from there on are contiguous."""
         table = self.engine.get("cr3") & _PHYSICAL_MASK
         ram = self.ram
         for shift in (39, 30, 21, 12):
@@ -229,30 +247,26 @@ class X86_64:  # noqa: N801  the architecture's name
                 return None
             table = entry & _PHYSICAL_MASK
             if shift == 12 or (entry & 0x80 and shift < 39):
-                mask = (1 << shift) - 1
-                physical = (table & ~mask) | (address & mask)
-                return physical if physical in ram else None
+                inside = address & ((1 << shift) - 1)
+                physical = (table & ~((1 << shift) - 1)) | inside
+                return (physical, (1 << shift) - inside) if physical in ram else None
         return None
 
-    def _pieces(self, address: int, size: int) -> list[tuple[int, int]]:
-        """Physical pieces (address, size) of a virtual range, page by page."""
-        pieces = []
+    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Physical pieces (address, size) of a virtual range, mapping by mapping."""
         while size > 0:
-            part = min(size, PAGE_SIZE - address % PAGE_SIZE)
-            physical = self.translate(address)
-            if physical is None:
+            mapping = self._mapping(address)
+            if mapping is None:
                 raise MachineError(f"virtual address {address:#x} is not mapped")
-            pieces.append((physical, part))
+            part = min(size, mapping[1])
+            yield mapping[0], part
             address += part
             size -= part
-        return pieces
 
     def read(self, address: int, size: int) -> bytes:
-        if size <= PAGE_SIZE - address % PAGE_SIZE:
-            physical = self.translate(address)
-            if physical is None:
-                raise MachineError(f"virtual address {address:#x} is not mapped")
-            return self.ram.read(physical, size)
+        mapping = self._mapping(address)
+        if mapping is not None and size <= mapping[1]:
+            return self.ram.read(mapping[0], size)
         return b"".join(self.ram.read(physical, part) for physical, part in self._pieces(address, size))
 
     def write(self, address: int, data: bytes) -> None:
@@ -273,11 +287,19 @@ class X86_64:  # noqa: N801  the architecture's name
         self.engine.remove_breakpoint(address)
 
     # -- the whole state --------------------------------------------------------------------------
-    def save_state(self) -> bytes:
-        return self.engine.save_state()
+    def save_state(self) -> ProcessorState:
+        return ProcessorState(
+            engine=self.engine.save_state(),
+            blocks=self.blocks,
+            ticks=self.ticks,
+            until_tick=self._until_tick,
+            time_stamp_sites=tuple(sorted(self._tsc_sites)),
+        )
 
-    def restore_state(self, state: bytes) -> None:
-        self.engine.restore_state(state)
+    def restore_state(self, state: ProcessorState) -> None:
+        self.engine.restore_state(state.engine)
+        self.blocks, self.ticks, self._until_tick = state.blocks, state.ticks, state.until_tick
+        self.trap_time_stamp_reads(state.time_stamp_sites)
 
     def identity(self) -> str:
         """A saved state of this processor can be restored into one of the same identity."""
@@ -294,6 +316,10 @@ class X86_64:  # noqa: N801  the architecture's name
         engine.set("rflags", 2)
         engine.set("rsi", rsi)
         engine.set("rip", entry)
+
+
+def _arrived() -> None:
+    """The breakpoint of an address that a run ends at: the run looks by itself."""
 
 
 def _enter_long_mode(engine: Engine, cr3: int) -> None:
@@ -325,7 +351,13 @@ def _find_in_flight() -> tuple[int, int]:
     states = []
     for code, touched in ((b"\xc6\x00\x01", 0x3000), (b"\x8a\x00", 0x5000)):
         ram = Ram(64 * PAGE_SIZE)
-        for where, entry in ((0x10000, 0x11003), (0x11000, 0x12003), (0x12000, 0x13003), (0x13008, 0x1003), (0x13018, 0x3001)):
+        for where, entry in (
+            (0x10000, 0x11003),
+            (0x11000, 0x12003),
+            (0x12000, 0x13003),
+            (0x13008, 0x1003),
+            (0x13018, 0x3001),
+        ):
             ram.write(where, struct.pack("<Q", entry))
         ram.write(0x1000, code + b"\xf4")
         engine = Engine("x86_64", _CPU_MODEL, ram)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kodojo.errors import UnmodelledError, decode
-from kodojo.loader.module_memory import damage
 from kodojo.loader.refusal import refuse
 from kodojo.loader.relocate import x86_64
 from kodojo.loader.target import Errno
@@ -35,15 +34,15 @@ class ApplyRelocateAdd(Protocol):
 ARCHITECTURES: dict[str, ApplyRelocateAdd] = {"x86_64": x86_64.apply_relocate_add}
 
 
-def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> int:
-    """Apply every relocation section whose target section is loaded; how many entries that were.
+def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """Apply every relocation section whose target section is loaded; facts: how many that were.
 
     Stops at the first error. Source: ``kernel/module/main.c: apply_relocations``.
     """
     apply_relocate_add = ARCHITECTURES.get(target.image.architecture)
     if apply_relocate_add is None:
         raise UnmodelledError(f"relocations of {target.image.architecture} are not modelled yet")
-    count = 0
+    sections = entries = 0
     for index in _relocation_sections(info.sechdrs):
         section = info.sechdrs[index]
         if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
@@ -58,8 +57,9 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> int:
                 "Build the module for this architecture: its ABI uses SHT_RELA.",
             )
         elif section["sh_type"] == SHT_RELA:
-            count += apply_relocate_add(target, mod, info, index)
-    return count
+            entries += apply_relocate_add(target, mod, info, index)
+            sections += 1
+    return {"sections": sections, "entries": entries}
 
 
 def _relocation_sections(sechdrs: NDArray[np.void]) -> list[int]:
@@ -94,12 +94,3 @@ def klp_apply_section_relocs(target: Target, mod: Module, info: LoadInfo, index:
         )
     if object_name == b"vmlinux":
         raise UnmodelledError(f"{mod.name}: livepatch relocations for vmlinux are not modelled yet")
-
-
-def section_place(mod: Module, info: LoadInfo, index: int) -> tuple[bytearray, int]:
-    """The bytes of the region where a section is, and the section's offset there."""
-    place = info.placement.get(index)
-    if place is None:
-        raise damage(mod.name, f"relocations for section {index}, which was not placed")
-    region, offset = place
-    return region.data, offset

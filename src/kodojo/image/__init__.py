@@ -1,0 +1,1 @@
+"""A kernel as files: everything that can be known without executing it."""

@@ -1,0 +1,371 @@
+"""A distribution kernel from the package manager, without root and without changing the system.
+
+apt's own package lists are used where they are good; on a machine that has none (a fresh container), or
+whose lists are older than its mirror, private ones are fetched into a temporary directory. What is
+downloaded is checked by the package manager, against its signed lists.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kodojo.durable import disk_error
+from kodojo.errors import InputError
+from kodojo.image.versions import version_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from kodojo.durable import Progress
+
+__all__ = ["fetch_newest", "fetch_package"]
+
+_QUERY_TIMEOUT = 120.0  # seconds for a question to the package manager
+_UPDATE_TIMEOUT = 900.0  # seconds to fetch package lists
+_STALL_TIMEOUT = 120.0  # seconds in which a download has not grown
+_POLL = 0.1
+
+_NEWEST_ON_APT = ("linux-image-amd64", "linux-image-generic")  # Debian and kin; Ubuntu and kin
+_NEWEST_ON_DNF = ("kernel-core", "kernel-modules-core", "kernel-modules")
+# The packages that make up one kernel, as against its headers, firmware and microcode.
+_PART = re.compile(r"linux-(image|image-unsigned|modules|modules-extra)-\d\S*")
+_ODD_FLAVOUR = re.compile(r"-(dbg|dbgsym|unsigned|cloud|rt|template)\b")
+
+
+def fetch_newest(destination: Path, progress: Progress | None = None) -> Path:
+    """Fetch the distribution's newest kernel into the directory ``destination`` (created if need be).
+
+    :return: the package; ``destination`` itself if the kernel is in several packages; or the host's own
+        ``/boot/vmlinuz-...`` if there is no package manager that can be asked.
+    :raises InputError: none of these is possible; the hint says what to do.
+    :raises StoreError: ``destination`` cannot be written.
+    """
+    fetch = _manager()
+    if fetch is None:
+        return _host_kernel("there is neither apt nor dnf here")
+    try:
+        return _in_temporary(destination, lambda work: fetch(None, work, progress))
+    except InputError as error:
+        try:
+            return _host_kernel("")
+        except InputError:
+            raise error from None
+
+
+def fetch_package(name: str, destination: Path, progress: Progress | None = None) -> Path:
+    """Fetch the kernel that a package name stands for, with its modules if they are packaged apart.
+
+    :param name: a package (``linux-image-6.12.117+deb12-amd64``), or the beginning of its name or a pattern
+        (``linux-image-6.12``, ``linux-image-6.12*-amd64``): the newest one that fits is taken.
+    :return, raises: as :func:`fetch_newest`.
+    """
+    if not re.fullmatch(r"\^?[a-z0-9][\w.+~*?\[\]-]*", name):
+        raise InputError(f"{name}: not the name of a package")
+    fetch = _manager()
+    if fetch is not None:
+        return _in_temporary(destination, lambda work: fetch(name, work, progress))
+    raise InputError(
+        f"{name}: there is neither apt nor dnf here to fetch it",
+        hint="download the package elsewhere and give its path to: kodojo kernel add",
+    )
+
+
+def _manager() -> Callable[[str | None, Path, Progress | None], None] | None:
+    if shutil.which("apt-get"):
+        return _fetch_by_apt
+    if shutil.which("dnf"):
+        return _fetch_by_dnf
+    return None
+
+
+def _in_temporary(destination: Path, fetch: Callable[[Path], None]) -> Path:
+    """Run ``fetch`` with an empty directory, and move what it left there to ``destination`` at the end."""
+    try:
+        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=destination) as work:
+            packages = Path(work, "packages")
+            packages.mkdir(mode=0o700)
+            fetch(packages)
+            fetched = [path.replace(destination / path.name) for path in sorted(packages.iterdir())]
+    except OSError as error:
+        raise disk_error(destination, error) from error
+    if not fetched:
+        raise InputError("the package manager reported success but left no package", hint="fetch it by hand")
+    return fetched[0] if len(fetched) == 1 else destination
+
+
+def _run(command: Sequence[str], timeout: float = _QUERY_TIMEOUT) -> str:
+    """Run a command to its end for its output.
+
+    :raises InputError: it failed; the message is its own.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603  (no shell; names are checked)
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=_environment(),
+            timeout=timeout,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"`{shlex.join(command)}` did not end within {timeout:.0f} s") from None
+    except OSError as error:
+        raise InputError(f"`{command[0]}` cannot be run: {error.strerror}") from None
+    if done.returncode != 0:
+        raise _failed(command, done.stderr or done.stdout)
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def _failed(command: Sequence[str], output: str) -> InputError:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(("E:", "Error"))] or lines[-1:]
+    shown = shlex.join(word for word in command if word != "-o" and "::" not in word)  # without our settings
+    return InputError(f"`{shown}` failed: {'; '.join(said[:3]) or 'it said nothing'}")
+
+
+def _download(
+    command: Sequence[str], directory: Path, total: int, progress: Progress | None, what: str
+) -> None:
+    """Run a command that downloads into ``directory``, watching it grow.
+
+    :raises InputError: it failed, or nothing arrived for a while.
+    """
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(  # noqa: S603  (no shell; names are checked)
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(),
+        ) as process,
+    ):
+        try:
+            _watch(process, directory, total, progress, what)
+        except BaseException:
+            process.kill()
+            raise
+        if process.returncode != 0:
+            output.seek(0)
+            raise _failed(command, output.read().decode("utf-8", "replace"))
+
+
+def _watch(
+    process: subprocess.Popen[bytes], directory: Path, total: int, progress: Progress | None, what: str
+) -> None:
+    done, changed = -1, time.monotonic()
+    while True:
+        try:
+            process.wait(_POLL)
+        except subprocess.TimeoutExpired:
+            ended = False
+        else:
+            ended = True
+        size = _size(directory)
+        if size != done:
+            done, changed = size, time.monotonic()
+            if progress is not None:
+                progress(min(done, total) if total else done, total, what)
+        if ended:
+            return
+        if time.monotonic() - changed > _STALL_TIMEOUT:
+            raise InputError(
+                f"{what}: nothing arrived for {_STALL_TIMEOUT:.0f} s", hint="check the network, try again"
+            )
+
+
+def _size(directory: Path) -> int:
+    size = 0
+    for path in directory.rglob("*"):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # the package manager renames at the end
+            continue
+    return size
+
+
+class _Apt:
+    """apt's commands, with the system's package lists or with private ones."""
+
+    def __init__(self) -> None:
+        self._options: list[str] = []
+        self._foreign = platform.machine() not in ("x86_64", "amd64")
+
+    def cache(self, *arguments: str) -> str:
+        return _run(["apt-cache", *self._options, *arguments])
+
+    def get(self, *arguments: str) -> list[str]:
+        return ["apt-get", *self._options, *arguments]
+
+    def use_private_lists(self, directory: Path, progress: Progress | None) -> None:
+        """Fetch fresh package lists into ``directory``; needs no root."""
+        for part in ("lists/partial", "cache/archives/partial"):
+            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = [f"Dir::State::Lists={directory}/lists", f"Dir::Cache={directory}/cache"]
+        settings.append("APT::Update::Error-Mode=any")  # a mirror that does not answer is an error
+        if os.geteuid() == 0:
+            settings.append("APT::Sandbox::User=root")  # user _apt may not write into our directory
+        if self._foreign:
+            settings += ["APT::Architecture=amd64", "APT::Architectures=amd64"]
+        self._options = [word for setting in settings for word in ("-o", setting)]
+        try:
+            _download(self.get("update"), directory, 0, progress, "fetching package lists")
+        except InputError as error:
+            if self.has_lists():  # it was another repository that did not answer
+                return
+            raise InputError(
+                f"no package lists: {error.message}",
+                hint="check the network and /etc/apt/sources.list; as root, `apt-get update` must succeed. "
+                "Or give a package, a directory or a vmlinuz to: kodojo kernel add",
+            ) from None
+
+    @property
+    def needs_private_lists(self) -> bool:
+        return self._foreign and not self._options
+
+    def has_lists(self) -> bool:
+        """Whether a kernel could be downloaded; one that is installed is known without any list."""
+        try:
+            found = self.cache(
+                "-o", "Dir::State::status=/dev/null", "search", "--names-only", "^linux-image-"
+            )
+            return bool(found.strip())
+        except InputError:
+            return False
+
+    def parts(self, name: str) -> list[str]:
+        """The packages of one kernel: ``name`` if it is one of them, and what it depends on."""
+        found: list[str] = []
+        waiting = [name]
+        while waiting:
+            package = waiting.pop()
+            if package in found:
+                continue
+            if _PART.fullmatch(package):
+                found.append(package)
+            output = self.cache("depends", package)
+            depends = re.findall(r"^ [ |]Depends: (\S+)$", output, re.MULTILINE)
+            waiting += [depend for depend in depends if _PART.fullmatch(depend)]
+        return sorted(found)
+
+    def choose(self, name: str) -> str:
+        """The newest package that a name, the beginning of one, or a pattern stands for."""
+        output = self.cache("search", "--names-only", "^linux-image-")
+        names = [line.partition(" ")[0] for line in output.splitlines()]
+        if name in names:
+            return name
+        pattern = name.removeprefix("^")
+        fitting = [each for each in names if fnmatch.fnmatchcase(each, pattern) or each.startswith(pattern)]
+        usual = [each for each in fitting if _PART.fullmatch(each) and not _ODD_FLAVOUR.search(each)]
+        if not fitting:
+            raise InputError(
+                f"{name}: apt knows no such kernel package", hint="see: apt-cache search ^linux-image-"
+            )
+        return max(usual or fitting, key=version_key)
+
+
+def _fetch_by_apt(name: str | None, packages: Path, progress: Progress | None) -> None:
+    apt = _Apt()
+    lists = packages.parent / "apt"
+    if apt.needs_private_lists or not apt.has_lists():
+        apt.use_private_lists(lists, progress)
+        _download_by_apt(apt, name, packages, progress)
+        return
+    first: InputError
+    try:
+        _download_by_apt(apt, name, packages, progress)
+    except InputError as error:
+        first = error
+    else:
+        return
+    if first.hint:  # not a matter of old lists
+        raise first
+    for path in packages.iterdir():
+        path.unlink()
+    # A mirror drops a kernel when the next one comes: with old lists the download fails.
+    apt.use_private_lists(lists, progress)
+    try:
+        _download_by_apt(apt, name, packages, progress)
+    except InputError as error:
+        error.hint = error.hint or "check the network and the free space, try again"
+        raise
+
+
+def _download_by_apt(apt: _Apt, name: str | None, packages: Path, progress: Progress | None) -> None:
+    names = _newest_parts(apt) if name is None else apt.parts(apt.choose(name))
+    if not names:
+        raise InputError(f"{name}: not a kernel package", hint="see: apt-cache search ^linux-image-")
+    uris = _run(apt.get("download", "--print-uris", *names))
+    total = sum(int(size) for size in re.findall(r"^'[^']*' \S+ (\d+) ", uris, re.MULTILINE))
+    _download(apt.get("download", *names), packages, total, progress, f"fetching {names[0]}")
+
+
+def _newest_parts(apt: _Apt) -> list[str]:
+    for meta in _NEWEST_ON_APT:
+        try:
+            names = apt.parts(meta)
+        except InputError:  # another distribution's name
+            continue
+        if names:
+            return names
+    raise InputError(f"apt knows neither of {', '.join(_NEWEST_ON_APT)}")
+
+
+def _fetch_by_dnf(name: str | None, packages: Path, progress: Progress | None) -> None:
+    wanted: Iterable[str] = _NEWEST_ON_DNF
+    if name is not None:
+        rest = name.removeprefix("kernel-core")
+        wanted = [f"{part}{rest}" for part in _NEWEST_ON_DNF] if rest != name else [name]
+    # Older releases have no kernel-modules-core, and `dnf download` fails if one of several is missing.
+    query = [
+        "dnf",
+        "-q",
+        "repoquery",
+        "--latest-limit=1",
+        "--arch=x86_64",
+        "--queryformat=%{name}-%{evr}\n",
+        *wanted,
+    ]
+    names = sorted(set(_run(query, _UPDATE_TIMEOUT).split()))
+    if not names:
+        raise InputError(
+            f"dnf knows no package {' '.join(wanted)}", hint="see: dnf list --showduplicates kernel-core"
+        )
+    command = ["dnf", "-q", "-y", "download", "--arch=x86_64", f"--destdir={packages}", *names]
+    try:
+        _download(command, packages, 0, progress, f"fetching {names[0]}")
+    except InputError as error:
+        error.hint = "check the network; `dnf download` needs the package dnf-plugins-core on older systems"
+        raise
+
+
+def _host_kernel(why: str) -> Path:
+    """The running kernel's file, if it can be read and is one for x86-64."""
+    release = platform.release()
+    tried = [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
+    if platform.machine() == "x86_64":
+        for path in tried:
+            if os.access(path, os.R_OK):
+                return path
+    raise InputError(
+        f"{why}, and no readable x86-64 kernel at {tried[0]}",
+        hint="download a kernel package (.deb or .rpm) and give its path to: kodojo kernel add",
+    )

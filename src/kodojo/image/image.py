@@ -1,0 +1,313 @@
+"""A kernel as files: everything that can be known about it without executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kodojo.errors import ImageError, InputError, MissingInformationError, decode
+from kodojo.image.elf import ElfFile, Segment
+from kodojo.image.index import Index, open_index
+from kodojo.image.tree import ModuleTree
+
+if TYPE_CHECKING:
+    from kodojo.image.btf import Btf
+    from kodojo.image.config import Config
+    from kodojo.image.exports import Exports
+    from kodojo.image.kallsyms import Kallsyms
+    from kodojo.image.keyring import Certificate
+    from kodojo.image.store import Store
+
+__all__ = ["Image"]
+
+_PACKAGES = (".deb", ".rpm")
+# Where the kernel's linker scripts gather constant strings; those of init code stand in .init.data.
+_TEXT_SECTIONS = (".rodata", "__init_rodata", ".init.rodata", ".init.data")
+
+
+class Image:
+    """A kernel that is there as files.
+
+    Made by :meth:`open`, :meth:`from_directory` or :meth:`from_files`. Construction costs nothing; every
+    property is found out when it is first asked for, and what takes long to find out is kept in an index
+    on disk. An Image can be pickled, and used on both sides of a fork: it refers to its files.
+    """
+
+    architecture = "x86_64"
+    """As ``uname -m`` says."""
+
+    def __init__(
+        self, vmlinuz: Path, modules: Path | None, config: Path | None, index_directory: Path | None
+    ) -> None:
+        self.path = vmlinuz
+        self._modules_directory = modules
+        self._config_path = config
+        self._index_directory = index_directory
+
+    # Opening
+
+    @classmethod
+    def open(cls, name_or_path: str | Path) -> Image:
+        """Open a kernel by its name in the store, or by path.
+
+        :param name_or_path: a directory (an unpacked package), a vmlinuz or vmlinux, a .deb or .rpm (which is
+            added to the store), or a name in the store.
+        :raises InputError: there is no such thing, or a directory holds none or several.
+        :raises ImageError: it is no kernel that kodojo can use.
+        :raises StoreError: the store or the index cannot be written.
+        """
+        path = Path(name_or_path)
+        if path.is_dir():
+            image = cls.from_directory(path)
+        elif path.is_file() and path.suffix in _PACKAGES:
+            return _store().add(path)
+        elif path.is_file():
+            image = cls._from_kernel(path)
+        elif isinstance(name_or_path, str) and "/" not in name_or_path and path.suffix not in _PACKAGES:
+            return _store().open(name_or_path)
+        else:
+            raise InputError(
+                f"{name_or_path}: no such file or directory",
+                hint="give a name that `kodojo kernel list` shows, or a .deb, .rpm, vmlinuz or directory",
+            )
+        _ = image._index
+        return image
+
+    @staticmethod
+    def installed() -> list[Image]:
+        """Return all images in the store."""
+        return _store().images()
+
+    @classmethod
+    def from_directory(cls, root: Path, index_directory: Path | None = None) -> Image:
+        """Take the kernel in a directory: an unpacked package, or the files side by side.
+
+        :param index_directory: a directory for the image's index alone; None: one in the store's directory.
+        :raises InputError: no kernel there, or several.
+        """
+        from kodojo.image.locate import find_kernel  # noqa: PLC0415
+
+        files = find_kernel(Path(root).absolute())
+        return cls(files.vmlinuz, files.modules, files.config, index_directory)
+
+    @classmethod
+    def from_files(
+        cls,
+        vmlinuz: Path,
+        modules: Path | None = None,
+        config: Path | None = None,
+        index_directory: Path | None = None,
+    ) -> Image:
+        """Take a kernel and what belongs to it by path.
+
+        :param modules: ``lib/modules/RELEASE``, or a root with that; without it the image has no modules.
+        :param config: the kernel's ``.config``; without it, what is inside the kernel (``CONFIG_IKCONFIG``).
+        :param index_directory: as in :meth:`from_directory`.
+        """
+        return cls(
+            Path(vmlinuz).absolute(),
+            Path(modules).absolute() if modules is not None else None,
+            Path(config).absolute() if config is not None else None,
+            index_directory,
+        )
+
+    @classmethod
+    def _from_kernel(cls, vmlinuz: Path) -> Image:
+        from kodojo.image.locate import files_around  # noqa: PLC0415
+
+        files = files_around(vmlinuz.absolute())
+        return cls(files.vmlinuz, files.modules, files.config, None)
+
+    def __repr__(self) -> str:
+        known = self.__dict__.get("_index")
+        return f"<Image {decode(known.facts['release']) if known else self.path}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("path", "_modules_directory", "_config_path", "_index_directory")
+        return {name: self.__dict__[name] for name in kept}
+
+    @cached_property
+    def _index(self) -> Index:
+        return open_index(self.path, self._index_directory)
+
+    def _text(self, fact: str) -> str:
+        return decode(self._index.facts[fact])
+
+    # What it is
+
+    @property
+    def release(self) -> str:
+        """As ``uname -r`` says."""
+        return self._text("release")
+
+    @property
+    def banner(self) -> str:
+        """The first line of the kernel's log: ``Linux version ...``, without its newline."""
+        return self._text("banner")
+
+    @property
+    def vermagic(self) -> str:
+        """The string that a module's ``vermagic`` is compared with, its trailing blank included."""
+        if not self._index.facts["vermagic"]:
+            raise MissingInformationError(
+                f"{self.path}: no vermagic in this kernel",
+                hint="use a kernel that can load modules (CONFIG_MODULES=y)",
+            )
+        return self._text("vermagic")
+
+    @property
+    def build_id(self) -> str:
+        """The GNU build id in hex, empty if the kernel has none."""
+        return self._index.facts["build_id"].hex()
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the vmlinux, in hex."""
+        return self._text("identity")
+
+    # The vmlinux
+
+    @property
+    def setup_header(self) -> bytes:
+        """The bzImage from byte 0x1f1 to the end of its setup header; empty for a bare vmlinux."""
+        return self._index.facts["setup_header"]
+
+    @cached_property
+    def elf(self) -> ElfFile:
+        """The vmlinux."""
+        return ElfFile(self._index.vmlinux, f"vmlinux of {self.release}")
+
+    @property
+    def entry(self) -> int:
+        """The physical address of the first instruction."""
+        return self.elf.entry
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What has to be loaded."""
+        return self.elf.segments
+
+    def segment_data(self, segment: Segment) -> memoryview:
+        """Return the ``filesz`` bytes of a segment."""
+        return self.elf.segment_data(segment)
+
+    @cached_property
+    def kallsyms(self) -> Kallsyms:
+        """The kernel's symbols.
+
+        :raises MissingInformationError: the kernel was built without ``CONFIG_KALLSYMS``.
+        """
+        from kodojo.image.kallsyms import Kallsyms  # noqa: PLC0415
+
+        def make() -> Mapping[str, Any]:
+            return Kallsyms.decode(self.elf).index_arrays()
+
+        try:
+            return Kallsyms(self._index.arrays("kallsyms", make))
+        except MissingInformationError:
+            raise
+        except ImageError:  # the index is not of this kernel or version
+            self._index.forget("kallsyms")
+            return Kallsyms(self._index.arrays("kallsyms", make))
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What the kernel exports to modules."""
+        from kodojo.image.exports import Exports  # noqa: PLC0415
+
+        return Exports(self.elf, None if "__ksymtab" in self.elf.sections else self.kallsyms)
+
+    @cached_property
+    def btf(self) -> Btf:
+        """The kernel's types.
+
+        :raises MissingInformationError: the kernel was built without ``CONFIG_DEBUG_INFO_BTF``.
+        """
+        from kodojo.image.btf import Btf  # noqa: PLC0415
+
+        data = self._btf_data()
+        try:
+            return Btf(data, self._index.arrays("btf", lambda: Btf(data).index_arrays()))
+        except ImageError:
+            self._index.forget("btf")
+            return Btf(data, self._index.arrays("btf", lambda: Btf(data).index_arrays()))
+
+    def _btf_data(self) -> memoryview | bytes:
+        if ".BTF" in self.elf.sections:
+            return self.elf.section_data(".BTF")
+        start, stop = self.kallsyms.get("__start_BTF"), self.kallsyms.get("__stop_BTF")
+        if start is None or stop is None or stop <= start:
+            raise MissingInformationError(
+                f"{self.release}: the kernel does not describe its types (BTF)",
+                hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of distributions are",
+            )
+        return self.elf.read(start, stop - start)
+
+    @cached_property
+    def keyring(self) -> tuple[Certificate, ...]:
+        """The certificates that the kernel trusts from birth, for modules too."""
+        from kodojo.image.keyring import trusted_certificates  # noqa: PLC0415
+
+        return trusted_certificates(self.elf, self.kallsyms)
+
+    @cached_property
+    def config(self) -> Config:
+        """What the kernel was built with.
+
+        :raises MissingInformationError: there is no config file, and none inside the kernel.
+        """
+        from kodojo.image.config import embedded_config, parse_config  # noqa: PLC0415
+
+        if self._config_path is not None:
+            try:
+                return parse_config(self._config_path.read_text("utf-8", "replace"))
+            except OSError as error:
+                raise InputError(f"{self._config_path}: cannot be read: {error.strerror or error}") from error
+        found = embedded_config(self._index.vmlinux, str(self.path))
+        if found is None:
+            raise MissingInformationError(
+                f"{self.release}: the kernel's configuration is not known",
+                hint=f"add the kernel with its configuration: --config config-{self.release}",
+            )
+        return found
+
+    def has_text(self, text: bytes) -> bool:
+        """Tell whether the text, such as a part of a message, is in the kernel's read-only or init data."""
+        if text not in self._texts:
+            self._texts[text] = any(text in area for area in self._text_areas)
+        return self._texts[text]
+
+    @cached_property
+    def _texts(self) -> dict[bytes, bool]:
+        return {}
+
+    @cached_property
+    def _text_areas(self) -> list[bytes]:
+        """Copies of what may hold texts: the search in a mapping is many times slower than the copy."""
+        elf = self.elf
+        areas = [bytes(elf.section_data(name)) for name in elf.sections if name.startswith(_TEXT_SECTIONS)]
+        return areas or [bytes(elf.segment_data(segment)) for segment in elf.segments]
+
+    # The modules
+
+    @cached_property
+    def modules(self) -> ModuleTree:
+        """The module tree by name: ``modules["dummy"].path``, ``.depends``; empty if the image has none."""
+        if self._modules_directory is None:
+            return ModuleTree(None)
+        from kodojo.image.locate import find_modules  # noqa: PLC0415
+
+        return ModuleTree(find_modules(self._modules_directory, self.release))
+
+    @property
+    def builtin(self) -> frozenset[str]:
+        """The names of the modules that are built into the kernel."""
+        return self.modules.builtin
+
+
+def _store() -> Store:
+    from kodojo.image.store import Store  # noqa: PLC0415
+
+    return Store.default()

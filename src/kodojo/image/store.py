@@ -1,0 +1,458 @@
+"""Where kernel images, their snapshots and the machine's state live on disk.
+
+::
+
+    ROOT/                     $KODOJO_STORE, else $XDG_DATA_HOME/kodojo, else ~/.local/share/kodojo
+        images/NAME/          NAME is the release; RELEASE+DIGEST for another content of the same release
+            description       a checked file: what this is, and where its parts are
+            boot/             vmlinuz and config, copies in any case
+            lib/modules/      the module tree, if it came in a package; one given as a directory is
+                              referred to where it is
+            index/            what Image computed once from the above
+        snapshots/IDENTITY/   of the kernel with this content
+        machine/              the state that lasts from one command to the next
+        current               the image that commands use when none is named
+
+Readers take no lock: an image appears and goes by a rename. Files have mode 0600, directories 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kodojo.durable import (
+    Progress,
+    disk_error,
+    lock,
+    read_checked,
+    write_atomically,
+    write_checked,
+)
+from kodojo.errors import CorruptError, ImageError, InputError, KodojoError, StoreError
+from kodojo.image.locate import KernelFiles, files_around, find_kernel, find_modules
+from kodojo.image.versions import version_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kodojo.image.image import Image
+
+__all__ = ["Progress", "Store", "lock", "read_checked", "write_atomically", "write_checked"]
+
+_INCOMING = ".incoming-"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
+_PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*")
+_LARGEST_KERNEL = 1 << 30  # bytes; a vmlinux with debug information has about 0.5 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What ``images/NAME/description`` says. Paths are below ``images/NAME``, or absolute: referred to."""
+
+    release: str
+    vmlinuz: str
+    config: str | None
+    modules: str | None
+    source: str  # what was given to `kodojo kernel add`
+    digest: str  # of names and contents of all parts
+    package: str  # digest of the package files, empty if there were none
+    identity: str  # Image.identity
+
+    def pack(self) -> bytes:
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> _Description:
+        path = directory / "description"
+        hint = f"kodojo kernel remove {directory.name}, then add it again"
+        try:
+            return cls(**json.loads(read_checked(path, "image")))
+        except (TypeError, ValueError) as error:
+            raise CorruptError(f"{path}: damaged: {error}", hint=hint) from None
+        except StoreError as error:
+            error.hint = hint
+            raise
+
+
+class Store:
+    """A directory with kernel images, snapshots and the machine's state.
+
+    :param root: created when something is added.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._images = root / "images"
+
+    @classmethod
+    def default(cls) -> Store:
+        """The store of this user.
+
+        :raises InputError: the user has no home directory, and ``KODOJO_STORE`` is not set.
+        """
+        chosen = os.environ.get("KODOJO_STORE")
+        if chosen:
+            return cls(Path(chosen).absolute())
+        data = os.environ.get("XDG_DATA_HOME", "")
+        if data.startswith("/"):  # the XDG specification has relative ones ignored
+            return cls(Path(data, "kodojo"))
+        try:
+            return cls(Path.home() / ".local/share/kodojo")
+        except RuntimeError:
+            raise InputError(
+                "this user has no home directory", hint="set KODOJO_STORE to a directory"
+            ) from None
+
+    @property
+    def machine_directory(self) -> Path:
+        """Where the state of the current machine is kept; created by who writes there."""
+        return self.root / "machine"
+
+    def snapshots_directory(self, image: Image) -> Path:
+        """Where the snapshots of a kernel are kept, found by its content; created by who writes there."""
+        return self._snapshots(image.identity)
+
+    def _snapshots(self, identity: str) -> Path:
+        return self.root / "snapshots" / identity[:32]
+
+    def names(self) -> list[str]:
+        """The names of all images, oldest release first, whether or not they can be opened."""
+        try:
+            found = [path.name for path in self._images.iterdir() if not path.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise disk_error(self._images, error, "read") from error
+        return sorted(found, key=version_key)
+
+    def images(self) -> list[Image]:
+        """All images, newest release last.
+
+        :raises StoreError: one of them is damaged.
+        """
+        return [self.open(name) for name in self.names()]
+
+    def resolve(self, name: str | None = None) -> str:
+        """The full name of an image: the current one (None), "newest", an exact name, or a unique beginning.
+
+        :raises InputError: there is none, or several.
+        """
+        names = self.names()
+        if not names:
+            raise InputError(
+                f"{self.root}: there is no kernel in the store yet",
+                hint="kodojo kernel add (fetches the newest)",
+            )
+        if name is None:
+            return self._current_of(names)
+        if name == "newest":
+            return _plain(names, names[-1])
+        beginning = [each for each in names if each.startswith(name)]
+        # "6.1" is 6.1.0-56 rather than 6.12.3, as people count.
+        counted = [
+            each for each in beginning if not (name[-1:].isdigit() and each[len(name) :][:1].isdigit())
+        ]
+        matching = [name] if name in names else counted or beginning
+        if len({_plain(matching, each) for each in matching}) == 1:
+            return _plain(matching, matching[0])
+        if matching:
+            raise InputError(f"{name}: could be any of {', '.join(matching)}", hint="give more of the name")
+        raise InputError(
+            f"{name}: no such kernel in the store {self.root}; there is {', '.join(names)}",
+            hint="kodojo kernel add PACKAGE",
+        )
+
+    def open(self, name: str | None = None) -> Image:
+        """Open an image by a name that :meth:`resolve` knows.
+
+        :raises InputError: there is no such image; the message lists those there are.
+        :raises StoreError: it is damaged, or the module tree that it refers to has gone.
+        """
+        name = self.resolve(name)
+        directory = self._images / name
+        description = _Description.read(directory)
+        files = KernelFiles(
+            vmlinuz=directory / description.vmlinuz,
+            config=directory / description.config if description.config else None,
+            modules=directory / description.modules if description.modules else None,
+        )
+        again = f"kodojo kernel remove {name}, then add it again"
+        for path in (files.vmlinuz, files.config):
+            if path is not None and not path.is_file():
+                raise CorruptError(f"{path}: has gone", hint=again)
+        if files.modules is not None and not files.modules.is_dir():
+            raise StoreError(f"{files.modules}: the module tree of {name} is no longer there", hint=again)
+        return _open_image(files, directory / "index")
+
+    def current_name(self) -> str:
+        """The name of the image that commands use when none is named: the newest if none was chosen."""
+        return self.resolve(None)
+
+    def current(self) -> Image:
+        """The image that commands use when none is named."""
+        return self.open(None)
+
+    def set_current(self, name: str) -> None:
+        """Make an image the one that commands use when none is named."""
+        write_checked(self.root / "current", self.resolve(name).encode(), "current")
+
+    def _current_of(self, names: list[str]) -> str:
+        path = self.root / "current"
+        chosen = read_checked(path, "current").decode() if path.exists() else ""
+        return chosen if chosen in names else _plain(names, names[-1])
+
+    def add(
+        self,
+        source: Path | str | None = None,
+        *,
+        modules: Path | None = None,
+        config: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Image:
+        """Add a kernel; the same content again is the same image.
+
+        :param source: a .deb or .rpm, a directory of packages, an unpacked directory, a vmlinuz, the name of
+            a package to fetch, or None: the distribution's newest kernel.
+        :param modules: the module tree, if ``source`` has none or another is meant; referred to, not copied.
+        :param config: the kernel's configuration, likewise; copied.
+        :raises ImageError: the package or kernel is damaged, hostile or foreign.
+        :raises InputError: something is not there, or nothing can be fetched.
+        :raises StoreError: the disk is full or not writable. After any error the store is as it was.
+        """
+        from kodojo.image.package import packages_in, unpack  # noqa: PLC0415  (as in _obtain)
+
+        _check_overrides(modules, config)
+        with self._incoming() as work:
+            path = self._obtain(source, work / "fetched", progress)
+            packages = packages_in(path)
+            package = _digest_of(packages)
+            if package and modules is None and config is None:
+                known = self._find_package(package)
+                if known is not None:
+                    return self.open(known)
+            directory = work / "image"
+            with _messages_about(directory, path):
+                if packages:
+                    digest = unpack(path, directory, progress)
+                    files = find_kernel(directory)
+                else:
+                    digest = ""
+                    directory.mkdir(mode=0o700)
+                    files = find_kernel(path) if path.is_dir() else files_around(path)
+                _check_size(files.vmlinuz)
+                image = _open_image(replace(files, modules=None), directory / "index")
+                files = _override(files, modules and find_modules(modules, image.release), config)
+                description = _describe(image, files, directory, digest)
+            description = replace(description, source=str(source or path.name), package=package)
+            return self.open(self._place(directory, description))
+
+    def _obtain(self, source: Path | str | None, destination: Path, progress: Progress | None) -> Path:
+        # Most commands open images and add none: they need neither subprocesses nor archives.
+        from kodojo.image.fetch import fetch_newest, fetch_package  # noqa: PLC0415
+
+        if source is None:
+            return fetch_newest(destination, progress)
+        path = Path(source).absolute()
+        if path.is_file() or path.is_dir():
+            return path
+        if not path.exists() and _PACKAGE_NAME.fullmatch(str(source)):
+            return fetch_package(str(source), destination, progress)
+        raise InputError(
+            f"{source}: {'neither a file nor a directory' if path.exists() else 'no such file'}",
+            hint="give a .deb, .rpm, directory or vmlinuz, or nothing: then the newest kernel is fetched",
+        )
+
+    def _find_package(self, digest: str) -> str | None:
+        for name in self.names():
+            with contextlib.suppress(KodojoError):  # a damaged image is not the same as this one
+                if _Description.read(self._images / name).package == digest:
+                    return name
+        return None
+
+    @contextlib.contextmanager
+    def _incoming(self) -> Iterator[Path]:
+        """A directory to prepare an image in; what killed processes left of theirs is removed."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._images.mkdir(mode=0o700, exist_ok=True)
+                with lock(self.root / "lock"):
+                    self._sweep()
+                    work = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self._images))
+                    stack.callback(shutil.rmtree, work, ignore_errors=True)
+                    descriptor = _lock_directory(work)
+                    stack.callback(os.close, descriptor)
+            except OSError as error:
+                raise disk_error(self.root, error) from error
+            try:
+                yield work
+            except OSError as error:
+                raise disk_error(self._images, error) from error
+
+    def _sweep(self) -> None:
+        for path in self._images.glob(_INCOMING + "*"):
+            with contextlib.suppress(OSError):  # it is in use, or another user's
+                os.close(_lock_directory(path))
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _place(self, directory: Path, description: _Description) -> str:
+        """Give a prepared image its name and place; that of the same content, if there is one."""
+        write_checked(directory / "description", description.pack(), "image")
+        release, digest = description.release, description.digest
+        with lock(self.root / "lock"):
+            for name in (release, f"{release}+{digest[:8]}"):
+                place = self._images / name
+                try:
+                    same = place.exists() and _Description.read(place).digest == digest
+                except StoreError:  # damaged: the new one takes its place
+                    self._discard(place)
+                    same = False
+                if same:
+                    return name
+                if not place.exists():
+                    directory.rename(place)
+                    return name
+        raise StoreError(f"{place}: another image has this name", hint=f"kodojo kernel remove {name}")
+
+    def _discard(self, place: Path) -> None:
+        """Remove a directory of the store: its name at once, its content then."""
+        grave = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self._images))
+        place.rename(grave / "image")
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def remove(self, name: str) -> str:
+        """Remove an image, and its snapshots unless another image has the same kernel.
+
+        :return: its full name.
+        :raises InputError: there is no such image.
+        :raises StoreError: the store cannot be written.
+        """
+        name = self.resolve(name)
+        try:
+            with lock(self.root / "lock"):
+                identity = self._identity(name)
+                others = {self._identity(each) for each in self.names() if each != name}
+                self._discard(self._images / name)
+                if identity and identity not in others:
+                    shutil.rmtree(self._snapshots(identity), ignore_errors=True)
+        except OSError as error:
+            raise disk_error(self._images / name, error, "remove") from error
+        return name
+
+    def _identity(self, name: str) -> str:
+        try:
+            return _Description.read(self._images / name).identity
+        except StoreError:
+            return ""
+
+
+def _plain(names: list[str], name: str) -> str:
+    """Of RELEASE and RELEASE+DIGEST the former, if there is one: what a person means who says neither."""
+    release, _, digest = name.rpartition("+")
+    return release if re.fullmatch(r"[0-9a-f]{8}", digest) and release in names else name
+
+
+def _open_image(files: KernelFiles, index: Path) -> Image:
+    from kodojo.image.image import Image  # noqa: PLC0415  (Image.open looks into the store: it imports this)
+
+    return Image.from_files(files.vmlinuz, config=files.config, modules=files.modules, index_directory=index)
+
+
+def _lock_directory(path: Path) -> int:
+    """An open descriptor that marks a directory as in use.
+
+    :raises OSError: it is in use already.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_overrides(modules: Path | None, config: Path | None) -> None:
+    if modules is not None and not modules.is_dir():
+        raise InputError(f"{modules}: not a directory", hint="--modules takes a directory of modules")
+    if config is not None and not config.is_file():
+        raise InputError(
+            f"{config}: not a file", hint="--config takes the kernel's configuration (config-RELEASE)"
+        )
+
+
+def _check_size(vmlinuz: Path) -> None:
+    if vmlinuz.stat().st_size > _LARGEST_KERNEL:
+        raise InputError(
+            f"{vmlinuz}: too large for a kernel", hint="give a vmlinuz, a package or a directory"
+        )
+
+
+def _override(files: KernelFiles, modules: Path | None, config: Path | None) -> KernelFiles:
+    return replace(files, modules=modules or files.modules, config=config or files.config)
+
+
+def _digest_of(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(_file_digest(path))
+    return digest.hexdigest() if paths else ""
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _describe(image: Image, files: KernelFiles, directory: Path, unpacked: str) -> _Description:
+    """Bring what is not yet below ``directory`` there, module trees excepted, and say where everything is."""
+    release = image.release
+    if not _SAFE_NAME.fullmatch(release):
+        raise ImageError(f"{files.vmlinuz}: its release {release!r} is no name of a kernel")
+    vmlinuz = _bring(files.vmlinuz, directory, f"boot/vmlinuz-{release}")
+    config = _bring(files.config, directory, f"boot/config-{release}") if files.config else None
+    modules = None
+    if files.modules is not None and files.modules.is_relative_to(directory):
+        modules = str(files.modules.relative_to(directory))
+    elif files.modules is not None:
+        modules = str(files.modules.resolve())
+    digest = hashlib.sha256(f"{unpacked}\0{modules}\0".encode("utf-8", "surrogateescape"))
+    for part in (vmlinuz, config):
+        digest.update(_file_digest(directory / part) if part else b"")
+    return _Description(release, vmlinuz, config, modules, "", digest.hexdigest(), "", image.identity)
+
+
+def _bring(path: Path, directory: Path, name: str) -> str:
+    """Copy a file to ``directory/name`` unless it is in the directory already; where it is then."""
+    if path.is_relative_to(directory):
+        return str(path.relative_to(directory))
+    target = directory / name
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with path.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+    return name
+
+
+@contextlib.contextmanager
+def _messages_about(directory: Path, source: Path) -> Iterator[None]:
+    """Let errors name what the user gave, not the directory where it is being prepared."""
+    try:
+        yield
+    except KodojoError as error:
+        error.message = error.message.replace(str(directory), str(source))
+        error.args = (error.message, *error.args[1:])
+        raise

@@ -1,0 +1,129 @@
+"""Call functions of the guest's kernel from Python, as the task that the machine stands in.
+
+At rest the machine stands where PID 1 is about to leave for user space: a task with credentials, a user
+address space and an empty kernel stack, which may sleep. A call puts its arguments where the ABI
+wants them, runs until the function returns, and leaves the machine at rest again. While Python
+handles a breakpoint, calls nest: they run on the stack of the code that was interrupted.
+
+Guest time passes in calls. A call that sleeps lets other tasks, timers and interrupts run, as on any machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from kodojo.errors import InputError, MachineError, UnmodelledError
+from kodojo.image.image import Image
+from kodojo.machine.cpu import RunLimit
+from kodojo.machine.x86_64 import X86_64
+
+__all__ = ["Argument", "Calls"]
+
+Argument = int | bytes | str
+
+_ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_MASK = (1 << 64) - 1
+_RED_ZONE = 256
+_RFLAGS_AT_REST = 0x202  # interrupts on
+_INTERRUPT_FLAG = 0x200
+_DIRECTION_AND_TRAP = 0x500
+_STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
+_DEPTH_LIMIT = 12
+
+
+class Calls:
+    """The C ABI of the System V x86-64 psABI, on a machine at rest.
+
+    :param stack: top of the free part of the resting task's kernel stack.
+    :param limit: the limit of each call that does not bring its own.
+    """
+
+    def __init__(self, cpu: X86_64, image: Image, stack: int, limit: RunLimit) -> None:
+        self.cpu = cpu
+        self.image = image
+        self.limit = limit
+        self._stack = stack
+        # Code that no task will ever run again: PID 1 has been started. One address for each depth.
+        self._returns = image.kallsyms.address("start_thread")
+        self._depth = 0
+        self._symbols: dict[str, int] = {}
+        self.failed: Callable[[MachineError], MachineError] = lambda error: error
+
+    def address(self, function: str) -> int:
+        """The function's address. Raises MissingInformationError if this kernel has none of the name."""
+        address = self._symbols.get(function)
+        if address is None:
+            address = self._symbols[function] = self.image.kallsyms.address(function)
+        return address
+
+    def has(self, function: str) -> bool:
+        return self.image.kallsyms.get(function) is not None
+
+    def first(self, *names: str) -> str:
+        """The first of these that the kernel has; the last, if none (then the call says so)."""
+        return next((name for name in names if self.has(name)), names[-1])
+
+    def __call__(
+        self,
+        function: str | int,
+        *arguments: Argument,
+        limit: RunLimit | None = None,
+        interrupts: bool = True,
+    ) -> int:
+        """RAX after ``function(arguments)``.
+
+        :param function: name or address.
+        :param arguments: integers and pointers as int (wrapped to 64 bits); bytes and str are copied to the
+            stack, str with a terminating NUL, and passed as pointers that are valid during the call.
+        :param limit: MachineHang after it; the machine is not at rest then and cannot be used further.
+        :param interrupts: whether they are enabled when the function is entered (not for nested calls).
+        """
+        address = self.address(function) if isinstance(function, str) else function
+        if self._depth >= _DEPTH_LIMIT:
+            raise UnmodelledError("calls into the kernel are nested too deeply")
+        cpu = self.cpu
+        nested = self._depth > 0
+        saved = cpu.read_registers() if nested else {}
+        stack = ((saved["rsp"] if nested else self._stack) - _RED_ZONE) & ~0xF
+        until = self._returns + self._depth
+        if nested:
+            rflags = saved["rflags"] & ~_DIRECTION_AND_TRAP
+        else:
+            rflags = _RFLAGS_AT_REST if interrupts else _RFLAGS_AT_REST & ~_INTERRUPT_FLAG
+        registers = self._place(stack, until, arguments)
+        cpu.write_registers({**registers, "rax": 0, "rbp": 0, "rip": address, "rflags": rflags})
+        self._depth += 1
+        try:
+            cpu.run(until, limit or self.limit)
+        except MachineError as error:
+            raise self.failed(error) from error
+        finally:
+            self._depth -= 1
+        value = cpu.get("rax")
+        if nested:
+            cpu.restore_registers(saved)
+        return value
+
+    def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
+        """Write arguments and return address; the registers to set."""
+        values = []
+        for argument in arguments:
+            if isinstance(argument, int):
+                values.append(argument & _MASK)
+                continue
+            data = (
+                argument
+                if isinstance(argument, bytes)
+                else argument.encode("utf-8", "surrogateescape") + b"\0"
+            )
+            if len(data) > _STACK_DATA_LIMIT:
+                raise InputError(f"an argument of {len(data)} bytes is too long for the kernel's stack")
+            stack = (stack - len(data)) & ~0xF
+            self.cpu.write(stack, data)
+            values.append(stack)
+        on_stack = values[len(_ARGUMENT_REGISTERS) :]
+        stack = (stack - 8 * len(on_stack)) & ~0xF
+        stack -= 8
+        self.cpu.write(stack, struct.pack(f"<{1 + len(on_stack)}Q", until, *on_stack))
+        return {**dict(zip(_ARGUMENT_REGISTERS, values, strict=False)), "rsp": stack}

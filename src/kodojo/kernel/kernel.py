@@ -1,0 +1,325 @@
+"""The facade that a user holds: a kernel that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kodojo.errors import (
+    FaultReport,
+    InputError,
+    LoadError,
+    LogRecord,
+    MachineError,
+    UnloadError,
+    encode,
+)
+from kodojo.image.compression import compression_of, decompress
+from kodojo.image.image import Image
+from kodojo.kernel.boot import DEFAULT_MEMORY
+from kodojo.kernel.calls import Argument, Calls
+from kodojo.kernel.faults import Faults, warnings_in
+from kodojo.kernel.files import DirectoryEntry, Files, OpenFile
+from kodojo.kernel.memory import KernelMemory
+from kodojo.kernel.module import Module
+from kodojo.kernel.printk import Printk
+from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
+from kodojo.kernel.target import BootedTarget
+from kodojo.kernel.tasks import Tasks
+from kodojo.kernel.user import UserSpace
+from kodojo.loader.steps import Steps
+from kodojo.loader.syscalls import sys_delete_module, sys_finit_module, sys_init_module
+from kodojo.machine.cpu import RunLimit
+from kodojo.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from kodojo.image.store import Store
+
+__all__ = ["Kernel"]
+
+_DEFAULT_LIMIT = 60.0  # seconds of guest time
+_O_NONBLOCK = 0o4000
+_COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
+_MAGIC_SIZE = 16
+_UNPACKED_LIMIT = 256 << 20
+_LOADER_NAME = "insmod"  # the task's name in messages
+
+
+class Kernel:
+    """A booted Linux kernel with our loader beside it.
+
+    Made by :meth:`boot` and :meth:`fork`. Not thread-safe; machines are independent of each other.
+    """
+
+    def __init__(self, image: Image, machine: Machine, facts: BootFacts, once: Iterable[str] = ()) -> None:
+        self.image = image
+        self.machine = machine
+        self._facts = facts
+        self._once = set(once)
+        self.hertz = int(image.config.get("CONFIG_HZ", "250"))
+        self.memory = KernelMemory(machine.cpu, image.btf)
+        self.calls = Calls(machine.cpu, image, facts.stack, self._limit(_DEFAULT_LIMIT))
+        self.user = UserSpace(machine, self.calls, facts.frame, facts.scratch)
+        self.files = Files(self.user)
+        self.printk = Printk(self.memory, image)
+        self.tasks = Tasks(self.calls, self.memory, self.user)
+        self.faults = Faults(self.calls, self.memory, self.printk, facts.kernel_scratch)
+        self.target = BootedTarget(
+            image,
+            self.calls,
+            self.memory,
+            self.user,
+            self.printk,
+            self.tasks,
+            self.faults,
+            facts.kernel_scratch,
+            self._once,
+        )
+
+    # -- coming and going -----------------------------------------------------------------------------
+    @classmethod
+    def boot(
+        cls,
+        image: Image | str | os.PathLike[str],
+        cmdline: str = "",
+        memory: int = DEFAULT_MEMORY,
+        *,
+        store: Store | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Kernel:
+        """A freshly booted kernel: from its snapshot in milliseconds, or by booting (about ten seconds, once).
+
+        :param image: an Image, or what :meth:`kodojo.Image.open` takes.
+        :param cmdline: extra words for the kernel's command line.
+        :param memory: bytes of RAM.
+        :param progress: told the share of the boot that is done, 0 to 1, if it has to be booted.
+        :raises InputError: the memory is too small. MachineFault: the kernel panicked.
+        """
+        from kodojo.image.store import Store  # noqa: PLC0415  an unpacked image needs none
+
+        opened = image if isinstance(image, Image) else Image.open(os.fspath(image))
+        snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress)
+        return cls(opened, snapshot.start(), facts)
+
+    @classmethod
+    def power_on(cls, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY) -> Kernel:
+        """Boot without looking for a snapshot and without leaving one."""
+        machine, facts = boot_machine(image, cmdline, memory)
+        return cls(image, machine, facts)
+
+    def fork(self) -> Kernel:
+        """An independent kernel in the same state."""
+        self._alive()
+        return type(self)(self.image, self.machine.fork(), self._facts, self._once)
+
+    def save(self) -> tuple[bytes, dict[str, Any]]:
+        """The difference from the snapshot, and what else :meth:`resume` needs (fit for JSON)."""
+        self._alive()
+        return self.machine.delta(), {"once": sorted(self._once)}
+
+    @classmethod
+    def resume(cls, image: Image, machine: Machine, facts: BootFacts, saved: dict[str, Any]) -> Kernel:
+        """Go on from a machine that :meth:`save` described."""
+        return cls(image, machine, facts, saved["once"])
+
+    def _alive(self) -> None:
+        if self.faults.crashed is not None:
+            raise MachineError(
+                f"this machine has stopped: {self.faults.crashed}",
+                hint="go on from a fork that was made before, or boot again",
+            )
+
+    def _limit(self, seconds: float) -> RunLimit:
+        return RunLimit(ticks=max(1, round(seconds * self.hertz)))
+
+    def limit(self, seconds: float) -> None:
+        """How long guest code may run without coming back, in seconds of guest time (60 at first)."""
+        if seconds <= 0:
+            raise InputError(f"{seconds}: a limit is a positive number of seconds")
+        self.calls.limit = self._limit(seconds)
+
+    # -- looking --------------------------------------------------------------------------------------
+    @property
+    def log(self) -> tuple[LogRecord, ...]:
+        """What ``dmesg`` would print."""
+        return self.printk.records()
+
+    @property
+    def warnings(self) -> tuple[FaultReport, ...]:
+        """The WARN reports in the log."""
+        return warnings_in(self.log)
+
+    @property
+    def modules(self) -> list[Module]:
+        """The kernel's own linked list ``modules``, newest first."""
+        return [Module(self, mod.address) for mod in self.target.modules()]
+
+    @property
+    def time(self) -> float:
+        """Seconds of guest time since power-on."""
+        return self.machine.cpu.ticks / self.hertz
+
+    def read_file(self, path: str) -> bytes:
+        """The content of a file of the guest. Raises GuestOSError with the guest's errno."""
+        self._begin()
+        return self.files.read(path)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write to a file of the guest, as the shell's ``>`` does. Raises GuestOSError."""
+        self._begin()
+        self.files.write(path, data)
+
+    def list_directory(self, path: str) -> tuple[DirectoryEntry, ...]:
+        """The names in a directory of the guest. Raises GuestOSError."""
+        self._begin()
+        return self.files.list(path)
+
+    def open(self, path: str, flags: int = 0) -> OpenFile:
+        """``open(2)`` in the guest, for use in ``with``. Raises GuestOSError."""
+        self._begin()
+        return self.files.open(path, flags)
+
+    # -- doing ----------------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        """A new operation: reports of faults show the log from here on."""
+        self._alive()
+        self.faults.mark = self.printk.next_sequence()
+
+    def call(self, function: str | int, *arguments: Argument) -> int:
+        """Call any function of the kernel, by name or address.
+
+        The value is converted by the function's return type where the kernel's type information has it;
+        pointers and unknown types are unsigned 64-bit numbers, void is 0.
+
+        :raises MissingInformationError: there is no such function.
+        """
+        self._begin()
+        value = self.calls(function, *arguments)
+        prototype = self.image.btf.function(function) if isinstance(function, str) else None
+        if prototype is None:
+            return value
+        returns = prototype.returns
+        if returns.kind == "void":
+            return 0
+        value &= (1 << (8 * returns.size)) - 1
+        return (
+            value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
+        )
+
+    def sleep(self, seconds: float) -> None:
+        """Let guest time pass: timers, work queues and threads run."""
+        self._begin()
+        self.calls("schedule_timeout_uninterruptible", max(1, round(seconds * self.hertz)))
+
+    @contextmanager
+    def as_user(
+        self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()
+    ) -> Iterator[None]:
+        """Ask as somebody else in the ``with`` block: these ids, and exactly these capabilities."""
+        self._begin()
+        with self.tasks.credentials(uid, gid, capabilities):
+            yield
+
+    # -- modules --------------------------------------------------------------------------------------
+    def insmod(self, file: str | os.PathLike[str] | bytes, *parameters: str) -> Module:
+        """Load a module as ``insmod`` does: by finit_module, or by init_module if user space had to unpack it.
+
+        :param file: path of a ``.ko`` (also ``.gz``, ``.xz``, ``.zst``), or the bytes of one.
+        :param parameters: ``NAME=VALUE`` words, joined with blanks.
+        :raises LoadError: the kernel refuses it. InputError: the file cannot be read. MachineFault,
+            MachineHang: guest code crashed, or did not come back.
+        """
+        self._begin()
+        steps = Steps()
+        self.tasks.set_name(_LOADER_NAME)
+        name = "the module" if isinstance(file, bytes) else os.fspath(file)
+        try:
+            mod = self._insmod(file, " ".join(parameters), steps)
+        except LoadError as error:
+            raise LoadError(f"{name}: {error.message}", error.refusal) from error
+        return Module(self, mod.address, tuple(steps))
+
+    def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps) -> Any:
+        with self.user.memory(encode(arguments) + b"\0") as uargs:
+            if isinstance(file, bytes):
+                with self.user.memory(file) as umod:
+                    return sys_init_module(self.target, umod, len(file), uargs, steps)
+            path = Path(file)
+            try:
+                with path.open("rb") as opened:
+                    kind = compression_of(opened.read(_MAGIC_SIZE))
+                    if kind not in _COMPRESSIONS:
+                        return sys_finit_module(self.target, opened.fileno(), uargs, 0, steps)
+                    opened.seek(0)
+                    unpacked = decompress(opened.read(), kind, _UNPACKED_LIMIT, str(path))
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
+            with self.user.memory(unpacked) as umod:
+                return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
+
+    def rmmod(self, name: str) -> None:
+        """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno."""
+        self._begin()
+        self.tasks.set_name("rmmod")
+        sys_delete_module(self.target, name, _O_NONBLOCK)
+
+    # -- the bare system calls: 0 or -errno -------------------------------------------------------------
+    @contextmanager
+    def _in_user_memory(self, value: bytes | str | int) -> Iterator[tuple[int, int]]:
+        """Address and size of what the caller passes."""
+        if isinstance(value, int):
+            yield value, 0
+            return
+        data = value if isinstance(value, bytes) else encode(value)
+        with self.user.memory(data) as address:
+            yield address, len(data)
+
+    @contextmanager
+    def _string_in_user_memory(self, value: bytes | str | int) -> Iterator[int]:
+        if not isinstance(value, int):
+            value = (value if isinstance(value, bytes) else encode(value)) + b"\0"
+        with self._in_user_memory(value) as (address, _size):
+            yield address
+
+    def init_module(
+        self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None
+    ) -> int:
+        """``init_module(2)`` by our loader: 0 or -errno of the guest.
+
+        :param image: the file's content, or an address in the caller's user space.
+        :param args: likewise, a string.
+        :param length: the length that the caller claims; that of ``image`` by default.
+        """
+        self._begin()
+        with self._in_user_memory(image) as (umod, size), self._string_in_user_memory(args) as uargs:
+            try:
+                sys_init_module(self.target, umod, size if length is None else length, uargs)
+            except LoadError as error:
+                return -error.errno
+        return 0
+
+    def finit_module(self, fd: int, args: bytes | str | int = "", flags: int = 0) -> int:
+        """``finit_module(2)`` by our loader: 0 or -errno of the guest.
+
+        :param fd: a descriptor of this Python process.
+        """
+        self._begin()
+        with self._string_in_user_memory(args) as uargs:
+            try:
+                sys_finit_module(self.target, fd, uargs, flags)
+            except LoadError as error:
+                return -error.errno
+        return 0
+
+    def delete_module(self, name: bytes | str | int, flags: int = 0) -> int:
+        """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
+        self._begin()
+        with self._string_in_user_memory(name) as address:
+            try:
+                sys_delete_module(self.target, address, flags)
+            except UnloadError as error:
+                return -error.errno
+        return 0

@@ -1,0 +1,156 @@
+"""The machine that lasts from one command to the next.
+
+Its state is one checked file beside a lock: which boot it started from, and the difference since. A
+command holds the lock while it runs and writes the file anew at its end, whole or not at all; a command that is
+interrupted, or whose guest crashes, leaves the file as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kodojo.durable import lock, read_checked, write_checked
+from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, StoreError, UnloadError
+from kodojo.image.image import Image
+from kodojo.image.store import Store
+from kodojo.kernel.boot import DEFAULT_MEMORY
+from kodojo.kernel.kernel import Kernel
+from kodojo.kernel.snapshots import snapshot_for
+from kodojo.machine.machine import Machine
+
+__all__ = ["MachineDescription", "Session"]
+
+_KIND = "machine"
+_FORMAT = 1
+# The kernel said no, and the machine goes on from there: taints and log lines stay.
+_ANSWERS = (LoadError, UnloadError, GuestOSError)
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDescription:
+    """Which boot the machine started from.
+
+    :param image: the image's identity; ``release`` is its name for people.
+    :param memory: bytes.
+    """
+
+    image: str
+    release: str
+    cmdline: str
+    memory: int
+
+
+class Session:
+    """The current machine of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._file = store.machine_directory / "state"
+        self._lock = store.machine_directory / "lock"
+
+    def describe(self) -> MachineDescription | None:
+        """The saved machine, None if there is none."""
+        if not self._file.exists():
+            return None
+        return self._read()[0]
+
+    def boot(
+        self, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY, progress: Progress | None = None
+    ) -> Kernel:
+        """Start over with a freshly booted machine, whatever state the old one was in."""
+        with lock(self._lock):
+            kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress)
+            self._write(
+                kernel, MachineDescription(image.identity, image.release, " ".join(cmdline.split()), memory)
+            )
+        return kernel
+
+    @contextmanager
+    def machine(
+        self,
+        *,
+        image: Image | None = None,
+        fresh: bool = False,
+        save: bool = True,
+        progress: Progress | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Iterator[Kernel]:
+        """The machine, for the ``with`` block; others wait.
+
+        It is saved at the block's end, also when the kernel refused something (LoadError, UnloadError,
+        GuestOSError); after any other exception the state before the block stays.
+
+        :param image: boot this one where no machine is saved; InputError if another kernel's is.
+        :param fresh: work on a copy that nobody sees.
+        :param save: False for blocks that only look.
+        :param on_wait: told whom we wait for, if it takes more than a moment.
+        :raises CorruptError: the saved state is damaged.
+        """
+        with lock(self._lock, timeout=None, on_wait=on_wait):
+            kernel, description = self._resume(image, progress)
+            try:
+                yield kernel
+            except _ANSWERS:
+                self._save(kernel, description, save=save and not fresh)
+                raise
+            self._save(kernel, description, save=save and not fresh)
+
+    def _save(self, kernel: Kernel, description: MachineDescription, *, save: bool) -> None:
+        if save and kernel.faults.crashed is None:
+            self._write(kernel, description)
+
+    def _resume(self, image: Image | None, progress: Progress | None) -> tuple[Kernel, MachineDescription]:
+        if not self._file.exists():
+            image = image or self._store.current()
+            kernel = Kernel.boot(image, store=self._store, progress=progress)
+            return kernel, MachineDescription(image.identity, image.release, "", DEFAULT_MEMORY)
+        description, saved, delta = self._read()
+        known = self._image(description)
+        if image is not None and image.identity != known.identity:
+            raise InputError(
+                f"the machine runs {description.release}, not {image.release}",
+                hint=f"start it over with that kernel: kodojo boot {image.release}",
+            )
+        snapshot, facts = snapshot_for(self._store, known, description.cmdline, description.memory, progress)
+        if not delta:
+            return Kernel(known, snapshot.start(), facts, saved["once"]), description
+        try:
+            return Kernel.resume(known, Machine.apply(snapshot, delta), facts, saved), description
+        except CorruptError as error:
+            raise CorruptError(f"{self._file}: {error.message}", hint="start over: kodojo boot") from error
+
+    def _image(self, description: MachineDescription) -> Image:
+        for image in self._store.images():
+            if image.identity == description.image:
+                return image
+        raise StoreError(
+            f"the kernel that the machine runs ({description.release}) is not in the store any more",
+            hint="add it again (kodojo kernel add), or start over with another one (kodojo boot)",
+        )
+
+    def _write(self, kernel: Kernel, description: MachineDescription) -> None:
+        delta, saved = kernel.save()
+        head = {
+            "format": _FORMAT,
+            "machine": {name: getattr(description, name) for name in MachineDescription.__slots__},
+            "saved": saved,
+        }
+        write_checked(self._file, json.dumps(head).encode() + b"\n" + delta, _KIND)
+
+    def _read(self) -> tuple[MachineDescription, dict[str, Any], bytes]:
+        try:
+            line, _, delta = read_checked(self._file, _KIND).partition(b"\n")
+            head = json.loads(line)
+            if head["format"] != _FORMAT:
+                raise CorruptError(f"{self._file}: written by another version of kodojo")
+            return MachineDescription(**head["machine"]), head["saved"], delta
+        except CorruptError as error:
+            raise CorruptError(error.message, hint="start over: kodojo boot") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{self._file}: damaged: {error}", hint="start over: kodojo boot") from error

@@ -1,0 +1,137 @@
+"""Booted machines in the store: one for each image, command line and memory size, made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kodojo.durable import lock
+from kodojo.errors import CorruptError, StoreError
+from kodojo.image.image import Image
+from kodojo.image.store import Store
+from kodojo.kernel import boot
+from kodojo.kernel.calls import Calls
+from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
+from kodojo.machine.cpu import RunLimit
+from kodojo.machine.machine import Machine, Snapshot
+
+__all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
+
+# What a boot does differently from an earlier version of kodojo makes its snapshots others.
+_BOOT_FORMAT = 1
+
+_GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
+
+_MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"))
+_MORE_MOUNTS = (
+    ("debugfs", "/sys/kernel/debug"),
+    ("tracefs", "/sys/kernel/tracing"),
+    ("securityfs", "/sys/kernel/security"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotKey:
+    """What makes two boots the same."""
+
+    image: str
+    cmdline: str
+    memory: int
+
+    @property
+    def name(self) -> str:
+        text = json.dumps([_BOOT_FORMAT, boot.BASE_COMMAND_LINE, self.image, self.cmdline, self.memory])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class BootFacts:
+    """Addresses that a boot leaves behind for whoever goes on from it.
+
+    :param stack: and ``frame``: see :class:`kodojo.kernel.boot.RestingPlace`.
+    :param scratch: PID 1's user memory of SCRATCH_SIZE bytes; ``kernel_scratch``: a page of kernel memory.
+    """
+
+    stack: int
+    frame: int
+    scratch: int
+    kernel_scratch: int
+
+
+def boot_machine(
+    image: Image, cmdline: str, memory: int, progress: Callable[[float], None] | None = None
+) -> tuple[Machine, BootFacts]:
+    """Power on, boot, mount the kernel's file systems, and come to rest.
+
+    :param progress: told the share of the boot that is done, 0 to 1.
+    """
+    machine = Machine.new(memory)
+    boot.load(machine.cpu, image, boot.command_line(cmdline))
+    place = boot.run_to_user_space(machine.cpu, image, progress)
+    calls = Calls(machine.cpu, image, place.stack, RunLimit())
+    user = UserSpace(machine, calls, place.frame)
+    user.scratch = user.allocate(SCRATCH_SIZE)
+    for kind, path in _MOUNTS:
+        _mount(user, kind, path)
+    for kind, path in _MORE_MOUNTS:
+        _mount(user, kind, path, optional=True)
+    get_pages = calls.first("__get_free_pages", "get_free_pages_noprof")
+    kernel_scratch = calls(get_pages, _GFP_KERNEL, 1)
+    return machine, BootFacts(place.stack, place.frame, user.scratch, kernel_scratch)
+
+
+def _mount(user: UserSpace, kind: str, path: str, *, optional: bool = False) -> None:
+    name = user.put(kind.encode() + b"\0")
+    where = user.put(path.encode() + b"\0", 64)
+    value = user.syscall("mount", name, where, name, 0, 0)
+    if value and not optional:
+        raise StoreError(f"the kernel cannot mount {kind} on {path} (errno {-value})")
+
+
+def existing(store: Store, image: Image) -> list[tuple[SnapshotKey, Path]]:
+    """The snapshots of an image in the store."""
+    found = []
+    for directory in sorted(store.snapshots_directory(image).glob("*")):
+        try:
+            facts = Snapshot.open(directory).facts["key"]
+        except (StoreError, KeyError):
+            continue
+        found.append((SnapshotKey(facts["image"], facts["cmdline"], facts["memory"]), directory))
+    return found
+
+
+def snapshot_for(
+    store: Store, image: Image, cmdline: str, memory: int, progress: Callable[[float], None] | None = None
+) -> tuple[Snapshot, BootFacts]:
+    """The snapshot of this boot, from the store, or made now; a damaged one is made again."""
+    key = SnapshotKey(image.identity, " ".join(cmdline.split()), memory)
+    directory = store.snapshots_directory(image) / key.name
+    try:
+        return _opened(directory)
+    except StoreError:
+        pass
+    with lock(directory.parent / f".{key.name}.lock", timeout=None):
+        try:
+            return _opened(directory)  # somebody else made it meanwhile
+        except CorruptError:
+            shutil.rmtree(directory, ignore_errors=True)
+        except StoreError:
+            pass
+        machine, facts = boot_machine(image, key.cmdline, memory, progress)
+        kept = {
+            "key": {"image": key.image, "cmdline": key.cmdline, "memory": memory},
+            "boot": {name: getattr(facts, name) for name in BootFacts.__slots__},
+        }
+        return Snapshot.write(directory, machine, kept), facts
+
+
+def _opened(directory: Path) -> tuple[Snapshot, BootFacts]:
+    snapshot = Snapshot.open(directory)
+    try:
+        return snapshot, BootFacts(**snapshot.facts["boot"])
+    except (KeyError, TypeError) as error:
+        raise CorruptError(f"{directory}: not a snapshot of this version of kodojo") from error

@@ -1,0 +1,107 @@
+"""What every part of the booted target needs."""
+
+from __future__ import annotations
+
+from kodojo.image.image import Image
+from kodojo.kernel.calls import Calls
+from kodojo.kernel.faults import Faults
+from kodojo.kernel.memory import KernelMemory, StructView
+from kodojo.kernel.printk import Printk
+from kodojo.kernel.tasks import Tasks
+from kodojo.kernel.user import UserSpace
+from kodojo.loader.target import KernelErrno, Module
+
+__all__ = ["GFP_KERNEL", "GFP_NOWARN", "Part", "as_int", "pointer_or_errno"]
+
+GFP_KERNEL = 0xCC0  # include/linux/gfp_types.h: __GFP_RECLAIM | __GFP_IO | __GFP_FS
+GFP_NOWARN = 0x2000
+_FIRST_ERROR_POINTER = (1 << 64) - 4095
+_STACK_STRING = 1024
+
+
+def as_int(value: int) -> int:
+    """The low half of a register as the C type ``int``."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+def pointer_or_errno(value: int) -> int:
+    """A pointer; KernelErrno for an error pointer (``IS_ERR``)."""
+    if value >= _FIRST_ERROR_POINTER:
+        raise KernelErrno((1 << 64) - value)
+    return value
+
+
+class Part:
+    """A booted kernel, as the parts of :class:`~kodojo.kernel.target.BootedTarget` see it.
+
+    :param scratch: a page of kernel memory for answers.
+    :param once: keys of the messages that were printed since boot and are printed once only.
+    """
+
+    runs_code = True
+
+    def __init__(
+        self,
+        image: Image,
+        calls: Calls,
+        memory: KernelMemory,
+        user: UserSpace,
+        printk: Printk,
+        tasks: Tasks,
+        faults: Faults,
+        scratch: int,
+        once: set[str],
+    ) -> None:
+        self.image = image
+        self.call = calls
+        self.memory = memory
+        self.user = user
+        self.log = printk
+        self.tasks = tasks
+        self.faults = faults
+        self.scratch = scratch
+        self.once = once
+
+    def symbol(self, name: str) -> int:
+        """Address of a function or variable."""
+        return self.call.address(name)
+
+    def of(self, mod: Module) -> StructView:
+        """The module's ``struct module``."""
+        return self.memory.struct("module", mod.address)
+
+    def call_int(self, function: str | int, *arguments: int | bytes | str) -> int:
+        return as_int(self.call(function, *arguments))
+
+    def checked(self, function: str | int, *arguments: int | bytes | str) -> None:
+        """Call a function that returns 0 or a negative errno."""
+        value = self.call_int(function, *arguments)
+        if value < 0:
+            raise KernelErrno(-value)
+
+    def kmalloc(self, size: int) -> int:
+        """``kmalloc(size, GFP_KERNEL)``; KernelErrno(ENOMEM) where the kernel has none."""
+        address = self.call(self.call.first("__kmalloc", "__kmalloc_noprof"), size, GFP_KERNEL)
+        if not address:
+            raise KernelErrno(12)
+        return address
+
+    def kfree(self, address: int) -> None:
+        self.call("kfree", address)
+
+    def new_string(self, text: bytes) -> int:
+        """A kmalloc'ed copy of ``text`` with a NUL."""
+        address = self.kmalloc(len(text) + 1)
+        self.memory.write(address, text + b"\0")
+        return address
+
+    def with_string(self, function: str, before: tuple[int, ...], text: bytes, *after: int) -> int:
+        """Call a function with a string among its arguments, wherever there is room for it."""
+        if len(text) < _STACK_STRING:
+            return self.call(function, *before, text + b"\0", *after)
+        address = self.new_string(text)
+        try:
+            return self.call(function, *before, address, *after)
+        finally:
+            self.kfree(address)

@@ -1,0 +1,205 @@
+"""Memory of the booted kernel: temporary copies, module memory, per-CPU space."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterable, Sequence
+
+from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, pointer_or_errno
+from kodojo.loader.load_info import LoadInfo
+from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
+
+__all__ = ["MemoryPart"]
+
+_LONG_MAX = (1 << 63) - 1
+_INT_MAX = (1 << 31) - 1
+_GUEST_COPY = "/tmp/.kodojo-module"  # noqa: S108  in the guest, whose only user is this process
+_O_WRONLY_CREAT_TRUNC = 0o1101
+_PIECE = 1 << 17
+# enum mod_mem_type, in the order in which the kernel allocates
+_TYPES = {
+    Memory.TEXT: "MOD_TEXT",
+    Memory.DATA: "MOD_DATA",
+    Memory.RODATA: "MOD_RODATA",
+    Memory.RO_AFTER_INIT: "MOD_RO_AFTER_INIT",
+    Memory.INIT_TEXT: "MOD_INIT_TEXT",
+    Memory.INIT_DATA: "MOD_INIT_DATA",
+    Memory.INIT_RODATA: "MOD_INIT_RODATA",
+}
+_TEXT_TYPES = frozenset({Memory.TEXT, Memory.INIT_TEXT})
+_LAYOUTS = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
+
+
+class MemoryPart(Part):
+    """Allocation by the kernel's own allocators, and copies into what they gave."""
+
+    def vmalloc(self, size: int) -> int:
+        function = self.call.first("__vmalloc", "__vmalloc_noprof")
+        address = self.call(function, size, GFP_KERNEL | GFP_NOWARN)
+        if not address:
+            raise KernelErrno(Errno.ENOMEM)
+        return address
+
+    def vfree(self, address: int) -> None:
+        self.call("vfree", address)
+
+    def copy_from_user(self, to: int, source: int, size: int) -> bytes:
+        if self.call("_copy_from_user", to, source, size):
+            raise KernelErrno(Errno.EFAULT)
+        return self.memory.read(to, size)
+
+    def write_kernel(self, address: int, data: bytes) -> None:
+        self.memory.write(address, data)
+
+    def strndup_user(self, source: int) -> tuple[int, bytes]:
+        address = pointer_or_errno(self.call("strndup_user", source, _LONG_MAX))
+        return address, self.memory.string(address, 1 << 30)
+
+    # -- files of the Python process ------------------------------------------------------------------
+    def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
+        """The host's file becomes one of the guest, and the guest's kernel reads that."""
+        content = _host_file(fd)
+        user = self.user
+        copy = user.checked("module", "open", user.path(_GUEST_COPY), _O_WRONLY_CREAT_TRUNC, 0o600)
+        try:
+            for start in range(0, len(content), _PIECE):
+                piece = content[start : start + _PIECE]
+                if user.syscall("write", copy, user.put(piece, 4096), len(piece)) != len(piece):
+                    raise KernelErrno(Errno.ENOMEM)
+            user.checked("module", "close", copy)
+            copy = user.checked("module", "open", user.path(_GUEST_COPY), 0, 0)
+            return self._kernel_read_file(copy)
+        finally:
+            user.syscall("close", copy)
+            user.syscall("unlink", user.path(_GUEST_COPY))
+
+    def _kernel_read_file(self, fd: int) -> tuple[int, bytes]:
+        file = self.call("fget", fd)
+        reading = self.image.btf.enumerators("kernel_read_file_id")["READING_MODULE"]
+        self.memory.put(self.scratch, 8, 0)
+        try:
+            size = self.call_int("kernel_read_file", file, 0, self.scratch, _INT_MAX, 0, reading)
+        finally:
+            self.call("fput", file)
+        if size < 0:
+            raise KernelErrno(-size)
+        address = self.memory.u64(self.scratch)
+        return address, self.memory.read(address, size)
+
+    # -- module memory --------------------------------------------------------------------------------
+    def module_alloc(self, regions: Sequence[Region]) -> None:
+        done: list[Region] = []
+        for region in regions:
+            if not region.size:
+                continue
+            region.base = self._allocate(region)
+            if not region.base:
+                self.module_memfree(done)
+                raise KernelErrno(Errno.ENOMEM)
+            done.append(region)
+
+    def _allocate(self, region: Region) -> int:
+        if not self.call.has("execmem_alloc"):
+            return self.call("module_alloc", region.size)
+        kinds = self.image.btf.enumerators("execmem_type")
+        kind = "EXECMEM_MODULE_TEXT" if region.kind in _TEXT_TYPES else "EXECMEM_MODULE_DATA"
+        return self.call("execmem_alloc", kinds[kind], region.size)
+
+    def module_memfree(self, regions: Iterable[Region]) -> None:
+        function = self.call.first("execmem_free", "module_memfree")
+        for region in regions:
+            if region.base:
+                self.call(function, region.base)
+                region.base = 0
+
+    def place_module(self, mod: Module, info: LoadInfo) -> None:
+        region, offset = info.placement[info.index.mod]
+        size = int(info.sechdrs[info.index.mod]["sh_size"])
+        self.memory.write(mod.address, bytes(region.data[offset : offset + size]))
+        view = self.of(mod)
+        for kind, part in mod.regions.items():
+            if kind in _LAYOUTS:
+                name = _LAYOUTS[kind]
+                view.set(f"{name}.base", part.base)
+                view.set(f"{name}.size", part.size)
+                view.set(f"{name}.text_size", part.text_size)
+                view.set(f"{name}.ro_size", part.ro_size)
+                view.set(f"{name}.ro_after_init_size", part.ro_after_init_size)
+            else:
+                index = self.image.btf.enumerators("mod_mem_type")[_TYPES[kind]]
+                view.set(f"mem[{index}].base", part.base)
+                view.set(f"mem[{index}].size", part.size)
+
+    def commit(self, mod: Module, info: LoadInfo) -> None:
+        holder, start = info.placement[info.index.mod]
+        size = int(info.sechdrs[info.index.mod]["sh_size"])
+        for region in mod.regions.values():
+            if not region.base:
+                continue
+            if region is not holder:
+                self.memory.write(region.base, bytes(region.data))
+                continue
+            self.memory.write(region.base, bytes(region.data[:start]))
+            self.memory.write(region.base + start + size, bytes(region.data[start + size :]))
+            for member in ("init", "exit"):
+                offset = self.of(mod).offset(member)
+                self.memory.write(
+                    mod.address + offset, bytes(region.data[start + offset : start + offset + 8])
+                )
+
+    # -- per-CPU space --------------------------------------------------------------------------------
+    def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
+        if self.call.has("__alloc_reserved_percpu"):
+            return self.call("__alloc_reserved_percpu", size, align)
+        return self.call("pcpu_alloc_noprof", size, align, 1, GFP_KERNEL)
+
+    def percpu_modcopy(self, mod: Module, data: bytes) -> None:
+        offsets = self.symbol("__per_cpu_offset")
+        for cpu in range(self.memory.u32(self.symbol("nr_cpu_ids"))):
+            where = mod.percpu + self.memory.u64(offsets + 8 * cpu)
+            self.memory.write(where & ((1 << 64) - 1), data)
+
+    def percpu_modfree(self, mod: Module) -> None:
+        self.call("free_percpu", mod.percpu)
+
+
+def _host_file(fd: int) -> bytes:
+    """The file behind a descriptor of this process, as ``finit_module`` would be allowed to read it."""
+    try:
+        status = os.fstat(fd)
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    except (OSError, OverflowError, ValueError):
+        raise KernelErrno(Errno.EBADF) from None
+    if flags & os.O_ACCMODE == os.O_WRONLY or flags & getattr(os, "O_PATH", 0):
+        raise KernelErrno(Errno.EBADF)
+    if not stat.S_ISREG(status.st_mode):
+        raise KernelErrno(Errno.EINVAL)
+    if flags & os.O_ACCMODE == os.O_RDWR or _open_for_writing(fd):
+        raise KernelErrno(Errno.ETXTBSY)
+    if not status.st_size:
+        raise KernelErrno(Errno.EINVAL)
+    if status.st_size > _INT_MAX:
+        raise KernelErrno(Errno.EFBIG)
+    content = os.pread(fd, status.st_size, 0)
+    if len(content) != status.st_size:
+        raise KernelErrno(Errno.EIO)
+    return content
+
+
+def _open_for_writing(fd: int) -> bool:
+    """Whether anybody has the file open for writing; asked by taking a read lease, which nobody else's writer allows."""
+    set_lease = getattr(fcntl, "F_SETLEASE", None)
+    if set_lease is None:
+        return False
+    try:
+        fcntl.fcntl(fd, set_lease, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # not the owner, or a file system without leases: it cannot be known
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, set_lease, fcntl.F_UNLCK)
+    return False

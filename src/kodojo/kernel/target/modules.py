@@ -1,0 +1,289 @@
+"""The kernel's doubly linked list ``modules``, its references and exports, in the guest's memory."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kodojo.errors import decode, encode
+from kodojo.kernel.memory import StructView
+from kodojo.kernel.target.base import Part
+from kodojo.loader.target import Errno, KernelErrno, Memory, Module, ModuleState, Region, Symbol
+
+__all__ = ["ModulesPart"]
+
+_LIST_POISON2 = 0xDEAD000000000122
+_MASK = (1 << 64) - 1
+_TAINT_LETTERS = {0: "P", 1: "F", 10: "C", 12: "O", 13: "E", 15: "K", 16: "X", 17: "T", 18: "N"}
+_MODULE_NAME_LENGTH = 56
+_KERNEL_SYMBOL = struct.Struct("<iii")
+_SETTLED = (ModuleState.LIVE, ModuleState.GOING)
+
+
+@dataclass(slots=True)
+class _Exports:
+    """What a module exports: name -> (address, crc, gpl, namespace)."""
+
+    table: tuple[int, int, int, int]
+    symbols: dict[str, tuple[int, int | None, bool, str | None]]
+
+
+class ModulesPart(Part):
+    """``modules``, ``module_use``, ``refcnt``, ``__ksymtab`` of modules."""
+
+    _known: dict[int, Module]
+    _exports: dict[int, _Exports]
+
+    def _tables(self) -> dict[int, Module]:
+        if not hasattr(self, "_known"):
+            self._known = {}
+            self._exports = {}
+        return self._known
+
+    # -- the list -------------------------------------------------------------------------------------
+    def _addresses(self) -> Iterator[int]:
+        """``struct module`` of each entry, from the head."""
+        head = self.symbol("modules")
+        offset = self.memory.field("module", "list").offset
+        node = self.memory.u64(head)
+        while node != head:
+            yield node - offset
+            node = self.memory.u64(node)
+
+    def modules(self) -> list[Module]:
+        known = self._tables()
+        current: dict[int, Module] = {}
+        for address in self._addresses():
+            mod = known.get(address)
+            if mod is None:
+                mod = self._describe(address)
+            mod.state = ModuleState(self.of(mod).get("state"))
+            current[address] = mod
+        self._known = current
+        return list(current.values())
+
+    def module_size(self, address: int) -> int:
+        """Bytes of all its regions now."""
+        return sum(region.size for region in self._regions(self.memory.struct("module", address)).values())
+
+    def _describe(self, address: int) -> Module:
+        """A module that the kernel loaded, or that an earlier process did."""
+        view = self.memory.struct("module", address)
+        mod = Module(decode(view.string("name")), ModuleState(view.get("state")), address)
+        mod.taints = view.get("taints")
+        mod.using_gplonly_symbols = bool(view.get("using_gplonly_symbols"))
+        mod.sig_ok = bool(view.get("sig_ok"))
+        mod.init, mod.exit, mod.percpu = view.get("init"), view.get("exit"), view.get("percpu")
+        mod.percpu_size = view.get("percpu_size")
+        mod.klp = bool(view.get("klp"))
+        mod.regions = self._regions(view)
+        return mod
+
+    def _regions(self, view: StructView) -> dict[Memory, Region]:
+        btf = self.image.btf
+        if btf.struct("module").has("core_layout"):
+            parts = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
+        else:
+            numbers = btf.enumerators("mod_mem_type")
+            parts = {
+                kind: f"mem[{numbers['MOD_' + kind.name]}]"
+                for kind in Memory
+                if "MOD_" + kind.name in numbers
+            }
+        return {
+            kind: Region(kind, size=view.get(f"{name}.size"), base=view.get(f"{name}.base"))
+            for kind, name in parts.items()
+        }
+
+    def set_field(self, mod: Module, member: str, value: int) -> None:
+        self.of(mod).set(member, value)
+
+    def set_string(self, mod: Module, member: str, text: bytes | None) -> None:
+        view = self.of(mod)
+        if text is None:
+            self.kfree(view.get(member))
+            view.set(member, 0)
+        else:
+            view.set(member, self.new_string(text))
+
+    def set_state(self, mod: Module, state: ModuleState) -> None:
+        mod.state = state
+        if mod.address:
+            self.of(mod).set("state", state)
+
+    def add_unformed_module(self, mod: Module) -> None:
+        mutex = self.symbol("module_mutex")
+        self.call("mutex_lock", mutex)
+        self._mod_update_bounds(mod)
+        head = self.symbol("modules")
+        entry = self.of(mod).address_of("list")
+        first = self.memory.u64(head)
+        self.memory.write(entry, struct.pack("<QQ", first, head))
+        self.memory.put(first + 8, 8, entry)
+        self.memory.put(head, 8, entry)
+        self.call("mod_tree_insert", mod.address)
+        self.call("mutex_unlock", mutex)
+        self._tables()[mod.address] = mod
+
+    def _mod_update_bounds(self, mod: Module) -> None:
+        """Widen the range of addresses in which module code is looked for (``mod_tree.addr_min/max``)."""
+        tree = self.memory.struct("mod_tree_root", self.symbol("mod_tree"))
+        for region in mod.regions.values():
+            if region.base:
+                tree.set("addr_min", min(tree.get("addr_min"), region.base))
+                tree.set("addr_max", max(tree.get("addr_max"), region.base + region.size))
+
+    def unlink_module(self, mod: Module) -> None:
+        mutex = self.symbol("module_mutex")
+        self.call("mutex_lock", mutex)
+        entry = self.of(mod).address_of("list")
+        following, previous = struct.unpack("<QQ", self.memory.read(entry, 16))
+        self.memory.put(following + 8, 8, previous)
+        self.memory.put(previous, 8, following)
+        self.memory.put(entry + 8, 8, _LIST_POISON2)
+        self.call("mod_tree_remove", mod.address)
+        self.call("synchronize_rcu")
+        self.call("mutex_unlock", mutex)
+        self._tables().pop(mod.address, None)
+        self._exports.pop(mod.address, None)
+
+    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
+        """Sleep tick by tick; somebody else's load may go on meanwhile."""
+        hertz = int(self.image.config.get("CONFIG_HZ", "250"))
+        ticks = (seconds if seconds is not None else 3600) * hertz
+        while ticks > 0 and any(other is mod and other.state not in _SETTLED for other in self.modules()):
+            self.call("schedule_timeout_uninterruptible", 1)
+            ticks -= 1
+        if seconds is None and ticks <= 0:
+            raise KernelErrno(Errno.EINTR)
+
+    def wake_module_wq(self) -> None:
+        self.call("__wake_up", self.symbol("module_wq"), 3, 0, 0)  # TASK_NORMAL, everybody
+
+    # -- references -----------------------------------------------------------------------------------
+    def module_unload_init(self, mod: Module) -> None:
+        view = self.of(mod)
+        for member in ("source_list", "target_list"):
+            head = view.address_of(member)
+            self.memory.write(head, struct.pack("<QQ", head, head))
+        view.set("refcnt.counter", 2)
+
+    def _uses(self, mod: Module, head: str, link: str) -> Iterator[StructView]:
+        """Each ``struct module_use`` of a list."""
+        start = self.of(mod).address_of(head)
+        offset = self.memory.field("module_use", link).offset
+        node = self.memory.u64(start)
+        while node != start:
+            following = self.memory.u64(node)
+            yield self.memory.struct("module_use", node - offset)
+            node = following
+
+    def ref_module(self, user: Module, owner: Module) -> None:
+        if any(use.get("source") == user.address for use in self._uses(owner, "source_list", "source_list")):
+            return
+        if not self.call("try_module_get", owner.address) & 0xFF:
+            raise KernelErrno(Errno.ENOENT)
+        try:
+            use = self.memory.struct("module_use", self.kmalloc(self.image.btf.struct("module_use").size))
+        except KernelErrno:
+            self.module_put(owner)
+            raise
+        use.set("source", user.address)
+        use.set("target", owner.address)
+        self._list_add(use.address_of("source_list"), self.of(owner).address_of("source_list"))
+        self._list_add(use.address_of("target_list"), self.of(user).address_of("target_list"))
+        user.uses.append(owner)
+
+    def _list_add(self, entry: int, head: int) -> None:
+        first = self.memory.u64(head)
+        self.memory.write(entry, struct.pack("<QQ", first, head))
+        self.memory.put(first + 8, 8, entry)
+        self.memory.put(head, 8, entry)
+
+    def _list_del(self, entry: int) -> None:
+        following, previous = struct.unpack("<QQ", self.memory.read(entry, 16))
+        self.memory.put(following + 8, 8, previous)
+        self.memory.put(previous, 8, following)
+
+    def module_unload_free(self, mod: Module) -> None:
+        for use in list(self._uses(mod, "target_list", "target_list")):
+            self.call("module_put", use.get("target"))
+            self._list_del(use.address_of("source_list"))
+            self._list_del(use.address_of("target_list"))
+            self.kfree(use.address)
+        mod.uses.clear()
+
+    def users(self, mod: Module) -> list[Module]:
+        by_address = {other.address: other for other in self.modules()}
+        uses = self._uses(mod, "source_list", "source_list")
+        return [by_address[use.get("source")] for use in uses if use.get("source") in by_address]
+
+    def module_refcount(self, mod: Module) -> int:
+        return self.of(mod).get("refcnt.counter") - 1
+
+    def try_release_module_ref(self, mod: Module) -> int:
+        view = self.of(mod)
+        left = view.get("refcnt.counter") - 1
+        if left:
+            return left
+        view.set("refcnt.counter", 0)
+        return 0
+
+    def module_put(self, mod: Module) -> None:
+        self.call("module_put", mod.address)
+
+    def record_unload(self, mod: Module) -> None:
+        where = self.symbol("last_unloaded_module")
+        letters = "".join(
+            letter for bit, letter in _TAINT_LETTERS.items() if self.of(mod).get("taints") >> bit & 1
+        )
+        self.memory.write(where, encode(mod.name)[: _MODULE_NAME_LENGTH - 1] + b"\0")
+        flags = f"({letters})" if letters else ""
+        self.memory.write(where + _MODULE_NAME_LENGTH, flags.encode() + b"\0")
+
+    # -- exports --------------------------------------------------------------------------------------
+    def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
+        export = self.image.exports.find(name, gplok=gplok)
+        if export is not None:
+            return Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
+        for mod in self.modules():
+            if mod.state == ModuleState.UNFORMED:
+                continue
+            found = self._exported_by(mod).get(name)
+            if found is not None and (gplok or not found[2]):
+                address, crc, gpl, namespace = found
+                return Symbol(name, address, crc, gpl, namespace, mod)
+        return None
+
+    def _exported_by(self, mod: Module) -> dict[str, tuple[int, int | None, bool, str | None]]:
+        view = self.of(mod)
+        table = (view.get("syms"), view.get("num_syms"), view.get("gpl_syms"), view.get("num_gpl_syms"))
+        cached = self._exports.get(mod.address)
+        if cached is None or cached.table != table:
+            found: dict[str, tuple[int, int | None, bool, str | None]] = {}
+            self._read_exports(table[2], table[3], view.get("gpl_crcs"), True, found)
+            self._read_exports(table[0], table[1], view.get("crcs"), False, found)
+            cached = self._exports[mod.address] = _Exports(table, found)
+        return cached.symbols
+
+    def _read_exports(
+        self,
+        table: int,
+        count: int,
+        crcs: int,
+        gpl: bool,
+        into: dict[str, tuple[int, int | None, bool, str | None]],
+    ) -> None:
+        """``struct kernel_symbol`` with relative references: each is relative to its own field."""
+        if not count:
+            return
+        raw = self.memory.read(table, _KERNEL_SYMBOL.size * count)
+        sums = np.frombuffer(self.memory.read(crcs, 4 * count), dtype="<u4") if crcs else None
+        for index, (value, name, namespace) in enumerate(_KERNEL_SYMBOL.iter_unpack(raw)):
+            entry = table + _KERNEL_SYMBOL.size * index
+            text = decode(self.memory.string((entry + 4 + name) & _MASK))
+            space = decode(self.memory.string((entry + 8 + namespace) & _MASK)) if namespace else None
+            into[text] = ((entry + value) & _MASK, int(sums[index]) if sums is not None else None, gpl, space)

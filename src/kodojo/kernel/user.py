@@ -1,0 +1,134 @@
+"""User space without user code: system calls of PID 1, and its memory.
+
+The task is PID 1, about to leave the kernel. A system call is its trap frame (``struct pt_regs``) filled
+in and ``do_syscall_64()`` called, so all that an exit to user space does (delayed ``fput``, signals,
+rescheduling) happens too.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kodojo.errors import GuestOSError, decode
+from kodojo.kernel.calls import Calls
+from kodojo.machine.cpu import RunLimit
+from kodojo.machine.machine import Machine
+
+__all__ = ["SYSCALLS", "UserSpace"]
+
+# arch/x86/entry/syscalls/syscall_64.tbl: an ABI, the same for every kernel.
+SYSCALLS = {
+    "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lseek": 8, "mmap": 9, "munmap": 11,
+    "ioctl": 16, "access": 21, "nanosleep": 35, "getpid": 39, "fcntl": 72, "ftruncate": 77, "rename": 82,
+    "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89, "chmod": 90, "syslog": 103,
+    "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175, "delete_module": 176,
+    "getdents64": 217, "finit_module": 313,
+}  # fmt: skip
+
+# Offsets in struct pt_regs (arch/x86/include/asm/ptrace.h), an ABI as well.
+_R10, _R9, _R8, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX = 0x38, 0x40, 0x48, 0x50, 0x60, 0x68, 0x70, 0x78
+_ENOSYS = 38
+
+_PROT_READ_WRITE = 3
+_MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022
+SCRATCH_SIZE = 1 << 18
+_LOWEST_ERROR = (1 << 64) - 4095
+
+
+def signed(value: int) -> int:
+    """A 64-bit register as the C type ``long``."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+class UserSpace:
+    """PID 1's side of the system call interface.
+
+    :param frame: address of its ``struct pt_regs``.
+    :param scratch: a populated piece of its memory of SCRATCH_SIZE bytes, for names and buffers.
+    """
+
+    def __init__(self, machine: Machine, calls: Calls, frame: int, scratch: int = 0) -> None:
+        self.machine = machine
+        self.calls = calls
+        self.frame = frame
+        self.scratch = scratch
+
+    def syscall(self, name: str, *arguments: int, limit: RunLimit | None = None) -> int:
+        """The system call's return value: what RAX is in user space, negative for errors."""
+        number = SYSCALLS[name]
+        padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
+        put = self.machine.cpu.write
+        put(self.frame + _R10, struct.pack("<QQQ", padded[3], padded[5], padded[4]))
+        put(self.frame + _RAX, struct.pack("<q", -_ENOSYS))
+        put(self.frame + _RDX, struct.pack("<QQQQ", padded[2], padded[1], padded[0], number))
+        self.calls("do_syscall_64", self.frame, number, interrupts=False, limit=limit)
+        value: int = struct.unpack("<q", self.machine.cpu.read(self.frame + _RAX, 8))[0]
+        return value
+
+    def checked(self, what: str, name: str, *arguments: int) -> int:
+        """As :meth:`syscall`, but an error is a GuestOSError about ``what``."""
+        value = self.syscall(name, *arguments)
+        if -4095 <= value < 0:
+            raise GuestOSError(f"{what}: {errno_text(-value)}", -value)
+        return value
+
+    def allocate(self, size: int) -> int:
+        """Fresh populated memory, page aligned."""
+        return self.checked(
+            "user memory", "mmap", 0, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_POPULATE, -1, 0
+        )
+
+    @contextmanager
+    def memory(self, data: bytes) -> Iterator[int]:
+        """Address of a copy of ``data`` in user space, for the ``with`` block.
+
+        What follows the data up to the page's end is zero, and an unmapped page follows.
+        """
+        size = max(1, len(data) + 4095) & ~4095
+        address = self.allocate(size + 4096)
+        self.checked("user memory", "munmap", address + size, 4096)
+        try:
+            self.machine.cpu.write(address, data)
+            yield address
+        finally:
+            self.checked("user memory", "munmap", address, size)
+
+    def put(self, data: bytes, offset: int = 0) -> int:
+        """Write into the scratch memory; the address."""
+        self.machine.cpu.write(self.scratch + offset, data)
+        return self.scratch + offset
+
+    def path(self, path: str) -> int:
+        """A path's name in the scratch memory (its first page)."""
+        name = path.encode("utf-8", "surrogateescape")
+        if len(name) > 4095 or b"\0" in name:
+            raise GuestOSError(f"{decode(name[:60])}: {errno_text(36)}", 36)
+        return self.put(name + b"\0")
+
+
+# What strerror() of glibc says; only errors that the guest's system calls return to us.
+_ERRNO_TEXTS = {
+    1: "Operation not permitted", 2: "No such file or directory", 3: "No such process", 4: "Interrupted system call",
+    5: "Input/output error", 6: "No such device or address", 7: "Argument list too long", 8: "Exec format error",
+    9: "Bad file descriptor", 10: "No child processes", 11: "Resource temporarily unavailable",
+    12: "Cannot allocate memory", 13: "Permission denied", 14: "Bad address", 15: "Block device required",
+    16: "Device or resource busy", 17: "File exists", 18: "Invalid cross-device link", 19: "No such device",
+    20: "Not a directory", 21: "Is a directory", 22: "Invalid argument", 23: "Too many open files in system",
+    24: "Too many open files", 25: "Inappropriate ioctl for device", 26: "Text file busy", 27: "File too large",
+    28: "No space left on device", 29: "Illegal seek", 30: "Read-only file system", 31: "Too many links",
+    32: "Broken pipe", 33: "Numerical argument out of domain", 34: "Numerical result out of range",
+    36: "File name too long", 38: "Function not implemented", 39: "Directory not empty",
+    40: "Too many levels of symbolic links", 61: "No data available", 62: "Timer expired",
+    65: "Package not installed", 71: "Protocol error", 74: "Bad message", 75: "Value too large for defined data type",
+    90: "Message too long", 95: "Operation not supported", 97: "Address family not supported by protocol",
+    98: "Address already in use", 99: "Cannot assign requested address", 105: "No buffer space available",
+    110: "Connection timed out", 121: "Remote I/O error", 126: "Required key not available",
+    129: "Key was rejected by service",
+}  # fmt: skip
+
+
+def errno_text(errno: int) -> str:
+    """``strerror`` for the guest's numbers."""
+    return _ERRNO_TEXTS.get(errno, f"Unknown error {errno}")

@@ -1,0 +1,421 @@
+"""A kernel that does not run: what can be told from its image alone.
+
+Allocations are invented addresses, the log is a list, and no guest code is executed. So a dry load says
+what the loader would say, up to the moment when the module's own code would start.
+"""
+
+# ruff: noqa: ARG002  (what a running kernel is asked has arguments that one on paper has no use for)
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.loader.decompress import module_decompress
+from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
+from kodojo.loader.module_memory import find_place, read_bytes, read_string, self_relative
+from kodojo.loader.parameters import KernelParam, kernel_params
+from kodojo.loader.symbols import KERNEL_SYMBOL_SIZE
+from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kodojo.image.image import Image
+    from kodojo.loader.load_info import LoadInfo
+
+__all__ = ["DryTarget"]
+
+PAGE_SIZE = 4096
+MODULES_VADDR = 0xFFFFFFFFC0000000
+MODULES_END = 0xFFFFFFFFFF000000
+VMALLOC_START = 0xFFFFC90000000000
+USER_START = 0x7F0000000000
+PERCPU_START = 0x30000
+PERCPU_MODULE_RESERVE = 8 << 10
+INT_MAX = (1 << 31) - 1
+
+MEMORY = 512 << 20
+"""Bytes of RAM that the machine is said to have: nothing larger can be allocated."""
+
+
+class DryTarget:
+    """A kernel image that modules are loaded into without running anything.
+
+    :param capabilities: what the caller may do; None for everything.
+    :param module_blacklist: as ``module_blacklist=`` on the kernel's command line.
+    """
+
+    runs_code = False
+
+    def __init__(
+        self, image: Image, *, capabilities: frozenset[int] | None = None, module_blacklist: str = ""
+    ) -> None:
+        self.image = image
+        self.capabilities = capabilities
+        self.log: list[LogRecord] = []
+        self.taints = 0
+        self.allocations: dict[int, int] = {}
+        """Address -> size of everything allocated and not freed, module memory included."""
+        self.unchecked: list[str] = []
+        """Parameters whose setter is the module's own code: their values could not be checked."""
+        self._blacklist = module_blacklist
+        self._printed: set[str] = set()
+        self._lock_debugging = True
+        self._modules: list[Module] = []
+        self._fields: dict[Module, dict[str, int]] = {}
+        self._exports: dict[Module, tuple[list[Symbol], list[Symbol]]] = {}
+        self._params: dict[Module, list[KernelParam]] = {}
+        self._user: dict[int, bytes] = {}
+        self._files: dict[int, bytes] = {}
+        self._module_next = MODULES_VADDR
+        self._vmalloc_next = VMALLOC_START
+        self._user_next = USER_START
+        self._percpu_used = 0
+        kallsyms = image.kallsyms
+        self._param_ops = {address: name for name in TYPES if (address := kallsyms.get(name)) is not None}
+
+    # -- the user's side: memory and files of the calling process -------------------------------------
+    def user_copy(self, data: bytes) -> int:
+        """Put bytes into the caller's memory; their address. A guard page follows."""
+        address = self._user_next
+        self._user[address] = data
+        self._user_next += _pages(len(data)) + PAGE_SIZE
+        return address
+
+    def open_file(self, content: bytes) -> int:
+        """Open a file with that content for reading; its descriptor."""
+        fd = 3 + len(self._files)
+        self._files[fd] = content
+        return fd
+
+    # -- who is asking, and what is allowed -----------------------------------------------------------
+    def capable(self, capability: int) -> bool:
+        return self.capabilities is None or capability in self.capabilities
+
+    def modules_disabled(self) -> bool:
+        return False
+
+    def is_module_sig_enforced(self) -> bool:
+        return self.image.config.enabled("MODULE_SIG_FORCE")
+
+    def security_locked_down(self, reason: str) -> None:
+        """Nothing is locked down: that is decided when a machine boots."""
+
+    def security_kernel_load_data(self) -> None: ...
+
+    def security_kernel_post_load_data(self, address: int, size: int) -> None: ...
+
+    def module_blacklist(self) -> str:
+        return self._blacklist
+
+    def spectre_v2_unsafe(self) -> bool:
+        return False  # which mitigation is active depends on the CPU
+
+    # -- the log and the taints -----------------------------------------------------------------------
+    def printk(self, level: int, text: str) -> None:
+        self.log.extend(LogRecord(level, line) for line in text.split("\n"))
+
+    def printk_once(self, key: str, level: int, text: str) -> None:
+        if key not in self._printed:
+            self._printed.add(key)
+            self.printk(level, text)
+
+    def log_mark(self) -> int:
+        return len(self.log)
+
+    def log_since(self, mark: int) -> tuple[LogRecord, ...]:
+        return tuple(self.log[mark:])
+
+    def hashed_pointer(self, address: int) -> str:
+        return "(____ptrval____)"
+
+    def dump_stack(self) -> None: ...
+
+    def test_taint(self, bit: int) -> bool:
+        return bool(self.taints >> bit & 1)
+
+    def add_taint(self, bit: int, *, lockdep_ok: bool) -> None:
+        if not lockdep_ok and self._lock_debugging:
+            self._lock_debugging = False
+            self.printk(4, "Disabling lock debugging due to kernel taint")
+        self.taints |= 1 << bit
+
+    # -- memory ---------------------------------------------------------------------------------------
+    def vmalloc(self, size: int) -> int:
+        if size > MEMORY:
+            raise KernelErrno(Errno.ENOMEM)
+        address = self._vmalloc_next
+        self._vmalloc_next += _pages(size) + PAGE_SIZE
+        self.allocations[address] = size
+        return address
+
+    def vfree(self, address: int) -> None:
+        self.allocations.pop(address, None)
+
+    kfree = vfree
+
+    def copy_from_user(self, to: int, source: int, size: int) -> bytes:
+        data = self._user_bytes(source)
+        if len(data) < size:
+            raise KernelErrno(Errno.EFAULT)
+        return data[:size]
+
+    def _user_bytes(self, address: int) -> bytes:
+        for start, data in self._user.items():
+            if start <= address < start + len(data):
+                return data[address - start :]
+        return b""
+
+    def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
+        content = self._files.get(fd)
+        if content is None:
+            raise KernelErrno(Errno.EBADF)
+        if not content:
+            raise KernelErrno(Errno.EINVAL)
+        if len(content) > INT_MAX:
+            raise KernelErrno(Errno.EFBIG)
+        return self.vmalloc(len(content)), content
+
+    def decompress(self, address: int, data: bytes) -> tuple[int, bytes]:
+        try:
+            content = module_decompress(self, data, MEMORY)
+        finally:
+            self.vfree(address)
+        return self.vmalloc(len(content)), content
+
+    def write_kernel(self, address: int, data: bytes) -> None: ...
+
+    def strndup_user(self, source: int) -> tuple[int, bytes]:
+        text, end, _rest = self._user_bytes(source).partition(b"\0")
+        if not end:
+            raise KernelErrno(Errno.EFAULT)
+        return self.vmalloc(len(text) + 1), text
+
+    def module_alloc(self, regions: Sequence[Region]) -> None:
+        regions = [region for region in regions if region.size]
+        total = sum(_pages(region.size) + PAGE_SIZE for region in regions)
+        if total > min(MEMORY, MODULES_END - self._module_next):
+            if self.image.has_text(b"execmem: unable to allocate memory"):
+                self.printk(4, "execmem: unable to allocate memory")
+            raise KernelErrno(Errno.ENOMEM)
+        for region in regions:
+            region.base = self._module_next
+            self.allocations[region.base] = region.size
+            self._module_next += _pages(region.size) + PAGE_SIZE
+
+    def module_memfree(self, regions: Iterable[Region]) -> None:
+        for region in regions:
+            self.allocations.pop(region.base, None)
+
+    def place_module(self, mod: Module, info: LoadInfo) -> None:
+        self._fields.setdefault(mod, {})
+
+    def commit(self, mod: Module, info: LoadInfo) -> None:
+        self._exports[mod] = tuple(
+            self._kernel_symbols(mod, prefix)
+            for prefix in ("", "gpl_")  # type: ignore[assignment]
+        )
+        self._params[mod] = kernel_params(mod, info)
+
+    def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
+        start = -(-self._percpu_used // max(align, 1)) * max(align, 1)
+        if start + size > PERCPU_MODULE_RESERVE:
+            return 0
+        self._percpu_used = start + size
+        return PERCPU_START + start
+
+    def percpu_modcopy(self, mod: Module, data: bytes) -> None: ...
+
+    def percpu_modfree(self, mod: Module) -> None: ...
+
+    # -- struct module and the list of modules --------------------------------------------------------
+    def set_field(self, mod: Module, member: str, value: int) -> None:
+        self._fields.setdefault(mod, {})[member] = value
+
+    def set_string(self, mod: Module, member: str, text: bytes | None) -> None: ...
+
+    def set_state(self, mod: Module, state: ModuleState) -> None:
+        mod.state = state
+
+    def modules(self) -> list[Module]:
+        return self._modules
+
+    def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
+        export = self.image.exports.find(name, gplok=gplok)
+        if export is not None:
+            return Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
+        for mod in self._modules:
+            if mod.state == ModuleState.UNFORMED:
+                continue
+            for table in self._exports[mod][: 1 + gplok]:
+                symbol = _bsearch(table, name)
+                if symbol is not None:
+                    return symbol
+        return None
+
+    def _kernel_symbols(self, mod: Module, prefix: str) -> list[Symbol]:
+        """The export table of a module, in its order."""
+        fields = self._fields[mod]
+        start = fields.get(f"{prefix}syms", 0)
+        crcs = fields.get(f"{prefix}crcs", 0)
+        symbols = []
+        for index in range(fields.get(f"num_{prefix}syms", 0)):
+            entry = start + KERNEL_SYMBOL_SIZE * index
+            (namespace,) = struct.unpack("<i", read_bytes(mod, entry + 8, 4))
+            crc = struct.unpack("<I", read_bytes(mod, crcs + 4 * index, 4))[0] if crcs else None
+            symbols.append(
+                Symbol(
+                    name=decode(read_string(mod, self_relative(mod, entry + 4))),
+                    address=self_relative(mod, entry),
+                    crc=crc,
+                    gpl=bool(prefix),
+                    namespace=decode(read_string(mod, self_relative(mod, entry + 8))) if namespace else None,
+                    owner=mod,
+                )
+            )
+        return symbols
+
+    def add_unformed_module(self, mod: Module) -> None:
+        self._modules.insert(0, mod)
+
+    def unlink_module(self, mod: Module) -> None:
+        self._modules.remove(mod)
+
+    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
+        """Nothing can change while nothing runs."""
+        raise KernelErrno(Errno.EINTR)
+
+    def wake_module_wq(self) -> None: ...
+
+    def audit_log_kern_module(self, name: str) -> None: ...
+
+    def ref_module(self, user: Module, owner: Module) -> None:
+        if owner.state == ModuleState.GOING:
+            raise KernelErrno(Errno.ENOENT)
+
+    def module_unload_init(self, mod: Module) -> None: ...
+
+    def module_unload_free(self, mod: Module) -> None:
+        mod.uses.clear()
+
+    # -- formation: nothing patches, nothing is told --------------------------------------------------
+    def sort_extable(self, mod: Module) -> None: ...
+
+    def add_kallsyms(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def module_finalize(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def module_arch_cleanup(self, mod: Module) -> None: ...
+
+    def ftrace_module_init(self, mod: Module) -> None: ...
+
+    def ftrace_release_mod(self, mod: Module) -> None: ...
+
+    def dynamic_debug_setup(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def dynamic_debug_remove(self, mod: Module) -> None: ...
+
+    def module_bug_finalize(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def module_bug_cleanup(self, mod: Module) -> None: ...
+
+    def protect_module(self, mod: Module) -> None: ...
+
+    def ftrace_module_enable(self, mod: Module) -> None: ...
+
+    def klp_module_coming(self, mod: Module) -> None:
+        if mod.name == "vmlinux" and self.image.config.enabled("LIVEPATCH"):
+            self.printk(3, "livepatch: vmlinux.ko: invalid module name")
+            raise KernelErrno(Errno.EINVAL)
+
+    def klp_module_going(self, mod: Module) -> None: ...
+
+    def notify_coming(self, mod: Module) -> None: ...
+
+    def notify(self, mod: Module, state: ModuleState) -> None: ...
+
+    def synchronize_rcu(self) -> None: ...
+
+    # -- parameters -----------------------------------------------------------------------------------
+    def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
+        param = self._params[mod][index]
+        errno = set_value(self, mod, param, value, self._param_ops)
+        if errno is None:
+            self.unchecked.append(decode(param.name))
+        return errno or 0
+
+    def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
+        param = self._params[mod][index]
+        known = self._param_ops.get(param.ops)
+        if known is not None:
+            return int(known in NOARG), param.flags
+        try:
+            own = find_place(mod, param.ops, 4) is not None
+            raw = read_bytes(mod, param.ops, 4) if own else self.image.elf.read(param.ops, 4)
+        except ImageError:
+            return 0, param.flags
+        return struct.unpack("<I", raw)[0], param.flags
+
+    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
+        head, dot, tail = name.partition(b".")
+        return (tail if dot else head) == b"dyndbg"
+
+    def async_probe_default(self) -> bool:
+        return False
+
+    def destroy_params(self, mod: Module) -> None: ...
+
+    # -- sysfs, init, exit ----------------------------------------------------------------------------
+    def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def mod_sysfs_teardown(self, mod: Module) -> None: ...
+
+    def copy_module_elf(self, mod: Module, info: LoadInfo) -> None: ...
+
+    def free_module_elf(self, mod: Module) -> None: ...
+
+    def do_one_initcall(self, mod: Module) -> int:
+        return 0
+
+    def after_init(self, mod: Module) -> None:
+        self.module_memfree(region for region in mod.regions.values() if region.kind.is_init)
+
+    def wait_for_async(self, mod: Module) -> None: ...
+
+    def call_exit(self, mod: Module) -> None: ...
+
+    # -- removal --------------------------------------------------------------------------------------
+    def module_refcount(self, mod: Module) -> int:
+        return len(self.users(mod))
+
+    def try_release_module_ref(self, mod: Module) -> int:
+        return len(self.users(mod))
+
+    def users(self, mod: Module) -> list[Module]:
+        return [user for user in self._modules if mod in user.uses]
+
+    def record_unload(self, mod: Module) -> None: ...
+
+    def module_put(self, mod: Module) -> None: ...
+
+
+def _pages(size: int) -> int:
+    """``size`` rounded up to pages."""
+    return -(-size // PAGE_SIZE) * PAGE_SIZE
+
+
+def _bsearch(table: list[Symbol], name: str) -> Symbol | None:
+    """``lib/bsearch.c``: in a table that is not sorted it misses the entries that the kernel misses."""
+    base, count = 0, len(table)
+    while count:
+        pivot = base + count // 2
+        found = table[pivot].name
+        if found == name:
+            return table[pivot]
+        if name > found:
+            base = pivot + 1
+            count -= 1
+        count //= 2
+    return None

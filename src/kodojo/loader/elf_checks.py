@@ -1,0 +1,508 @@
+"""Is the file well formed? The kernel's checks of ELF header, section headers and names, in its order.
+
+Kernels differ in what they check and when; which of three variants a kernel has is read off its messages:
+
+- 6.1: ``elf_validity_check``; sections are searched for by ``setup_load_info`` afterwards;
+- 6.4 to 6.12: ``elf_validity_cache_copy`` in one piece, which counts the special sections in the same loop;
+- later (and 6.12.117): the same split into ``elf_validity_cache_sechdrs``, ``..._secstrings`` and so on.
+
+What no kernel checks, this does not check either: alignment, overlap, the bounds of symbols.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from kodojo.errors import UnmodelledError
+from kodojo.image.elf import EHDR, SHDR
+from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS, SHT_NULL, SHT_SYMTAB
+from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse
+from kodojo.loader.target import Errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Target
+
+__all__ = ["MACHINES", "check_section_names", "elf_validity_check"]
+
+MACHINES = {"x86_64": 62, "arm64": 183}
+"""``e_machine`` that a kernel of the architecture accepts."""
+
+ET_REL = 1
+SHT_STRTAB = 3
+MODINFO = b".modinfo"
+THIS_MODULE = b".gnu.linkonce.this_module"
+
+# Messages by which a kernel is known to have the checks that print them.
+COUNTS_SECTIONS = b"Only one .modinfo section must exist."
+SPLIT = b"Invalid ELF section name table type"
+
+BUILD_FOR_KERNEL = "Build the module against the headers of exactly this kernel."
+
+
+def elf_validity_check(target: Target, info: LoadInfo) -> None:
+    """Refuse a file that is not a well-formed module; afterwards ``header`` and ``sechdrs`` are set.
+
+    Where the kernel finds name, .modinfo, symbol table and struct module in the same function, they are set
+    as well. Source: ``kernel/module/main.c: elf_validity_check`` (6.1), ``elf_validity_cache_copy`` (6.12).
+    """
+    if target.image.has_text(SPLIT):
+        elf_validity_cache_sechdrs(target, info)
+        elf_validity_cache_secstrings(target, info)
+        elf_validity_cache_index_info(target, info)
+        elf_validity_cache_index_mod(target, info)
+        elf_validity_cache_index_sym(target, info)
+        elf_validity_cache_index_str(target, info)
+        return
+    elf_validity_ehdr(target, info)
+    _cache_section_table(target, info)
+    _check_name_table(target, info)
+    _check_section_zero(target, info)
+    if target.image.has_text(COUNTS_SECTIONS):
+        _check_and_count_sections(target, info)
+    else:
+        _check_sections(target, info)
+
+
+def check_section_names(info: LoadInfo) -> None:
+    """DamageError for a section name outside the file.
+
+    Only some kernels refuse them before they compare all names (``module_finalize``).
+    """
+    for index, name in enumerate(info.section_names()):
+        if name is None and index:
+            info.section_name(index)
+
+
+# -- the three variants in pieces -----------------------------------------------------------------------
+
+
+def elf_validity_ehdr(target: Target, info: LoadInfo) -> None:
+    """The ELF header (``kernel/module/main.c: elf_validity_ehdr``; 6.1: the start of elf_validity_check)."""
+    if info.length < EHDR.itemsize:
+        _fail(
+            target,
+            info,
+            f"Invalid ELF header len {info.length}",
+            "elf-too-short",
+            f"the file has only {info.length} bytes, an ELF header alone has 64",
+        )
+    info.header = np.frombuffer(info.data, EHDR, 1)[0]
+    if info.data[:4] != b"\x7fELF":
+        _fail(
+            target,
+            info,
+            "Invalid ELF header magic: != \x7fELF",
+            "elf-magic",
+            "the file does not begin as an ELF file does",
+            _magic_hint(info.data),
+        )
+    kind = int(info.header["e_type"])
+    if kind != ET_REL:
+        _fail(
+            target,
+            info,
+            f"Invalid ELF header type: {kind} != {ET_REL}",
+            "elf-type",
+            f"the file is {_type_name(kind)}, not a relocatable object",
+            "Give the .ko file that kbuild makes.",
+        )
+    _check_machine(target, info)
+
+
+def _check_machine(target: Target, info: LoadInfo) -> None:
+    architecture = target.image.architecture
+    expected = MACHINES.get(architecture)
+    if expected is None:
+        raise UnmodelledError(f"modules for {architecture} are not modelled yet")
+    machine = int(info.header["e_machine"])
+    if machine != expected:
+        names = {number: name for name, number in MACHINES.items()}
+        _fail(
+            target,
+            info,
+            f"Invalid architecture in ELF header: {machine}",
+            "elf-architecture",
+            f"the module is for {names.get(machine, f'machine {machine}')}, the kernel is for {architecture}",
+            "Take the module built for this architecture, or the kernel of the module's.",
+        )
+    # module_elf_check_arch, which later kernels ask here, accepts everything on these architectures.
+
+
+def elf_validity_cache_sechdrs(target: Target, info: LoadInfo) -> None:
+    """Header and section headers (``kernel/module/main.c: elf_validity_cache_sechdrs``)."""
+    elf_validity_ehdr(target, info)
+    _cache_section_table(target, info)
+    _check_section_zero(target, info)
+    bad = np.flatnonzero(_has_contents(info) & _outside(info))
+    if len(bad):
+        _fail_section(target, info, int(bad[0]))
+
+
+def elf_validity_cache_secstrings(target: Target, info: LoadInfo) -> None:
+    """The table of section names (``kernel/module/main.c: elf_validity_cache_secstrings``)."""
+    _check_name_table(target, info)
+    types = info.sechdrs["sh_type"]
+    bad = np.flatnonzero((types != SHT_NULL) & (info.sechdrs["sh_name"] >= _name_table_size(info)))
+    if len(bad):
+        _fail_section_name(target, info, int(bad[0]))
+
+
+def elf_validity_cache_index_info(target: Target, info: LoadInfo) -> None:
+    """At most one .modinfo (``kernel/module/main.c: elf_validity_cache_index_info``)."""
+    index = info.find_any_unique_sec(MODINFO)
+    if index < 0:
+        _fail_two_modinfo(target, info)
+    _cache_modinfo(info, index)
+
+
+def elf_validity_cache_index_mod(target: Target, info: LoadInfo) -> None:
+    """Exactly one struct module of the right size (``main.c: elf_validity_cache_index_mod``)."""
+    index = info.find_any_unique_sec(THIS_MODULE)
+    if index <= 0:
+        _fail_this_module_count(target, info, -index, "Exactly")
+    if info.sechdrs["sh_type"][index] == SHT_NOBITS:
+        _fail(
+            target,
+            info,
+            f"module {info.label}: .gnu.linkonce.this_module section must have a size set",
+            "no-this-module",
+            "struct module has no contents in the file",
+        )
+    _check_this_module(target, info, index)
+
+
+def elf_validity_cache_index_sym(target: Target, info: LoadInfo) -> None:
+    """Exactly one symbol table (``kernel/module/main.c: elf_validity_cache_index_sym``)."""
+    tables = np.flatnonzero(info.sechdrs["sh_type"] == SHT_SYMTAB)
+    _cache_symtab(target, info, tables[tables != 0])
+
+
+def elf_validity_cache_index_str(target: Target, info: LoadInfo) -> None:
+    """The names of its symbols (``kernel/module/main.c: elf_validity_cache_index_str``)."""
+    link = int(info.sechdrs["sh_link"][info.index.sym])
+    if not 0 < link < len(info.sechdrs):
+        _fail_link(target, info, link)
+    kind = int(info.sechdrs["sh_type"][link])
+    if kind != SHT_STRTAB:
+        _fail(
+            target,
+            info,
+            f"Invalid ELF symbol string table type: {kind}",
+            "elf-symbol-strings",
+            f"the symbol table's names are said to be in section {link}, which is no string table",
+        )
+    info.index.str = link
+
+
+def _cache_section_table(target: Target, info: LoadInfo) -> None:
+    header = info.header
+    if header["e_shentsize"] != SHDR.itemsize:
+        _fail(
+            target,
+            info,
+            "Invalid ELF section header size",
+            "elf-section-header-size",
+            f"section headers are said to have {header['e_shentsize']} bytes, not {SHDR.itemsize}",
+        )
+    start, count = int(header["e_shoff"]), int(header["e_shnum"])
+    if start >= info.length or count * SHDR.itemsize > info.length - start:
+        _fail(
+            target,
+            info,
+            "Invalid ELF section header overflow",
+            "elf-section-table",
+            f"{count} section headers at offset {start} are not inside the file of {info.length} bytes",
+            "The file is cut off or damaged: fetch or build it again.",
+        )
+    info.sechdrs = np.frombuffer(info.data, SHDR, count, start).copy() if count else np.zeros(0, SHDR)
+
+
+def _check_name_table(target: Target, info: LoadInfo) -> None:
+    """Order and tests of both generations; the table's own bounds and type are each tested by one of them."""
+    index, count = int(info.header["e_shstrndx"]), len(info.sechdrs)
+    if not 0 < index < count:
+        _fail(
+            target,
+            info,
+            f"Invalid ELF section name index: {index} || e_shstrndx ({index}) >= e_shnum ({count})",
+            "elf-section-names",
+            f"section names are said to be in section {index} of {count}",
+        )
+    kind = int(info.sechdrs["sh_type"][index])
+    if target.image.has_text(SPLIT):
+        if kind != SHT_STRTAB:
+            _fail(
+                target,
+                info,
+                f"Invalid ELF section name table type: {kind}",
+                "elf-section-names",
+                f"section names are said to be in section {index}, which is no string table",
+            )
+    elif _outside(info)[index]:
+        _fail(
+            target,
+            info,
+            f"Invalid ELF section hdr(type {kind})",
+            "elf-section-names",
+            "the table of section names is not inside the file",
+        )
+    _check_name_table_contents(target, info, index)
+
+
+def _check_name_table_contents(target: Target, info: LoadInfo, index: int) -> None:
+    start, size = int(info.sechdrs["sh_offset"][index]), int(info.sechdrs["sh_size"][index])
+    if size == 0:
+        _fail(
+            target,
+            info,
+            "empty section name table",
+            "elf-section-names",
+            "the table of section names is empty",
+        )
+    if info.data[start + size - 1] != 0:
+        _fail(
+            target,
+            info,
+            "ELF Spec violation: section name table isn't null terminated",
+            "elf-section-names",
+            "the table of section names does not end with a NUL byte",
+        )
+    info.secstrings = start
+
+
+def _check_section_zero(target: Target, info: LoadInfo) -> None:
+    if len(info.sechdrs):
+        zero = info.sechdrs[0]
+    else:  # none is declared, and one kernel looks nevertheless
+        start = int(info.header["e_shoff"])
+        if start + SHDR.itemsize > len(info.data):
+            raise info.damage(
+                "there are no section headers, and the kernel reads one behind the end of the file"
+            )
+        zero = np.frombuffer(info.data, SHDR, 1, start)[0]
+    if zero["sh_type"] != SHT_NULL or zero["sh_size"] or zero["sh_addr"]:
+        kind = _signed(zero["sh_type"])
+        _fail(
+            target,
+            info,
+            f"ELF Spec violation: section 0 type({kind})!=SH_NULL or non-zero len or addr",
+            "elf-section-zero",
+            "the first section header is not the empty one that ELF demands",
+        )
+
+
+def _check_sections(target: Target, info: LoadInfo) -> None:
+    """6.1: symbol tables need a string table, contents have to be in the file, loaded sections need names."""
+    sechdrs = info.sechdrs
+    contents = _has_contents(info)
+    bad_link = contents & _bad_link(info)
+    outside = contents & _outside(info)
+    bad_name = contents & _bad_name(info)
+    bad = np.flatnonzero(bad_link | outside | bad_name)
+    if not len(bad):
+        return
+    index = int(bad[0])
+    if bad_link[index]:
+        _fail_link(target, info, int(sechdrs["sh_link"][index]))
+    if outside[index]:
+        _fail_section(target, info, index)
+    _fail_section_name(target, info, index)
+
+
+def _check_and_count_sections(target: Target, info: LoadInfo) -> None:
+    """6.4 to 6.12: the same, and special sections are counted on the way, by names not checked yet."""
+    contents = _has_contents(info)
+    fatal = contents & (_bad_link(info) | _outside(info) | _bad_name(info))
+    last = int(np.argmax(fatal)) if fatal.any() else len(fatal)
+    names = info.section_names()
+    counted = [int(index) for index in np.flatnonzero(contents[:last])]
+    compared = (
+        [*counted, last] if last < len(fatal) and not (_bad_link(info) | _outside(info))[last] else counted
+    )
+    for index in compared:
+        if names[index] is None:
+            info.section_name(index)  # DamageError
+    _check_sections(target, info)
+
+    modinfo = [index for index in counted if names[index] == MODINFO]
+    if len(modinfo) > 1:
+        _fail_two_modinfo(target, info)
+    _cache_modinfo(info, sum(modinfo))
+    _cache_symtab(target, info, np.flatnonzero(contents & (info.sechdrs["sh_type"] == SHT_SYMTAB)))
+    info.index.str = int(info.sechdrs["sh_link"][info.index.sym])
+    modules = [index for index in counted if names[index] == THIS_MODULE]
+    if len(modules) != 1:
+        _fail_this_module_count(target, info, len(modules), "Only")
+    _check_this_module(target, info, modules[0])
+
+
+# -- what several variants have in common ---------------------------------------------------------------
+
+
+def _has_contents(info: LoadInfo) -> NDArray[np.bool_]:
+    """Sections whose contents are in the file; never section 0."""
+    types = info.sechdrs["sh_type"]
+    contents: NDArray[np.bool_] = (types != SHT_NULL) & (types != SHT_NOBITS)
+    contents[:1] = False
+    return contents
+
+
+def _outside(info: LoadInfo) -> NDArray[np.bool_]:
+    """``validate_section_offset``: the end wraps around or is behind the image."""
+    start, size = info.sechdrs["sh_offset"], info.sechdrs["sh_size"]
+    end = start + size
+    outside: NDArray[np.bool_] = (end < start) | (end > np.uint64(info.length))
+    return outside
+
+
+def _bad_link(info: LoadInfo) -> NDArray[np.bool_]:
+    link = info.sechdrs["sh_link"]
+    bad: NDArray[np.bool_] = (info.sechdrs["sh_type"] == SHT_SYMTAB) & (
+        (link == 0) | (link >= len(info.sechdrs))
+    )
+    return bad
+
+
+def _bad_name(info: LoadInfo) -> NDArray[np.bool_]:
+    loaded = (info.sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0
+    bad: NDArray[np.bool_] = loaded & (info.sechdrs["sh_name"] >= _name_table_size(info))
+    return bad
+
+
+def _name_table_size(info: LoadInfo) -> np.uint64:
+    size: np.uint64 = info.sechdrs["sh_size"][int(info.header["e_shstrndx"])]
+    return size
+
+
+def _cache_modinfo(info: LoadInfo, index: int) -> None:
+    if index:
+        info.index.info = index
+        info.name = info.get_modinfo(b"name")
+
+
+def _cache_symtab(target: Target, info: LoadInfo, tables: NDArray[np.intp]) -> None:
+    if len(tables) != 1:
+        target.printk(4, f"{info.label}: module has no symbols (stripped?)")
+        raise refuse(
+            info.label,
+            Errno.ENOEXEC,
+            "no-symbols",
+            f"the file has {len(tables)} symbol tables; a module has one",
+            BUILD_AGAIN if len(tables) else STRIPPED,
+        )
+    info.index.sym = int(tables[0])
+
+
+def _check_this_module(target: Target, info: LoadInfo, index: int) -> None:
+    section = info.sechdrs[index]
+    if not int(section["sh_flags"]) & SHF_ALLOC:
+        _fail(
+            target,
+            info,
+            f"module {info.label}: .gnu.linkonce.this_module must occupy memory during process execution",
+            "this-module-not-allocated",
+            "struct module would not be loaded: its section lacks the flag SHF_ALLOC",
+        )
+    expected = target.image.btf.struct("module").size
+    if int(section["sh_size"]) != expected:
+        _fail(
+            target,
+            info,
+            f"module {info.label}: .gnu.linkonce.this_module section size must match"
+            " the kernel's built struct module size at run time",
+            "struct-module-size",
+            f"struct module has {int(section['sh_size'])} bytes in the module and {expected} in this kernel",
+            BUILD_FOR_KERNEL,
+        )
+    info.index.mod = index
+
+
+# -- refusals -------------------------------------------------------------------------------------------
+
+
+def _fail(
+    target: Target, info: LoadInfo, text: str, slug: str, why: str, hint: str = BUILD_AGAIN
+) -> NoReturn:
+    target.printk(3, text)
+    raise refuse(info.label, Errno.ENOEXEC, slug, why, hint)
+
+
+def _fail_section(target: Target, info: LoadInfo, index: int) -> NoReturn:
+    kind = int(info.sechdrs["sh_type"][index])
+    _fail(
+        target,
+        info,
+        f"Invalid ELF section in module (section {index} type {kind})",
+        "elf-section-bounds",
+        f"section {index} reaches beyond the end of the file",
+        "The file is cut off or damaged: fetch or build it again.",
+    )
+
+
+def _fail_section_name(target: Target, info: LoadInfo, index: int) -> NoReturn:
+    kind = int(info.sechdrs["sh_type"][index])
+    _fail(
+        target,
+        info,
+        f"Invalid ELF section name in module (section {index} type {kind})",
+        "elf-section-name-offset",
+        f"the name of section {index} is not inside the table of names",
+    )
+
+
+def _fail_link(target: Target, info: LoadInfo, link: int) -> NoReturn:
+    shown, count = _signed(link), len(info.sechdrs)
+    _fail(
+        target,
+        info,
+        f"Invalid ELF sh_link!=SHN_UNDEF({shown}) or (sh_link({shown}) >= hdr->e_shnum({count})",
+        "elf-symbol-strings",
+        f"the symbol table's names are said to be in section {link} of {count}",
+    )
+
+
+def _fail_two_modinfo(target: Target, info: LoadInfo) -> NoReturn:
+    _fail(
+        target,
+        info,
+        COUNTS_SECTIONS.decode(),
+        "two-modinfo-sections",
+        "there is more than one section .modinfo",
+    )
+
+
+def _fail_this_module_count(target: Target, info: LoadInfo, count: int, word: str) -> NoReturn:
+    why = f"there are {count} sections .gnu.linkonce.this_module"
+    if not count:
+        why = "the file has no struct module: it is an object file, not a module"
+    _fail(
+        target,
+        info,
+        f"module {info.label}: {word} one .gnu.linkonce.this_module section must exist.",
+        "no-this-module",
+        why,
+        "Give the .ko file that kbuild links, not a .o file.",
+    )
+
+
+def _signed(value: int | np.uint32) -> int:
+    """What ``%d`` prints for an unsigned 32-bit number."""
+    return int(value) - (1 << 32) if int(value) >> 31 else int(value)
+
+
+def _type_name(kind: int) -> str:
+    names = {0: "of no type", 2: "a program", 3: "a shared library or program", 4: "a core dump"}
+    return names.get(kind, f"of ELF type {kind}")
+
+
+def _magic_hint(data: bytes) -> str:
+    compressions = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+    for magic, name in compressions.items():
+        if data.startswith(magic):
+            return f"It is compressed with {name}: decompress it first, as kmod does where the kernel cannot."
+    return "Give the .ko file that kbuild makes."

@@ -1,0 +1,380 @@
+"""Where every section of a module goes, and the bytes that go there.
+
+Kernels have one of two schemes, told apart by the members of ``struct module``: ``core_layout`` and
+``init_layout`` (6.1), each of them one allocation whose parts begin on pages of their own; or ``mem[]``
+(6.4), one allocation for each kind of memory. In both, ``sh_entsize`` of a section is where it goes, as
+the kernel's own functions expect it that read the section headers later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kodojo.errors import UnmodelledError, decode
+from kodojo.image.elf import SYM
+from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS
+from kodojo.loader.refusal import refuse
+from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kodojo.image.image import Image
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Target
+
+__all__ = [
+    "layout_and_allocate",
+    "layout_sections",
+    "layout_symtab",
+    "module_enforce_rwx_sections",
+    "module_frob_arch_sections",
+    "move_module",
+]
+
+SHF_WRITE = 1
+SHF_EXECINSTR = 4
+SHF_RO_AFTER_INIT = 0x00200000
+NOT_PLACED = (1 << 64) - 1
+INIT_SHIFT = 63  # of the bit in sh_entsize that says: in the init region
+TYPE_SHIFT = 60  # of the four bits in sh_entsize that say: in this one of seven regions
+PAGE_SIZE = 4096
+SIZE_MASK = 0xFFFFFFFF  # the kernel counts sizes of regions in unsigned int
+KALLSYMS_ALIGN = 8
+RO_AFTER_INIT_PASS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a kernel divides module memory.
+
+    :param marks: the kinds of regions in order of allocation; the bits that mark them in ``sh_entsize``.
+    :param core: the region for each of the five passes; ``init`` likewise.
+    :param symbols: the region for the symbols that stay; ``init_symbols`` for all of them during init.
+    :param merged: do the passes share a region, and have parts of it on pages of their own?
+    """
+
+    marks: dict[Memory, int]
+    core: tuple[Memory, ...]
+    init: tuple[Memory, ...]
+    symbols: Memory
+    init_symbols: Memory
+    merged: bool
+
+
+def _two_regions() -> Scheme:
+    marks = {Memory.CORE: 0, Memory.INIT: 1 << INIT_SHIFT}
+    return Scheme(marks, (Memory.CORE,) * 5, (Memory.INIT,) * 5, Memory.CORE, Memory.INIT, merged=True)
+
+
+def _seven_regions(image: Image) -> Scheme:
+    numbers = image.btf.enumerators("mod_mem_type")
+    kinds = {kind: numbers[f"MOD_{kind.name}"] for kind in Memory if f"MOD_{kind.name}" in numbers}
+    marks = {kind: number << TYPE_SHIFT for kind, number in sorted(kinds.items(), key=lambda item: item[1])}
+    core = (Memory.TEXT, Memory.RODATA, Memory.RO_AFTER_INIT, Memory.DATA, Memory.DATA)
+    # Nothing in init memory is read-only after init: such a section has to wait for the next pass, for data
+    # (and the kernel prints a warning, once).
+    init = (Memory.INIT_TEXT, Memory.INIT_RODATA, Memory.INIT_DATA, Memory.INIT_DATA, Memory.INIT_DATA)
+    return Scheme(marks, core, init, Memory.DATA, Memory.INIT_DATA, merged=False)
+
+
+@lru_cache(maxsize=4)
+def _scheme(image: Image) -> Scheme:
+    module = image.btf.struct("module")
+    if module.has("mem"):
+        return _seven_regions(image)
+    if module.has("core_layout") and not module.has("data_layout"):
+        return _two_regions()
+    raise UnmodelledError(f"kernel {image.release} divides module memory in a way not modelled yet")
+
+
+def layout_and_allocate(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """Decide where every section goes, allocate, copy; the module then is at its final place.
+
+    Facts: the sizes of the regions in bytes.
+
+    ``check_modinfo``, with which 6.1 begins this function, is a step of its own.
+    Source: ``kernel/module/main.c: layout_and_allocate``.
+    """
+    module_frob_arch_sections(target, mod)
+    module_enforce_rwx_sections(target, mod, info)
+    flags = info.sechdrs["sh_flags"]
+    flags[info.index.pcpu] &= np.uint64(NOT_PLACED ^ SHF_ALLOC)  # per-CPU data is allocated separately
+    for name in (b".data..ro_after_init", b"__jump_table"):
+        index = info.find_sec(name)
+        if index:
+            flags[index] |= np.uint64(SHF_RO_AFTER_INIT)
+    layout_sections(target, mod, info)
+    if target.image.config.enabled("KALLSYMS"):
+        layout_symtab(target, mod, info)
+    move_module(target, mod, info)
+    return {kind.value: region.size for kind, region in mod.regions.items() if region.size}
+
+
+def module_frob_arch_sections(target: Target, mod: Module) -> None:
+    """What an architecture adds to the sections: nothing on x86, room for PLTs on others."""
+    if target.image.architecture != "x86_64":
+        raise UnmodelledError(f"{mod.name}: sections for {target.image.architecture} are not modelled yet")
+
+
+def module_enforce_rwx_sections(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Refuse sections that are writable and executable.
+
+    Source: ``kernel/module/strict_rwx.c: module_enforce_rwx_sections``.
+    """
+    if not target.image.config.enabled("STRICT_MODULE_RWX"):
+        return
+    both = np.uint64(SHF_WRITE | SHF_EXECINSTR)
+    bad = np.flatnonzero((info.sechdrs["sh_flags"] & both) == both)
+    if not len(bad):
+        return
+    index = int(bad[0])
+    name = decode(info.section_name(index))
+    target.printk(3, f"{mod.name}: section {name} (index {index}) has invalid WRITE|EXEC flags")
+    raise refuse(
+        mod.name,
+        Errno.ENOEXEC,
+        "writable-executable-section",
+        f"section {name} is both writable and executable",
+        "Keep code out of writable sections: check section attributes and assembly of the module.",
+    )
+
+
+# -- sizes and offsets ------------------------------------------------------------------------------------
+
+
+def _align(size: int, alignment: int) -> int:
+    """``ALIGN`` of an unsigned int: an alignment that is no power of two gives what the C macro gives."""
+    mask = ((alignment or 1) - 1) & SIZE_MASK
+    return (size + mask) & ~mask & SIZE_MASK
+
+
+def _strict_align(target: Target, size: int) -> int:
+    return _align(size, PAGE_SIZE) if target.image.config.enabled("STRICT_MODULE_RWX") else size
+
+
+def _place(info: LoadInfo, region: Region, mark: int, index: int, size: int, alignment: int) -> None:
+    """``module_get_offset``, ``module_get_offset_and_type``: the next free place in a region."""
+    offset = _align(region.size, alignment)
+    region.size = (offset + size) & SIZE_MASK
+    info.sechdrs["sh_entsize"][index] = offset | mark
+    info.placement[index] = (region, offset)
+
+
+def layout_sections(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Give every section that is to be loaded a region and an offset there.
+
+    Source: ``kernel/module/main.c: layout_sections``.
+    """
+    scheme = _scheme(target.image)
+    mod.regions = {kind: Region(kind) for kind in scheme.marks}
+    info.sechdrs["sh_entsize"] = NOT_PLACED
+    passes = _passes(info.sechdrs["sh_flags"])
+    prefixes = (b".init",) if target.image.config.enabled("MODULE_UNLOAD") else (b".init", b".exit")
+    todo: dict[tuple[bool, int], list[int]] = {}
+    for index, number in enumerate(passes.tolist()):
+        if number >= 0:
+            init = info.section_name(index).startswith(prefixes)
+            late = init and number == RO_AFTER_INIT_PASS and not scheme.merged
+            todo.setdefault((init, number + late), []).append(index)
+    sizes, alignments = info.sechdrs["sh_size"].tolist(), info.sechdrs["sh_addralign"].tolist()
+    for init, kinds in ((False, scheme.core), (True, scheme.init)):
+        for number, kind in enumerate(kinds):
+            region = mod.regions[kind]
+            for index in todo.get((init, number), ()):
+                _place(info, region, scheme.marks[kind], index, sizes[index], alignments[index])
+            if scheme.merged:
+                _end_part(target, region, number, init=init)
+
+
+def _passes(flags: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The first of the five passes that takes each section: code, read-only, read-only after init, rest.
+
+    -1 for sections that are not loaded.
+    """
+    alloc = (flags & np.uint64(SHF_ALLOC)) != 0
+    takes = [
+        alloc & ((flags & np.uint64(SHF_EXECINSTR)) != 0),
+        alloc & ((flags & np.uint64(SHF_WRITE)) == 0),
+        alloc & ((flags & np.uint64(SHF_RO_AFTER_INIT)) != 0),
+        alloc & ((flags & np.uint64(SHF_WRITE)) != 0),
+        alloc,
+    ]
+    passes: NDArray[np.int64] = np.select(takes, list(range(5)), -1)
+    return passes
+
+
+def _end_part(target: Target, region: Region, number: int, *, init: bool) -> None:
+    """The end of a pass where all share a region: the next part begins on a new page."""
+    if number == 2 and init:
+        region.ro_after_init_size = region.ro_size
+        return
+    if number == 3:
+        return
+    region.size = _strict_align(target, region.size)
+    if number == 0:
+        region.text_size = region.size
+    elif number == 1:
+        region.ro_size = region.size
+    elif number == 2:
+        region.ro_after_init_size = region.size
+
+
+def layout_symtab(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Room for all symbols during init, and for those that stay afterwards.
+
+    Source: ``kernel/module/kallsyms.c: layout_symtab``.
+    """
+    scheme = _scheme(target.image)
+    core, init = mod.regions[scheme.symbols], mod.regions[scheme.init_symbols]
+    init_mark = scheme.marks[scheme.init_symbols]
+    symsect = info.sechdrs[info.index.sym]
+    _load_at_end(info, init, init_mark, info.index.sym)
+
+    kept = _core_symbols(target, mod, info, scheme)
+    names = _string_sizes(info, info.symbols["st_name"][kept])
+    info.symoffs = _align(core.size, int(symsect["sh_addralign"]))
+    info.stroffs = (info.symoffs + len(names) * SYM.itemsize) & SIZE_MASK
+    info.core_typeoffs = (info.stroffs + int(names.sum())) & SIZE_MASK
+    core.size = (info.core_typeoffs + len(names)) & SIZE_MASK
+    if scheme.merged:
+        core.size = _strict_align(target, core.size)
+
+    _load_at_end(info, init, init_mark, info.index.str)
+    info.mod_kallsyms_init_off = _align(init.size, KALLSYMS_ALIGN)
+    info.init_typeoffs = (
+        info.mod_kallsyms_init_off + target.image.btf.struct("mod_kallsyms").size
+    ) & SIZE_MASK
+    init.size = (info.init_typeoffs + len(info.symbols)) & SIZE_MASK
+    if scheme.merged:
+        init.size = _strict_align(target, init.size)
+
+
+def _load_at_end(info: LoadInfo, region: Region, mark: int, index: int) -> None:
+    section = info.sechdrs[index]
+    info.sechdrs["sh_flags"][index] |= np.uint64(SHF_ALLOC)
+    _place(info, region, mark, index, int(section["sh_size"]), int(section["sh_addralign"]))
+
+
+def _core_symbols(target: Target, mod: Module, info: LoadInfo, scheme: Scheme) -> NDArray[np.bool_]:
+    """Which symbols stay after init (``kernel/module/kallsyms.c: is_core_symbol``)."""
+    symbols = info.symbols
+    if mod.klp:
+        return np.ones(len(symbols), np.bool_)
+    flags = info.sechdrs["sh_flags"]
+    init = np.array([mark for kind, mark in scheme.marks.items() if kind.is_init], np.uint64)
+    shift = np.uint64(INIT_SHIFT if scheme.merged else TYPE_SHIFT)
+    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(
+        info.sechdrs["sh_entsize"] >> shift, init >> shift
+    )
+    if target.image.config.enabled("KALLSYMS_ALL"):
+        stays[info.index.pcpu] = True
+    else:
+        stays &= (flags & np.uint64(SHF_EXECINSTR)) != 0
+    shndx = symbols["st_shndx"].astype(np.int64)
+    inside = (shndx != 0) & (shndx < len(info.sechdrs)) & (symbols["st_name"] != 0)
+    kept: NDArray[np.bool_] = inside & stays[np.where(inside, shndx, 0)]
+    kept[:1] = True
+    return kept
+
+
+def _string_sizes(info: LoadInfo, offsets: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The lengths of symbol names with their NULs. DamageError for names outside the file.
+
+    One search through the part of the file that holds them, however long and many they are.
+    """
+    if not len(offsets):
+        return np.zeros(0, np.int64)
+    start = info.strtab
+    largest = start + int(offsets.max())
+    end = info.data.find(b"\0", largest)
+    if largest >= len(info.data) or end < 0:
+        raise info.damage("the name of a symbol is outside the file")
+    (ends,) = np.nonzero(np.frombuffer(info.data, np.uint8, end + 1 - start, start) == 0)
+    sizes: NDArray[np.int64] = ends[np.searchsorted(ends, offsets)] - offsets.astype(np.int64) + 1
+    return sizes
+
+
+# -- the final place --------------------------------------------------------------------------------------
+
+
+def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Allocate the regions, and copy every section to its place.
+
+    KernelErrno(ENOMEM) if the kernel has no room. Source: ``kernel/module/main.c: move_module``.
+    """
+    regions = list(mod.regions.values())
+    if not _scheme(target.image).merged:  # where regions are many, the kernel rounds them only now
+        for region in regions:
+            rounded = _align(region.size, PAGE_SIZE)
+            if region.size and not rounded:
+                raise KernelErrno(Errno.ENOMEM)
+            region.size = rounded
+    target.module_alloc(regions)
+    try:
+        for region in regions:
+            region.data = bytearray(region.size)
+        _copy_sections(info)
+        _fill_struct_module(target, mod, info)
+        target.place_module(mod, info)
+    except BaseException:
+        target.module_memfree(regions)
+        raise
+    if info.index.sym in info.placement:
+        region, offset = info.placement[info.index.sym]
+        info.symbols = np.frombuffer(region.data, SYM, len(info.symbols), offset)
+
+
+def _copy_sections(info: LoadInfo) -> None:
+    sechdrs = info.sechdrs
+    types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
+    content = memoryview(info.data)
+    for index in map(int, np.flatnonzero((sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0)):
+        region, offset = info.placement[index]
+        size, start = sizes[index], offsets[index]
+        if types[index] != SHT_NOBITS:
+            if start + size > len(content):
+                raise info.damage(f"the contents of section {index} are not in the file")
+            if offset + size > len(region.data):
+                raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
+            memoryview(region.data)[offset : offset + size] = content[start : start + size]
+        sechdrs["sh_addr"][index] = (region.base + offset) & NOT_PLACED
+
+
+def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Enter what is known so far into the struct module at its final place, which counts from now on."""
+    index = info.index.mod
+    region, offset = info.placement[index]
+    struct = target.image.btf.struct("module")
+    if info.sechdrs["sh_type"][index] == SHT_NOBITS or offset + struct.size > len(region.data):
+        raise info.damage("the section .gnu.linkonce.this_module does not contain a struct module")
+    mod.address = region.base + offset
+    values = {"taints": mod.taints}
+    if mod.klp:
+        values["klp"] = 1
+    for kind, region_of_kind in mod.regions.items():
+        values |= _region_fields(target, kind, region_of_kind)
+    for path, value in values.items():
+        field = struct.field(path)
+        start = offset + field.offset
+        region.data[start : start + field.size] = value.to_bytes(field.size, "little")
+
+
+def _region_fields(target: Target, kind: Memory, region: Region) -> dict[str, int]:
+    """The members of struct module that describe a region."""
+    scheme = _scheme(target.image)
+    if not scheme.merged:
+        number = scheme.marks[kind] >> TYPE_SHIFT
+        return {f"mem[{number}].base": region.base, f"mem[{number}].size": region.size}
+    layout = f"{kind.value}_layout"
+    return {
+        f"{layout}.base": region.base,
+        f"{layout}.size": region.size,
+        f"{layout}.text_size": region.text_size,
+        f"{layout}.ro_size": region.ro_size,
+        f"{layout}.ro_after_init_size": region.ro_after_init_size,
+    }

@@ -1,0 +1,473 @@
+"""The straight line from an image in memory to a live module (``kernel/module/main.c: load_module``)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from kodojo.errors import LoadError, decode
+from kodojo.loader.delete_module import free_module, module_regions
+from kodojo.loader.elf_checks import elf_validity_check
+from kodojo.loader.layout import layout_and_allocate
+from kodojo.loader.load_info import (
+    MODULE_INIT_IGNORE_MODVERSIONS,
+    MODULE_INIT_IGNORE_VERMAGIC,
+    rewrite_section_headers,
+    setup_load_info,
+)
+from kodojo.loader.modinfo import (
+    blacklisted,
+    check_export_symbol_versions,
+    check_modinfo,
+    module_augment_kernel_taints,
+    setup_modinfo,
+    taints_late,
+)
+from kodojo.loader.module_list import add_unformed_module, module_patient_check_exists
+from kodojo.loader.module_memory import read_u64
+from kodojo.loader.module_sections import find_module_sections
+from kodojo.loader.parameters import parse_args
+from kodojo.loader.refusal import refuse
+from kodojo.loader.relocate import apply_relocations
+from kodojo.loader.signature import SignatureCapabilities, TrustedKeys, module_sig_check
+from kodojo.loader.steps import Steps
+from kodojo.loader.symbols import simplify_symbols, verify_exported_symbols
+from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState
+from kodojo.loader.version import check_modstruct_version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kodojo.image.image import Image
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Target
+
+__all__ = [
+    "complete_formation",
+    "complete_refusals",
+    "do_init_module",
+    "load_module",
+    "percpu_modalloc",
+    "post_relocation",
+    "prepare_coming_module",
+    "strndup_user",
+]
+
+PAGE_SIZE = 4096
+
+
+def load_module(target: Target, info: LoadInfo, uargs: int, flags: int, steps: Steps | None = None) -> Module:
+    """Load the module whose image is in ``info``; it is LIVE then (COMING where no code can run).
+
+    Raises LoadError, after everything was undone that the kernel undoes.
+
+    :param uargs: address of the argument string in user memory (``const char __user *``).
+    :param flags: of finit_module.
+    """
+    steps = Steps() if steps is None else steps
+    info.flags = flags
+    with complete_refusals(target, steps):
+        mod = form_module(target, info, uargs, steps)
+        steps.begin("free_copy", address=info.address)
+        target.vfree(info.address)
+        if target.runs_code:
+            do_init_module(target, mod, steps)
+    return mod
+
+
+def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Module:
+    """Everything before init. What fails undoes what came before it, in the reverse order."""
+    run = steps.run
+    with ExitStack() as undo, unwinding(undo):
+        undo.callback(target.vfree, info.address)
+        with auditing_failure(target, info):
+            mod = early_checks(target, info, steps)
+            run(layout_and_allocate, target, mod, info)
+            steps.note(**placement(mod))
+        undo.callback(module_deallocate, target, mod)
+        run(add_unformed_module, target, mod)
+        undo.callback(unlink_mod, target, mod)
+
+        run(module_augment_kernel_taints, target, mod, info)
+        run(percpu_modalloc, target, mod, info)
+        run(target.module_unload_init, mod)
+        undo.callback(target.module_unload_free, mod)
+        run(find_module_sections, target, mod, info)
+        run(check_export_symbol_versions, target, mod, info)
+        run(setup_modinfo, target, mod, info)
+        undo.callback(free_modinfo, target, mod)
+
+        run(simplify_symbols, target, mod, info)
+        run(apply_relocations, target, mod, info)
+        run(post_relocation, target, mod, info)
+        undo.callback(target.module_arch_cleanup, mod)
+
+        args = run(strndup_user, target, mod, uargs)
+        undo.callback(ddebug_cleanup, target, mod)
+        run(target.dynamic_debug_setup, mod, info)
+        run(target.ftrace_module_init, mod)
+        run(complete_formation, target, mod, info)
+        undo.callback(bug_cleanup, target, mod)
+
+        run(prepare_coming_module, target, mod)
+        undo.callback(coming_cleanup, target, mod)
+        run(parse_args, target, mod, info, args)
+        run(target.mod_sysfs_setup, mod, info)
+        if mod.klp:
+            undo.callback(target.mod_sysfs_teardown, mod)
+            run(target.copy_module_elf, mod, info)
+    return mod
+
+
+def early_checks(target: Target, info: LoadInfo, steps: Steps) -> Module:
+    """What is tested before any memory is taken (6.12: the start of load_module, and ``early_mod_check``)."""
+    run = steps.run
+    steps.begin("module_sig_check", size=len(info.data))
+    steps.note(**check_signature(target, info))
+    run(elf_validity_check, target, info)
+    steps.note(sections=len(info.sechdrs))
+    run(setup_load_info, target, info)
+    steps.note(**indices(info))
+    run(blacklisted, target, info)
+    run(rewrite_section_headers, info)
+    mod = Module(name=decode(info.module_name))
+    run(check_modstruct_version, target, mod, info)
+    run(check_modinfo, target, mod, info)
+    steps.note(vermagic=decode(info.get_modinfo(b"vermagic") or b""))
+    if taints_late(target):
+        run(module_patient_check_exists, target, mod.name)
+    return mod
+
+
+def placement(mod: Module) -> dict[str, int | str]:
+    """Where the module's memory is, for the record."""
+    facts: dict[str, int | str] = {"struct module": mod.address}
+    for kind, region in mod.regions.items():
+        if region.size:
+            facts[f"{kind.value} address"] = region.base
+            facts[f"{kind.value} size"] = region.size
+    return facts
+
+
+def indices(info: LoadInfo) -> dict[str, int | str]:
+    """The sections that struct load_info points to, for the record."""
+    index = info.index
+    return {
+        "name": decode(info.module_name),
+        "sym": index.sym,
+        "str": index.str,
+        "mod": index.mod,
+        "vers": index.vers,
+        "info": index.info,
+        "pcpu": index.pcpu,
+    }
+
+
+# -- stages that are small enough to stand here -------------------------------------------------------
+
+
+def check_signature(target: Target, info: LoadInfo) -> dict[str, int | str]:
+    """Verify the signature, if there is one, and cut it off; ask lockdown if it is not valid.
+
+    Source: ``kernel/module/signing.c: module_sig_check``.
+    """
+    if not target.image.config.enabled("MODULE_SIG"):
+        return {"signature": "not looked at by this kernel"}
+    keys, capabilities = _trust(target.image)
+    result = module_sig_check(
+        info.data,
+        keys,
+        capabilities,
+        mangled=bool(info.flags & (MODULE_INIT_IGNORE_MODVERSIONS | MODULE_INIT_IGNORE_VERMAGIC)),
+        sig_enforce=target.is_module_sig_enforced(),
+    )
+    for record in result.log:
+        target.printk(record.level, record.text)
+    info.length, info.sig_ok = result.length, result.sig_ok
+    if result.errno:
+        raise refuse("module", Errno(result.errno), result.slug, result.why, result.hint)
+    if result.ask_lockdown:
+        try:
+            target.security_locked_down("LOCKDOWN_MODULE_SIGNATURE")
+        except KernelErrno as answer:
+            raise refuse(
+                "module",
+                Errno.EPERM,
+                "locked-down",
+                f"the kernel is locked down, and the module has no valid signature: {result.why}",
+                "Sign the module with a key that this kernel trusts.",
+            ) from answer
+    return {"length": info.length, "signature": result.signer or result.slug}
+
+
+@lru_cache(maxsize=4)
+def _trust(image: Image) -> tuple[TrustedKeys, SignatureCapabilities]:
+    return TrustedKeys.from_image(image), SignatureCapabilities.from_image(image)
+
+
+def percpu_modalloc(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """Reserve per-CPU memory (``kernel/module/main.c: percpu_modalloc``)."""
+    section = info.sechdrs[info.index.pcpu]
+    size, align = int(section["sh_size"]), int(section["sh_addralign"])
+    if not size:
+        return {"size": 0}
+    if align > PAGE_SIZE:
+        # The format is %li
+        signed = align - (1 << 64) if align >> 63 else align
+        target.printk(4, f"{mod.name}: per-cpu alignment {signed} > {PAGE_SIZE}")
+        align = PAGE_SIZE
+    mod.percpu = target.percpu_modalloc(mod, size, align)
+    if not mod.percpu:
+        target.printk(4, f"{mod.name}: Could not allocate {size} bytes percpu data")
+        raise refuse(
+            mod.name,
+            Errno.ENOMEM,
+            "per-cpu-memory",
+            f"the kernel has no {size} bytes of per-CPU memory left for modules",
+            "Allocate large per-CPU data with alloc_percpu().",
+        )
+    mod.percpu_size = size
+    return {"size": size, "offset": mod.percpu}
+
+
+def post_relocation(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """The module's bytes are final: what works on them in place follows.
+
+    Source: ``kernel/module/main.c: post_relocation``.
+    """
+    module = target.image.btf.struct("module")
+    mod.init = read_u64(mod, mod.address + module.offset("init"))
+    mod.exit = read_u64(mod, mod.address + module.offset("exit")) if module.has("exit") else 0
+    target.commit(mod, info)
+    target.sort_extable(mod)
+    if mod.percpu:
+        target.percpu_modcopy(mod, bytes(info.section_file_data(info.index.pcpu)))
+    target.add_kallsyms(mod, info)
+    target.module_finalize(mod, info)
+    return {"init": mod.init, "exit": mod.exit}
+
+
+def strndup_user(target: Target, mod: Module, uargs: int) -> bytes:
+    """Copy the argument string, which must be readable by now (``mm/util.c: strndup_user``)."""
+    try:
+        mod.args, text = target.strndup_user(uargs)
+    except KernelErrno as answer:
+        if answer.errno != Errno.EFAULT:
+            raise
+        raise refuse(
+            mod.name,
+            Errno.EFAULT,
+            "bad-argument-pointer",
+            f"the argument string is at {uargs:#x}, where the caller has no readable memory",
+            "Pass an empty string, not NULL, where there are no arguments.",
+        ) from answer
+    target.set_field(mod, "args", mod.args)
+    return text
+
+
+def complete_formation(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """The module is whole: protect its memory, and let everybody see it.
+
+    Source: ``kernel/module/main.c: complete_formation``.
+    """
+    exports = verify_exported_symbols(target, mod, info)
+    target.module_bug_finalize(mod, info)
+    try:
+        target.protect_module(mod)
+    except KernelErrno:
+        target.module_bug_cleanup(mod)
+        raise
+    target.set_state(mod, ModuleState.COMING)
+    return {"exports": exports, "state": "COMING"}
+
+
+def prepare_coming_module(target: Target, mod: Module) -> None:
+    """Tell the subsystems that watch modules; each may refuse.
+
+    Source: ``kernel/module/main.c: prepare_coming_module``.
+    """
+    target.ftrace_module_enable(mod)
+    target.klp_module_coming(mod)
+    try:
+        target.notify_coming(mod)
+    except KernelErrno:
+        target.klp_module_going(mod)
+        raise
+
+
+# -- init ---------------------------------------------------------------------------------------------
+
+
+def do_init_module(target: Target, mod: Module, steps: Steps) -> None:
+    """Run the module's init function and make it LIVE; or remove it again, if init says so.
+
+    Raises LoadError with the errno that init returned. Source: ``kernel/module/main.c: do_init_module``.
+    """
+    steps.begin("do_init_module", address=mod.init)
+    result = target.do_one_initcall(mod) if mod.init else 0
+    steps.note(returned=result)
+    if result < 0:
+        remove_failed(target, mod)
+        raise refuse(
+            mod.name,
+            -result,
+            "init-failed",
+            f"its init function returned {result}",
+            "The lines that it logged, if any, may say why; on a machine without the hardware this is usual.",
+        )
+    if result > 0:
+        target.printk(
+            4,
+            f"do_init_module: '{mod.name}'->init suspiciously returned {result},"
+            " it should follow 0/-E convention\n"
+            "do_init_module: loading module anyway...",
+        )
+        target.dump_stack()
+    steps.begin("live", core=memory_size(mod, init=False), freed=memory_size(mod, init=True))
+    target.set_state(mod, ModuleState.LIVE)
+    target.notify(mod, ModuleState.LIVE)
+    target.after_init(mod)
+    for region in mod.regions.values():
+        if region.kind.is_init:
+            region.base = region.size = region.text_size = region.ro_size = region.ro_after_init_size = 0
+            region.data = bytearray()
+    target.wake_module_wq()
+
+
+def remove_failed(target: Target, mod: Module) -> None:
+    """What do_init_module does with a module whose init failed. Its exit function is not called."""
+    target.set_state(mod, ModuleState.GOING)
+    target.synchronize_rcu()
+    target.module_put(mod)
+    target.notify(mod, ModuleState.GOING)
+    target.klp_module_going(mod)
+    target.ftrace_release_mod(mod)
+    free_module(target, mod)
+    target.wake_module_wq()
+
+
+def memory_size(mod: Module, *, init: bool) -> int:
+    """Bytes of the module's memory of one of the two lifetimes."""
+    return sum(region.size for region in mod.regions.values() if region.kind.is_init == init)
+
+
+# -- undoing: the labels at the end of load_module ----------------------------------------------------
+
+
+@contextmanager
+def unwinding(undo: ExitStack) -> Iterator[None]:
+    """Undo after a refusal, and only then: a kernel that oopsed undoes nothing."""
+    try:
+        yield
+    except (LoadError, KernelErrno):
+        raise
+    except BaseException:
+        undo.pop_all()
+        raise
+    undo.pop_all()
+
+
+@contextmanager
+def auditing_failure(target: Target, info: LoadInfo) -> Iterator[None]:
+    """Audit a module that failed before it had memory, in kernels that audit such failures."""
+    try:
+        yield
+    except (LoadError, KernelErrno):
+        if taints_late(target):
+            target.audit_log_kern_module("?" if info.name is None else decode(info.name))
+        raise
+    target.audit_log_kern_module(info.label if taints_late(target) else decode(info.module_name))
+
+
+def module_deallocate(target: Target, mod: Module) -> None:
+    """Free the module's memory (``kernel/module/main.c: module_deallocate``)."""
+    if mod.percpu:
+        target.percpu_modfree(mod)
+    target.module_memfree(module_regions(mod))
+
+
+def unlink_mod(target: Target, mod: Module) -> None:
+    """Give the place in the list up, and tell those who wait for it."""
+    target.unlink_module(mod)
+    target.wake_module_wq()
+
+
+def free_modinfo(target: Target, mod: Module) -> None:
+    """Free the texts of setup_modinfo (``kernel/module/main.c: free_modinfo``)."""
+    for field in ("version", "srcversion"):
+        target.set_string(mod, field, None)
+
+
+def ddebug_cleanup(target: Target, mod: Module) -> None:
+    """Forget the places that can be traced, the debug messages, and the arguments."""
+    target.ftrace_release_mod(mod)
+    target.dynamic_debug_remove(mod)
+    target.synchronize_rcu()
+    target.kfree(mod.args)
+
+
+def bug_cleanup(target: Target, mod: Module) -> None:
+    """The module is on its way out; its BUG() table is forgotten."""
+    target.set_state(mod, ModuleState.GOING)
+    target.module_bug_cleanup(mod)
+
+
+def coming_cleanup(target: Target, mod: Module) -> None:
+    """Tell everybody who heard that the module is coming that it is going."""
+    target.set_state(mod, ModuleState.GOING)
+    target.destroy_params(mod)
+    target.notify(mod, ModuleState.GOING)
+    target.klp_module_going(mod)
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+ANSWERS: dict[int, tuple[str, str, str]] = {
+    Errno.ENOMEM: ("out-of-memory", "the kernel has not enough memory", "Give the machine more memory."),
+    Errno.EFAULT: ("bad-address", "the caller's memory is not readable there", "Check pointer and length."),
+    Errno.EBADF: (
+        "bad-descriptor",
+        "the descriptor is not open for reading",
+        "Open the file with O_RDONLY first.",
+    ),
+    Errno.EACCES: (
+        "security-module",
+        "a security module of the kernel forbids it",
+        "See its log and policy.",
+    ),
+    Errno.EPERM: ("not-permitted", "the kernel's policy forbids it", "See the kernel's log."),
+    Errno.EOPNOTSUPP: (
+        "no-decompression",
+        "this kernel cannot decompress modules itself",
+        "Decompress the file first, as modprobe and insmod do.",
+    ),
+    Errno.ETXTBSY: ("file-busy", "the file is open for writing", "Close it first."),
+    Errno.EFBIG: ("file-too-large", "the file is larger than 2 GiB", "Strip it."),
+}
+"""What an errno means that the target's kernel gave, where the loader knows no more than that."""
+
+
+@contextmanager
+def complete_refusals(target: Target, steps: Steps) -> Iterator[None]:
+    """Give every refusal that passes the step it came from, and the lines that the kernel has printed."""
+    mark = target.log_mark()
+    try:
+        try:
+            yield
+        except KernelErrno as answer:
+            raise _answered(steps.current, answer.errno) from answer
+    except LoadError as error:
+        refusal = error.refusal
+        error.refusal = replace(refusal, step=refusal.step or steps.current, log=target.log_since(mark))
+        raise
+
+
+def _answered(step: str, errno: int) -> LoadError:
+    slug, why, hint = ANSWERS.get(errno) or (
+        "kernel-refused",
+        f"the kernel's own {step} answered -{errno}",
+        "",
+    )
+    return refuse(step, errno, slug, why, hint)

@@ -1,0 +1,120 @@
+"""The optional tables of a module, entered into its ``struct module``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kodojo.loader.refusal import refuse
+from kodojo.loader.target import Errno
+
+if TYPE_CHECKING:
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Module, Target
+
+__all__ = ["TABLES", "Table", "find_module_sections"]
+
+SHF_ALLOC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A section that the kernel looks for.
+
+    :param size: of one object in bytes (these structures are the same in all supported kernels).
+    :param start: the member of ``struct module`` for its address.
+    :param count: the member for the number of objects; empty if there is none.
+    :param loaded: must the section be loaded (SHF_ALLOC) to be found?
+    """
+
+    section: bytes
+    size: int
+    start: str
+    count: str
+    loaded: bool = True
+
+
+TABLES = (
+    Table(b"__param", 40, "kp", "num_kp"),
+    Table(b"__ksymtab", 12, "syms", "num_syms"),
+    Table(b"__kcrctab", 4, "crcs", ""),
+    Table(b"__ksymtab_gpl", 12, "gpl_syms", "num_gpl_syms"),
+    Table(b"__kcrctab_gpl", 4, "gpl_crcs", ""),
+    Table(b".ctors", 8, "ctors", "num_ctors"),
+    Table(b".noinstr.text", 1, "noinstr_text_start", "noinstr_text_size"),
+    Table(b"__tracepoints_ptrs", 4, "tracepoints_ptrs", "num_tracepoints"),
+    Table(b"___srcu_struct_ptrs", 8, "srcu_struct_ptrs", "num_srcu_structs"),
+    Table(b"__bpf_raw_tp_map", 32, "bpf_raw_events", "num_bpf_raw_events"),
+    Table(b".BTF", 1, "btf_data", "btf_data_size", loaded=False),
+    Table(b".BTF.base", 1, "btf_base_data", "btf_base_data_size", loaded=False),
+    Table(b"__jump_table", 16, "jump_entries", "num_jump_entries"),
+    Table(b"_ftrace_events", 8, "trace_events", "num_trace_events"),
+    Table(b"_ftrace_eval_map", 8, "trace_evals", "num_trace_evals"),
+    Table(b"__trace_printk_fmt", 8, "trace_bprintk_fmt_start", "num_trace_bprintk_fmt"),
+    Table(b"__mcount_loc", 8, "ftrace_callsites", "num_ftrace_callsites"),
+    Table(b"_error_injection_whitelist", 16, "ei_funcs", "num_ei_funcs"),
+    Table(b".kprobes.text", 1, "kprobes_text_start", "kprobes_text_size"),
+    Table(b"_kprobe_blacklist", 8, "kprobe_blacklist", "num_kprobe_blacklist"),
+    Table(b".printk_index", 8, "printk_index_start", "printk_index_size"),
+    Table(b".static_call_sites", 8, "static_call_sites", "num_static_call_sites"),
+    Table(b".kunit_test_suites", 8, "kunit_suites", "num_kunit_suites"),
+    Table(b".kunit_init_test_suites", 8, "kunit_init_suites", "num_kunit_init_suites"),
+    Table(b"__ex_table", 12, "extable", "num_exentries"),
+    Table(b"__dyndbg", 56, "dyndbg_info.descs", "dyndbg_info.num_descs"),
+)
+"""In the kernel's order. A kernel built without one of the subsystems has no such member."""
+
+
+def find_module_sections(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
+    """Enter every optional table into ``struct module``; the facts are the tables with objects.
+
+    Source: ``kernel/module/main.c: find_module_sections``.
+    """
+    module = target.image.btf.struct("module")
+    facts: dict[str, int | str] = {}
+    for table in _tables(target):
+        if not module.has(table.start):
+            continue
+        if table.section == b".ctors":
+            table = _constructors(target, mod, info, table)  # noqa: PLW2901
+        address, count = info.section_objs(table.section, table.size)
+        if not table.loaded:
+            address, count = _any_section_objs(info, table)
+        target.set_field(mod, table.start, address)
+        if table.count:
+            target.set_field(mod, table.count, count)
+        if count:
+            facts[table.section.decode()] = count
+    if info.section_objs(b"__obsparm", 1)[0]:
+        target.printk(4, f"{mod.name}: Ignoring obsolete parameters")
+    return facts
+
+
+def _tables(target: Target) -> tuple[Table, ...]:
+    btf = target.image.btf
+    if not btf.has("ddebug_class_map"):
+        return TABLES
+    size = btf.struct("ddebug_class_map").size
+    return (*TABLES, Table(b"__dyndbg_classes", size, "dyndbg_info.classes", "dyndbg_info.num_classes"))
+
+
+def _constructors(target: Target, mod: Module, info: LoadInfo, table: Table) -> Table:
+    """``.ctors``, or else ``.init_array``: there is no compiler that makes both."""
+    if not info.section_objs(b".ctors", 8)[0]:
+        return replace(table, section=b".init_array")
+    if info.find_sec(b".init_array"):
+        target.printk(4, f"{mod.name}: has both .ctors and .init_array.")
+        raise refuse(
+            mod.name,
+            Errno.EINVAL,
+            "two-constructor-tables",
+            "it has constructors in .ctors and in .init_array",
+            "Build all parts of the module with the same compiler and linker.",
+        )
+    return table
+
+
+def _any_section_objs(info: LoadInfo, table: Table) -> tuple[int, int]:
+    index = info.find_any_sec(table.section)
+    section = info.sechdrs[index]
+    return int(section["sh_addr"]), int(section["sh_size"]) // table.size

@@ -1,0 +1,289 @@
+"""Relocations of x86-64 (``arch/x86/kernel/module.c``).
+
+Nearly every section is well formed, so it is patched in a few array operations. From the first entry
+on that is not plain, entries are taken one by one, with the kernel's own order of tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kodojo.image.elf import RELA
+from kodojo.loader.module_memory import ADDRESS_MASK, find_place
+from kodojo.loader.refusal import refuse, would_damage
+from kodojo.loader.target import Errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kodojo.errors import LoadError
+    from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.target import Module, Target
+
+__all__ = ["apply_relocate_add"]
+
+R_X86_64_NONE = 0
+R_X86_64_64 = 1
+R_X86_64_PC32 = 2
+R_X86_64_PLT32 = 4
+R_X86_64_32 = 10
+R_X86_64_32S = 11
+R_X86_64_PC64 = 24
+
+SIZES = {
+    R_X86_64_NONE: 0,
+    R_X86_64_64: 8,
+    R_X86_64_PC32: 4,
+    R_X86_64_PLT32: 4,
+    R_X86_64_32: 4,
+    R_X86_64_32S: 4,
+    R_X86_64_PC64: 8,
+}
+"""Bytes that each known type writes."""
+
+PC_RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64)
+
+UNKNOWN = 25  # one more than the largest known type stands for all unknown ones
+SIZE_TABLE = np.array([SIZES.get(kind, -1) for kind in range(UNKNOWN + 1)], dtype=np.int64)
+PC_TABLE = np.array([kind in PC_RELATIVE for kind in range(UNKNOWN + 1)])
+
+OVERFLOW_FIRST = b"Invalid relocation target, existing value is nonzero"
+"""The message of kernels that test the range of a value before they look at its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One relocation section, about to be applied.
+
+    :param entries: its ``Elf64_Rela`` records; ``symbols``: the ``Elf64_Sym`` records they refer to.
+    :param data: the bytes of the region of the section to patch.
+    :param offset: of that section there; ``size`` and ``address`` of it.
+    :param aliased: patching may change the entries or the symbols themselves.
+    """
+
+    entries: NDArray[np.void]
+    symbols: NDArray[np.void]
+    data: bytearray
+    offset: int
+    size: int
+    address: int
+    aliased: bool
+
+
+def apply_relocate_add(target: Target, mod: Module, info: LoadInfo, relsec: int) -> int:
+    """Apply the relocation section with index ``relsec``; how many entries it has.
+
+    Source: ``arch/x86/kernel/module.c: __apply_relocate_add`` (6.1), ``__write_relocate_add`` (6.12).
+    """
+    patch = _patch(mod, info, relsec)
+    plain = _apply_plain(patch)
+    if plain < len(patch.entries):
+        _apply_one_by_one(target, mod, patch, plain)
+    return len(patch.entries)
+
+
+def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
+    section = info.sechdrs[relsec]
+    index = int(section["sh_info"])
+    place = info.placement.get(index)
+    if place is None:
+        raise would_damage(mod.name, f"relocations for section {index}, which has no place in memory")
+    own = info.placement.get(relsec)
+    content: memoryview | bytes
+    if own is None:
+        content = info.section_file_data(relsec)
+    else:
+        content = memoryview(own[0].data)[own[1] : own[1] + int(section["sh_size"])]
+    count = len(content) // RELA.itemsize
+    region, offset = place
+    return Patch(
+        entries=np.frombuffer(content, dtype=RELA, count=count),
+        symbols=info.symbols,
+        data=region.data,
+        offset=offset,
+        size=min(int(info.sechdrs[index]["sh_size"]), len(region.data) - offset),
+        address=int(info.sechdrs[index]["sh_addr"]),
+        aliased=index == info.index.sym or own is not None,
+    )
+
+
+# -- many at once -------------------------------------------------------------------------------------
+
+
+def _apply_plain(patch: Patch) -> int:
+    """Apply the entries before the first that is not plain, and say how many those were.
+
+    Plain: known type, existing symbol, a place of its own inside the section that holds zeros, and a value
+    that fits.
+    """
+    if patch.aliased or not len(patch.symbols) or len(patch.data) < 8:
+        return 0
+    r_info = patch.entries["r_info"]
+    kinds = np.minimum(r_info & np.uint64(0xFFFFFFFF), np.uint64(UNKNOWN)).astype(np.int64)
+    indices = (r_info >> np.uint64(32)).astype(np.int64)
+    sizes = SIZE_TABLE[kinds]
+    offsets = patch.entries["r_offset"]
+    room = np.maximum(patch.size - sizes, -1)
+    inside = (offsets.astype(np.int64) <= room) & (offsets < np.uint64(1 << 63))
+    good = (sizes >= 0) & (inside | (sizes == 0)) & (indices < len(patch.symbols))
+    plain = _first_false(good)
+    plain = _before_overlap(offsets[:plain].astype(np.int64), sizes[:plain])
+
+    places = offsets[:plain].astype(np.int64) + patch.offset
+    kinds, sizes = kinds[:plain], sizes[:plain]
+    values = _values(patch, indices[:plain], kinds, offsets[:plain])
+    plain = _first_false(_zero_at(patch.data, places, sizes) & _fits(kinds, values))
+    _write(patch.data, places[:plain], sizes[:plain], values[:plain])
+    return plain
+
+
+def _first_false(mask: NDArray[np.bool_]) -> int:
+    """The index of the first False, or the length."""
+    return len(mask) if mask.all() else int(np.argmin(mask))
+
+
+def _before_overlap(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> int:
+    """How many entries from the first one on certainly touch no byte twice."""
+    (writing,) = np.nonzero(sizes)
+    starts = offsets[writing]
+    ends = starts + sizes[writing]
+    if (starts[1:] >= ends[:-1]).all():
+        return len(offsets)
+    # Sizes go into the low bits: sorting values is much faster than sorting an order.
+    spans = np.sort(starts << 4 | sizes[writing])
+    if ((spans[1:] >> 4) >= (spans[:-1] >> 4) + (spans[:-1] & 15)).all():
+        return len(offsets)
+    order = np.argsort(starts, kind="stable")
+    hit = starts[order][1:] < ends[order][:-1]
+    # Who overlaps anything overlaps a neighbour. A pair takes two of these: all before the second are safe.
+    involved = np.union1d(writing[order[1:][hit]], writing[order[:-1][hit]])
+    return int(involved[1])
+
+
+def _values(
+    patch: Patch, indices: NDArray[np.int64], kinds: NDArray[np.int64], offsets: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """S + A, minus P for the types that are relative to the place, modulo 2 ** 64."""
+    addends = patch.entries["r_addend"][: len(indices)].astype(np.int64).view(np.uint64)
+    values: NDArray[np.uint64] = patch.symbols["st_value"][indices] + addends
+    relative = PC_TABLE[kinds]
+    values[relative] -= offsets[relative] + np.uint64(patch.address)
+    return values
+
+
+def _window(data: bytearray, dtype: str) -> NDArray[np.uint64]:
+    """The words that start at every byte of ``data``: the place for an index that need not be aligned."""
+    size = np.dtype(dtype).itemsize
+    return np.ndarray((len(data) - size + 1,), dtype, data, 0, (1,))
+
+
+def _zero_at(data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    zero = np.ones(len(places), dtype=np.bool_)
+    for size, dtype in ((4, "<u4"), (8, "<u8")):
+        (chosen,) = np.nonzero(sizes == size)
+        zero[chosen] = _window(data, dtype)[places[chosen]] == 0
+    return zero
+
+
+def _fits(kinds: NDArray[np.int64], values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    signed = values.view(np.int64)
+    too_large = (kinds == R_X86_64_32) & (values >> np.uint64(32) != 0)
+    too_far = (kinds == R_X86_64_32S) & (signed != signed.astype(np.int32))
+    fits: NDArray[np.bool_] = ~(too_large | too_far)
+    return fits
+
+
+def _write(
+    data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64], values: NDArray[np.uint64]
+) -> None:
+    for size, dtype in ((4, "<u4"), (8, "<u8")):
+        (chosen,) = np.nonzero(sizes == size)
+        _window(data, dtype)[places[chosen]] = values[chosen].astype(dtype)
+
+
+# -- one by one, as the kernel does it ----------------------------------------------------------------
+
+
+def _apply_one_by_one(target: Target, mod: Module, patch: Patch, start: int) -> None:
+    overflow_first = target.image.has_text(OVERFLOW_FIRST)
+    for index in range(start, len(patch.entries)):
+        r_offset, r_info, r_addend = patch.entries[index].item()
+        _apply_one(target, mod, patch, (r_offset, r_info, r_addend), overflow_first=overflow_first)
+
+
+def _apply_one(
+    target: Target, mod: Module, patch: Patch, entry: tuple[int, int, int], *, overflow_first: bool
+) -> None:
+    r_offset, r_info, r_addend = entry
+    symbol, kind = r_info >> 32, r_info & 0xFFFFFFFF
+    if kind == R_X86_64_NONE:
+        return
+    if kind not in SIZES:
+        target.printk(3, f"module: {mod.name}: Unknown rela relocation: {kind}")
+        raise refuse(
+            mod.name,
+            Errno.ENOEXEC,
+            "unknown-relocation",
+            f"it contains a relocation of type {kind}, which kernels of this architecture do not know",
+            "Build it with the kernel's own flags (no TLS, no GOT, no PIC).",
+        )
+    if symbol >= len(patch.symbols):
+        raise would_damage(mod.name, f"a relocation names symbol {symbol} of {len(patch.symbols)}")
+    size = SIZES[kind]
+    loc = (patch.address + r_offset) & ADDRESS_MASK
+    # The kernel does not look where it writes: any place inside the module's memory will do.
+    place = find_place(mod, loc, size)
+    if place is None:
+        raise would_damage(mod.name, f"a relocation at offset {r_offset:#x} is outside the module's memory")
+    absolute = (int(patch.symbols["st_value"][symbol]) + r_addend) & ADDRESS_MASK
+    value = (absolute - loc) & ADDRESS_MASK if kind in PC_RELATIVE else absolute
+    before = place.region.data[place.offset : place.offset + size]
+    fits = _fits_one(kind, value)
+    if overflow_first and not fits:
+        raise _overflow(target, mod, kind, value)
+    if any(before):
+        raise _nonzero(target, mod, kind, loc, value if overflow_first else absolute, patch)
+    place.region.data[place.offset : place.offset + size] = value.to_bytes(8, "little")[:size]
+    if not fits:
+        raise _overflow(target, mod, kind, value)
+
+
+def _fits_one(kind: int, value: int) -> bool:
+    if kind == R_X86_64_32:
+        return value < 1 << 32
+    if kind == R_X86_64_32S:
+        return value < 1 << 31 or value >= (1 << 64) - (1 << 31)
+    return True
+
+
+def _overflow(target: Target, mod: Module, kind: int, value: int) -> LoadError:
+    target.printk(3, f"module: overflow in relocation type {kind} val {value:x}")
+    target.printk(3, f"module: `{mod.name}' likely not compiled with -mcmodel=kernel")
+    return refuse(
+        mod.name,
+        Errno.ENOEXEC,
+        "relocation-overflow",
+        f"the value {value:#x} does not fit into a relocation of type {kind}",
+        "Compile with -mcmodel=kernel, as the kernel's own build does.",
+    )
+
+
+def _nonzero(target: Target, mod: Module, kind: int, loc: int, value: int, patch: Patch) -> LoadError:
+    verb = "Invalid" if target.image.has_text(OVERFLOW_FIRST) else "Skipping invalid"
+    target.printk(
+        3,
+        f"module: x86/modules: {verb} relocation target, existing value is nonzero"
+        f" for type {kind}, loc {target.hashed_pointer(loc)}, val {value:x}",
+    )
+    where = loc - patch.address
+    return refuse(
+        mod.name,
+        Errno.ENOEXEC,
+        "relocation-target-nonzero",
+        f"the place of a relocation (offset {where:#x} of its section) is not zero:"
+        " the file was relocated before, or two relocations share the place",
+        "Take the module as the build left it; do not link or patch it afterwards.",
+    )

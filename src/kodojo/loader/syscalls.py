@@ -1,0 +1,140 @@
+"""The three system calls (``kernel/module/main.c``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kodojo.errors import LoadError, UnloadError, decode, encode
+from kodojo.loader import delete_module
+from kodojo.loader.load_info import (
+    MODULE_INIT_COMPRESSED_FILE,
+    MODULE_INIT_IGNORE_MODVERSIONS,
+    MODULE_INIT_IGNORE_VERMAGIC,
+    LoadInfo,
+)
+from kodojo.loader.load_module import complete_refusals, load_module
+from kodojo.loader.refusal import refuse
+from kodojo.loader.steps import Steps
+from kodojo.loader.target import Errno, KernelErrno
+
+if TYPE_CHECKING:
+    from kodojo.loader.target import Module, Target
+
+__all__ = [
+    "MODULE_INIT_COMPRESSED_FILE",
+    "MODULE_INIT_IGNORE_MODVERSIONS",
+    "MODULE_INIT_IGNORE_VERMAGIC",
+    "may_init_module",
+    "sys_delete_module",
+    "sys_finit_module",
+    "sys_init_module",
+]
+
+CAP_SYS_MODULE = 16
+MODULE_NAME_LEN = 56
+EHDR_SIZE = 64
+
+KNOWN_FLAGS = MODULE_INIT_IGNORE_MODVERSIONS | MODULE_INIT_IGNORE_VERMAGIC | MODULE_INIT_COMPRESSED_FILE
+
+
+def may_init_module(target: Target) -> None:
+    """Only a caller with CAP_SYS_MODULE, and only while loading is not switched off for good.
+
+    Source: ``kernel/module/main.c: may_init_module``.
+    """
+    if not target.capable(CAP_SYS_MODULE):
+        raise refuse(
+            "caller",
+            Errno.EPERM,
+            "no-capability",
+            "the caller has not the capability CAP_SYS_MODULE",
+            "Load modules as root.",
+        )
+    if target.modules_disabled():
+        raise refuse(
+            "caller",
+            Errno.EPERM,
+            "modules-disabled",
+            "loading and removing modules was switched off (kernel.modules_disabled or nomodule)",
+            "It cannot be switched on again: boot the machine anew.",
+        )
+
+
+def sys_init_module(target: Target, umod: int, length: int, uargs: int, steps: Steps | None = None) -> Module:
+    """``init_module(umod, len, uargs)``: load the image in the caller's memory.
+
+    :param umod: address of the image (``void __user *``).
+    :param length: its size in bytes, as the caller claims.
+    :param uargs: address of the argument string (``const char __user *``).
+    """
+    steps = Steps() if steps is None else steps
+    with complete_refusals(target, steps):
+        steps.run(may_init_module, target)
+        steps.begin("copy_module_from_user", address=umod, size=length)
+        info = copy_module_from_user(target, umod, length)
+        return load_module(target, info, uargs, 0, steps)
+
+
+def copy_module_from_user(target: Target, umod: int, length: int) -> LoadInfo:
+    """Copy the image into kernel memory (``kernel/module/main.c: copy_module_from_user``)."""
+    if length < EHDR_SIZE:
+        raise refuse(
+            "image",
+            Errno.ENOEXEC,
+            "image-too-short",
+            f"{length} bytes are less than an ELF header",
+            "Pass the whole file.",
+        )
+    target.security_kernel_load_data()
+    address = target.vmalloc(length)
+    try:
+        data = target.copy_from_user(address, umod, length)
+        target.security_kernel_post_load_data(address, length)
+    except KernelErrno:
+        target.vfree(address)
+        raise
+    return LoadInfo(data, address, 0)
+
+
+def sys_finit_module(target: Target, fd: int, uargs: int, flags: int, steps: Steps | None = None) -> Module:
+    """``finit_module(fd, uargs, flags)``: load the file behind a descriptor.
+
+    :param flags: ``MODULE_INIT_*``.
+    """
+    steps = Steps() if steps is None else steps
+    with complete_refusals(target, steps):
+        steps.run(may_init_module, target)
+        if flags & ~KNOWN_FLAGS:
+            raise refuse(
+                "finit_module",
+                Errno.EINVAL,
+                "unknown-flags",
+                f"the flags {flags:#x} have bits that no kernel knows",
+                "Known are 1 (ignore symbol versions), 2 (ignore version magic) and 4 (compressed file).",
+            )
+        steps.begin("kernel_read_file", fd=fd)
+        address, data = target.kernel_read_file(fd)
+        steps.note(size=len(data), address=address)
+        if flags & MODULE_INIT_COMPRESSED_FILE:
+            steps.begin("module_decompress")
+            address, data = target.decompress(address, data)
+            steps.note(size=len(data), address=address)
+        return load_module(target, LoadInfo(data, address, flags), uargs, flags, steps)
+
+
+def sys_delete_module(target: Target, name: str | bytes, flags: int) -> None:
+    """``delete_module(name, flags)``: remove a module.
+
+    Raises UnloadError.
+
+    :param name: as the kernel reads it: it ends at the first NUL.
+    :param flags: O_TRUNC forces where the kernel can; O_NONBLOCK changes nothing.
+    """
+    try:
+        may_init_module(target)
+    except LoadError as error:
+        raise UnloadError(f"removing modules: {error.why}", error.errno, hint=error.hint) from error
+    raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
+    if not 0 < len(raw) < MODULE_NAME_LEN:
+        raise UnloadError(f"no module has a name of {len(raw)} bytes", Errno.ENOENT)
+    delete_module.delete_module(target, decode(raw), flags)

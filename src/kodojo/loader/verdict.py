@@ -1,0 +1,137 @@
+"""Will it load? A dry load of a file into a kernel image, with an answer instead of an exception."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kodojo.errors import InputError, LoadError, MissingInformationError, decode, encode
+from kodojo.image.compression import compression_of, decompress
+from kodojo.loader.dry import MEMORY, DryTarget
+from kodojo.loader.steps import Step, Steps
+from kodojo.loader.syscalls import sys_finit_module
+from kodojo.loader.target import ModuleState
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from kodojo.errors import LogRecord
+    from kodojo.image.image import Image
+    from kodojo.loader.target import Module
+
+__all__ = ["Verdict", "check"]
+
+_DEPENDS = re.compile(rb"\0depends=([^\0]{1,65536})\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a kernel would say to a module.
+
+    :param errno: positive; 0 if it would load.
+    :param log: the lines that the kernel would print while it loads this module.
+    :param why: plain words: what is wrong; empty if nothing is. ``hint``: what to do about it.
+    :param steps: what the loader did, in order; the last one is where it stopped.
+    :param slug: kebab-case name of the reason; ``ok`` if there is none.
+    :param unchecked: parameters whose values only the module's own code can judge.
+    """
+
+    ok: bool
+    errno: int = 0
+    log: tuple[LogRecord, ...] = ()
+    why: str = ""
+    hint: str = ""
+    steps: tuple[Step, ...] = ()
+    slug: str = "ok"
+    unchecked: tuple[str, ...] = ()
+
+
+def check(
+    image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True
+) -> Verdict:
+    """Would the kernel load this file with these arguments? Everything but running its init is tried.
+
+    A refusal is an answer, not an exception. InputError if the file cannot be read, ImageError if it is
+    compressed and damaged.
+
+    :param file: a path or the bytes of a module; compressed ones are decompressed as modprobe does.
+    :param args: ``NAME=VALUE`` each, joined with blanks as insmod does.
+    :param dependencies: load the modules that it names in ``depends=`` from the image's tree first.
+    """
+    content = read_module(file)
+    target = DryTarget(image)
+    if dependencies:
+        load_dependencies(target, content)
+    target.unchecked.clear()
+    mark = target.log_mark()
+    steps = Steps()
+    try:
+        load(target, content, " ".join(args), steps)
+    except LoadError as error:
+        return Verdict(
+            ok=False,
+            errno=error.errno,
+            log=error.log,
+            why=error.why,
+            hint=error.hint,
+            steps=tuple(steps),
+            slug=error.slug,
+            unchecked=tuple(target.unchecked),
+        )
+    return Verdict(ok=True, log=target.log_since(mark), steps=tuple(steps), unchecked=tuple(target.unchecked))
+
+
+def load(target: DryTarget, content: bytes, args: str = "", steps: Steps | None = None) -> Module:
+    """Load a module dry. It then counts as LIVE for those that come after it."""
+    mod = sys_finit_module(
+        target, target.open_file(content), target.user_copy(encode(args) + b"\0"), 0, steps
+    )
+    target.set_state(mod, ModuleState.LIVE)
+    return mod
+
+
+def load_dependencies(target: DryTarget, content: bytes) -> None:
+    """Load what the module depends on, as far as the image's tree has it.
+
+    What cannot be loaded is missing afterwards, and the symbols that it exports are reported then.
+    """
+    loaded: set[str] = set()
+    for name in _dependencies(target.image, content):
+        if name in loaded:
+            continue
+        loaded.add(name)
+        try:
+            load(target, target.image.modules[name].read())
+        except LoadError:
+            continue
+
+
+def _dependencies(image: Image, content: bytes) -> Iterator[str]:
+    """Names of modules in an order in which they can be loaded."""
+    found = _DEPENDS.search(content)
+    for name in decode(found.group(1)).split(",") if found else ():
+        module = image.modules.get(name)
+        if module is None:
+            continue
+        with suppress(MissingInformationError):  # the rest of the chain may still be there
+            yield from module.depends
+        yield name
+
+
+def read_module(file: str | os.PathLike[str] | bytes) -> bytes:
+    """The image of a module: a file's content, decompressed where it is compressed."""
+    if isinstance(file, bytes):
+        content, name = file, "module"
+    else:
+        name = str(file)
+        try:
+            content = Path(file).read_bytes()
+        except OSError as error:
+            hint = "Give the path of a .ko file."
+            raise InputError(f"{name}: {error.strerror or error}", hint=hint) from error
+    kind = compression_of(content)
+    return content if kind is None else decompress(content, kind, MEMORY, name)

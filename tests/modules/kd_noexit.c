@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * An init but no exit.
+ *
+ * Expected: loads, prints "kd_noexit: here to stay"; [permanent] in /proc/modules; removal gives -EBUSY.
+ */
+#include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+
+static int __init kd_noexit_init(void)
+{
+	pr_info("kd_noexit: here to stay\n");
+	return 0;
+}
+
+module_init(kd_noexit_init);
+MODULE_DESCRIPTION("Cannot be removed");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,371 @@
+"""The distribution's kernels and build tools for the tests, fetched and unpacked without root.
+
+:func:`kernels` gives both kernel series of Debian 12: image, headers and kbuild's own programs. :func:`tools`
+gives an environment in which gcc, make and libelf are found; what the machine lacks is fetched like the
+kernels. apt decides what is newest, here nothing is pinned: to move on to newer packages, delete the
+directory of a series from the cache.
+
+The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
+
+    debs/                    what was downloaded
+    6.1/image, 6.1/headers   unpacked (likewise 6.12)
+    6.1/modules              written by tests.support.kbuild
+    tools/                   programs and libraries that this machine has not installed
+    apt/                     package lists, where the machine's own are missing or out of date
+
+``python -m tests.support.distribution`` fetches what is missing and prints where things are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+__all__ = ["SERIES", "DistributionError", "KernelFiles", "cache_directory", "kernels", "locked", "tools"]
+
+SERIES = ("6.1", "6.12")
+MANIFEST = "kernel.json"
+# What an external module needs besides the headers: a compiler (it brings binutils), make, and the library
+# that objtool is linked with. The rest of kbuild's tools (sh, bash, awk, sed, ...) is essential in Debian.
+PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
+LIBRARIES = {"libelf.so.1": "libelf1"}
+
+Result = TypeVar("Result")
+
+
+class DistributionError(Exception):
+    """Something the tests need cannot be had; the message names the next step."""
+
+
+@dataclass(frozen=True)
+class KernelFiles:
+    """One kernel of the distribution, unpacked."""
+
+    series: str
+    release: str
+    image_root: Path
+    headers_root: Path
+    image_deb: Path
+
+    @property
+    def build_directory(self) -> Path:
+        """What /lib/modules/RELEASE/build is where the headers are installed."""
+        return self.headers_root / "usr/src" / f"linux-headers-{self.release}"
+
+    @property
+    def source_directory(self) -> Path:
+        """The headers that all flavours share; its Makefile is the kernel's."""
+        return next((self.headers_root / "usr/src").glob("linux-headers-*-common"))
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package as apt would download it now."""
+
+    uri: str
+    file_name: str
+    size: int
+    digest: str  # "SHA256:..."; other kinds are not verified here, apt does that itself
+
+    def is_complete(self, path: Path) -> bool:
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        kind, _, value = self.digest.partition(":")
+        with path.open("rb") as file:
+            return kind != "SHA256" or hashlib.file_digest(file, "sha256").hexdigest() == value
+
+
+def cache_directory() -> Path:
+    """Where everything is kept; created if it is not there."""
+    default = Path(__file__).resolve().parents[2] / ".cache"
+    path = Path(os.environ.get("KODOJO_TEST_CACHE") or default).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def kernels() -> dict[str, KernelFiles]:
+    """Both kernel series, by name; fetched and unpacked unless they are there already.
+
+    :raises DistributionError: with what to do next.
+    """
+    return {series: _kernel(series) for series in SERIES}
+
+
+def tools() -> dict[str, str]:
+    """The environment for a build: this process's, plus programs and libraries unpacked in the cache.
+
+    :raises DistributionError: with the packages to install.
+    """
+    environment = dict(os.environ)
+    missing = [package for name, package in PROGRAMS.items() if shutil.which(name) is None]
+    missing += [package for name, package in LIBRARIES.items() if not _loadable(name)]
+    if not missing:
+        return environment
+    root = cache_directory() / "tools"
+    stamp = root / "packages"
+    with locked():
+        if not (stamp.is_file() and set(missing) <= set(stamp.read_text().split())):
+            _say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
+            _fetch_tools(root, missing)
+    libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
+    _prepend(environment, "PATH", [root / "usr/bin"])
+    _prepend(environment, "LD_LIBRARY_PATH", libraries)
+    return environment
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Keep other processes from changing the cache; not to be nested."""
+    with (cache_directory() / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty directory that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        scratch.chmod(0o755)
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(scratch / "old")
+        new.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+# Kernels
+
+
+def _kernel(series: str) -> KernelFiles:
+    directory = cache_directory() / series
+    found = _unpacked(series, directory)
+    if found is None:
+        with locked():  # another process may have been faster
+            found = _unpacked(series, directory) or _fetch_kernel(series, directory)
+    return found
+
+
+def _unpacked(series: str, directory: Path) -> KernelFiles | None:
+    """The kernel in `directory`, or None if it is not there or not whole."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        release, image_deb = str(manifest["release"]), cache_directory() / "debs" / str(manifest["image_deb"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    kernel = KernelFiles(series, release, directory / "image", directory / "headers", image_deb)
+    wanted = [image_deb, kernel.image_root / f"boot/vmlinuz-{release}", kernel.build_directory / ".config"]
+    return kernel if all(path.exists() for path in wanted) else None
+
+
+def _fetch_kernel(series: str, directory: Path) -> KernelFiles:
+    release, image, headers = _with_fresh_lists(functools.partial(_download_kernel, series))
+    with replacing(directory) as new:
+        _say(f"{series}: unpacking {release}")
+        for deb in image:
+            _unpack(deb, new / "image")
+        for deb in headers:
+            _unpack(deb, new / "headers")
+        manifest = {"release": release, "image_deb": image[0].name}
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    kernel = _unpacked(series, directory)
+    if kernel is None:
+        raise DistributionError(f"{image[0]} holds no kernel {release}; delete it and try again")
+    return kernel
+
+
+def _download_kernel(series: str, apt: Apt) -> tuple[str, list[Path], list[Path]]:
+    image = apt.newest_image(series)
+    release = image.removeprefix("linux-image-")
+    headers = f"linux-headers-{release}"
+    # The other headers and kbuild's programs: the names differ, the dependency is always there.
+    needed = re.findall(r"linux-(?:headers-\S+-common|kbuild-\S+?)(?=[ ,]|$)", apt.field(headers, "Depends"))
+    return release, apt.download([image]), apt.download([headers, *needed])
+
+
+def _unpack(deb: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    done = _run(["dpkg-deb", "--extract", str(deb), str(directory)])
+    if done.returncode:
+        raise DistributionError(f"cannot unpack {deb}: {_reason(done)}; delete it and try again")
+
+
+# Tools
+
+
+def _loadable(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _fetch_tools(root: Path, missing: Sequence[str]) -> None:
+    def download(apt: Apt) -> list[Path]:
+        return apt.download(apt.not_installed(missing))
+
+    try:
+        debs = _with_fresh_lists(download)
+    except DistributionError as error:
+        advice = f"install them: apt-get install --no-install-recommends {' '.join(missing)}"
+        raise DistributionError(f"{error}; or {advice}") from error
+    with replacing(root) as new:
+        for deb in debs:
+            _unpack(deb, new)
+        (new / "packages").write_text("\n".join(missing) + "\n")
+
+
+def _prepend(environment: dict[str, str], variable: str, paths: Sequence[Path]) -> None:
+    old = environment.get(variable)
+    environment[variable] = os.pathsep.join([*map(str, paths), *([old] if old else [])])
+
+
+# apt
+
+
+class Apt:
+    """apt as an ordinary user may use it: to ask and to download, never to install."""
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self.options = list(options)
+
+    def run(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        # Root's downloads would be made by _apt, who may not write into a user's cache.
+        command = [program, "-oAPT::Sandbox::User=root", *self.options, *arguments]
+        done = _run(command, cwd=cwd)
+        if done.returncode:
+            raise DistributionError(f"{program} {' '.join(arguments)}: {_reason(done)}")
+        return done.stdout
+
+    def field(self, package: str, name: str) -> str:
+        """One field of the newest version of `package`."""
+        text = self.run("apt-cache", "show", "--no-all-versions", package)
+        match = re.search(rf"^{name}: (.*)$", text, re.MULTILINE)
+        if match is None:
+            raise DistributionError(f"apt knows no {name} of {package}")
+        return match[1]
+
+    def newest_image(self, series: str) -> str:
+        """The package with the newest kernel of a series, without its variants (cloud, rt, unsigned)."""
+        pattern = rf"linux-image-{re.escape(series)}\.[0-9][^ -]*(-[0-9]+)?-amd64"
+        known = self.field("linux-image-amd64", "Depends") + "\n"
+        known += self.run(
+            "apt-cache", "search", "--names-only", rf"^linux-image-{re.escape(series)}\..*-amd64$"
+        )
+        found = {match[0] for match in re.finditer(rf"\b{pattern}(?=[ ,]|$)", known, re.MULTILINE)}
+        if not found:
+            raise DistributionError(
+                f"apt knows no linux-image-{series}.*-amd64; Debian 12 (with updates and security) does"
+            )
+        return max(found, key=lambda name: [int(digits) for digits in re.findall("[0-9]+", name)])
+
+    def not_installed(self, packages: Sequence[str]) -> list[str]:
+        """`packages` and what they depend on, without what is installed."""
+        text = self.run("apt-get", "--yes", "--print-uris", "--no-install-recommends", "install", *packages)
+        return [package.file_name.split("_")[0] for package in _parse_uris(text)]
+
+    def download(self, packages: Sequence[str]) -> list[Path]:
+        """The packages' files, in that order; those that are in the cache already cost no network."""
+        directory = cache_directory() / "debs"
+        directory.mkdir(parents=True, exist_ok=True)
+        listed = _parse_uris(self.run("apt-get", "--print-uris", "download", *packages))
+        by_name = {package.file_name.split("_")[0]: package for package in listed}
+        for name in packages:
+            package, path = by_name[name], directory / by_name[name].file_name
+            if package.is_complete(path):
+                continue
+            _say(f"downloading {path.name} ({package.size / 1e6:.1f} MB)")
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as new:
+                self.run("apt-get", "--quiet=2", "download", name, cwd=Path(new))
+                (Path(new) / path.name).replace(path)
+        return [directory / by_name[name].file_name for name in packages]
+
+
+def _parse_uris(text: str) -> list[Package]:
+    found = re.findall(r"^'(\S+)' (\S+) ([0-9]+) (\S*)$", text, re.MULTILINE)
+    return [Package(uri, file_name, int(size), digest) for uri, file_name, size, digest in found]
+
+
+@functools.cache  # once a process is enough
+def _apt_with_own_lists() -> Apt:
+    """apt on package lists of ours, brought up to date; for that no root is needed either."""
+    directory = cache_directory() / "apt"
+    for part in ("lists/partial", "cache/archives/partial"):
+        (directory / part).mkdir(parents=True, exist_ok=True)
+    apt = Apt([f"-oDir::State::Lists={directory}/lists", f"-oDir::Cache={directory}/cache"])
+    _say("updating package lists in the cache")
+    # Without --error-on=any an update without network ends well, with nothing updated.
+    apt.run("apt-get", "--quiet=2", "--error-on=any", "update")
+    return apt
+
+
+def _with_fresh_lists(task: Callable[[Apt], Result]) -> Result:
+    """Do it with the machine's package lists; if they are missing or out of date, with our own."""
+    for program in ("apt-get", "apt-cache", "dpkg-deb"):
+        if shutil.which(program) is None:
+            _give_up(f"{program} is not here", "the tests need Debian's apt; run them on Debian 12")
+    try:
+        return task(Apt())
+    except DistributionError:
+        pass  # whatever it was, lists of today are the remedy, or give the message that matters
+    try:
+        return task(_apt_with_own_lists())
+    except DistributionError as error:
+        _give_up(str(error), "connect to the network, check /etc/apt/sources.list*, and try again")
+
+
+def _give_up(what: str, next_step: str) -> NoReturn:
+    raise DistributionError(f"{what}; {next_step}")
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment: Mapping[str, str] = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "dpkg-deb: error"))]
+    return (lines or done.stderr.splitlines() or [f"status {done.returncode}"])[0].strip()
+
+
+def _say(text: str) -> None:
+    print(f"tests: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def main() -> int:
+    try:
+        found = kernels()
+        environment = tools()
+    except DistributionError as error:
+        _say(f"error: {error}")
+        return 1
+    for kernel in found.values():
+        for field in dataclasses.fields(kernel):
+            print(f"{kernel.series} {field.name}: {getattr(kernel, field.name)}")  # noqa: T201
+    for program in PROGRAMS:
+        print(f"{program}: {shutil.which(program, path=environment['PATH'])}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.paper import paper_image
+
+from kodojo.errors import DamageError, LoadError
+from kodojo.image.elf import RELA, SHDR, SYM
+from kodojo.loader.dry import DryTarget
+from kodojo.loader.load_info import Index, LoadInfo
+from kodojo.loader.relocate import apply_relocations, x86_64
+from kodojo.loader.target import Memory, Module, Region
+
+BASE = 0xFFFFFFFFC0000000
+SECTION = 0x100  # offset of the patched section in its region
+SIZE = 0x200  # of the patched section; the region goes on for as much again
+
+NONE, ABS64, PC32, PLT32, ABS32, ABS32S, PC64 = 0, 1, 2, 4, 10, 11, 24
+
+
+@dataclass
+class Scene:
+    """A module with one section (index 1), its relocations (2) and its symbols (3)."""
+
+    target: DryTarget
+    mod: Module
+    info: LoadInfo
+    region: Region
+
+    def at(self, offset: int, size: int) -> int:
+        start = SECTION + offset
+        return int.from_bytes(self.region.data[start : start + size], "little")
+
+    def apply(self) -> int:
+        return apply_relocations(self.target, self.mod, self.info)["entries"]
+
+    def refused(self) -> LoadError:
+        with pytest.raises(LoadError) as caught:
+            self.apply()
+        assert caught.value.errno == 8
+        return caught.value
+
+    @property
+    def lines(self) -> list[tuple[int, str]]:
+        return [(record.level, record.text) for record in self.target.log]
+
+
+def scene(
+    entries, symbols=(0, 0xFFFFFFFF81000000, 0x1234), *, late=False, fill=b"", flags=2, kind=4
+) -> Scene:
+    table = np.zeros(len(entries), RELA)
+    for index, (offset, reloc, symbol, addend) in enumerate(entries):
+        table[index] = (offset, symbol << 32 | reloc, addend)
+    raw = table.tobytes()
+    region = Region(Memory.CORE, size=2 * SIZE + SECTION, base=BASE, data=bytearray(2 * SIZE + SECTION))
+    region.data[SECTION : SECTION + len(fill)] = fill
+    sechdrs = np.zeros(4, SHDR)
+    sechdrs[1]["sh_flags"], sechdrs[1]["sh_size"] = flags, SIZE
+    sechdrs[1]["sh_addr"] = BASE + SECTION
+    sechdrs[2]["sh_type"], sechdrs[2]["sh_info"], sechdrs[2]["sh_size"] = kind, 1, len(raw)
+    info = LoadInfo(raw, sechdrs=sechdrs, index=Index(sym=3))
+    info.symbols = np.zeros(len(symbols), SYM)
+    info.symbols["st_value"] = symbols
+    info.placement = {1: (region, SECTION)}
+    mod = Module("paper", regions={Memory.CORE: region})
+    return Scene(DryTarget(paper_image(late=late)), mod, info, region)
+
+
+def wrap(value: int, size: int) -> int:
+    return value & (1 << 8 * size) - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "value"),
+    [
+        (ABS64, 8, 0xFFFFFFFF81000010),
+        (PC32, 4, 0xFFFFFFFF81000010 - (BASE + SECTION + 8)),
+        (PLT32, 4, 0xFFFFFFFF81000010 - (BASE + SECTION + 8)),
+        (ABS32S, 4, 0xFFFFFFFF81000010),
+        (PC64, 8, 0xFFFFFFFF81000010 - (BASE + SECTION + 8)),
+    ],
+)
+def test_each_type_writes_its_formula(kind, size, value):
+    """S + A, minus P for the types relative to the place, in as many bytes as the type has."""
+    it = scene([(8, kind, 1, 16)])
+    assert it.apply() == 1
+    assert it.at(8, size) == wrap(value, size)
+    assert it.at(8 + size, 8) == 0
+
+
+def test_32_zero_extends():
+    """R_X86_64_32 takes what fits into 32 bits without a sign."""
+    it = scene([(0, ABS32, 2, 0x70000000)])
+    it.apply()
+    assert it.at(0, 4) == 0x70001234
+
+
+def test_none_writes_nothing_wherever_it_points():
+    """R_X86_64_NONE has no place and no symbol."""
+    it = scene([(1 << 63, NONE, 77, 5), (0, ABS64, 2, 0)])
+    assert it.apply() == 2
+    assert it.at(0, 8) == 0x1234
+
+
+def test_pc32_is_truncated_without_a_check():
+    """The distance of PC32 may not fit: the kernel does not look."""
+    it = scene([(0, PC32, 1, 0)], symbols=(0, 0x1234567890))
+    it.apply()
+    assert it.at(0, 4) == wrap(0x1234567890 - (BASE + SECTION), 4)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_unknown_type(late):
+    """An unknown type is refused with its number; what came before it stays applied."""
+    it = scene([(0, ABS64, 2, 0), (8, 9, 1, 0), (16, ABS64, 2, 0)], late=late)
+    assert it.refused().slug == "unknown-relocation"
+    assert it.lines == [(3, "module: paper: Unknown rela relocation: 9")]
+    assert (it.at(0, 8), it.at(16, 8)) == (0x1234, 0)
+
+
+def test_nonzero_target_early_kernel():
+    """6.1 says 'Skipping', and shows S + A for the types relative to the place."""
+    it = scene([(4, PC32, 2, 1)], fill=b"\0\0\0\0\1")
+    assert it.refused().slug == "relocation-target-nonzero"
+    text = (
+        "Skipping invalid relocation target, existing value is nonzero for type 2, loc (____ptrval____), val"
+    )
+    assert it.lines == [(3, f"module: x86/modules: {text} 1235")]
+
+
+def test_nonzero_target_late_kernel():
+    """6.12 says 'Invalid', and shows the value that it would have written."""
+    it = scene([(4, PC32, 2, 1)], fill=b"\0\0\0\0\1", late=True)
+    it.refused()
+    value = wrap(0x1235 - (BASE + SECTION + 4), 8)
+    text = "Invalid relocation target, existing value is nonzero for type 2, loc (____ptrval____), val"
+    assert it.lines == [(3, f"module: x86/modules: {text} {value:x}")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "addend"), [(ABS32, -1), (ABS32, 1 << 32), (ABS32S, 1 << 31), (ABS32S, -(1 << 31) - 1)]
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_overflow(kind, addend, late):
+    """What does not fit is refused: by 6.1 after it wrote the low half, by 6.12 before it writes."""
+    it = scene([(0, kind, 0, addend)], late=late)
+    assert it.refused().slug == "relocation-overflow"
+    assert it.lines == [
+        (3, f"module: overflow in relocation type {kind} val {wrap(addend, 8):x}"),
+        (3, "module: `paper' likely not compiled with -mcmodel=kernel"),
+    ]
+    assert it.at(0, 4) == (0 if late else wrap(addend, 4))
+
+
+@pytest.mark.parametrize(
+    ("late", "slug"), [(False, "relocation-target-nonzero"), (True, "relocation-overflow")]
+)
+def test_overflow_or_nonzero_first(late, slug):
+    """With both faults, 6.1 reports the nonzero place and 6.12 the overflow."""
+    it = scene([(0, ABS32S, 0, 1 << 40)], fill=b"\1", late=late)
+    assert it.refused().slug == slug
+
+
+def test_same_place_twice():
+    """The second relocation of a place finds it nonzero."""
+    it = scene([(0, ABS64, 2, 0), (4, ABS32, 1, 0), (8, ABS64, 2, 0)], symbols=(0, 5, 1 << 40 | 7))
+    assert it.refused().slug == "relocation-target-nonzero"
+    assert it.at(8, 8) == 0
+
+
+def test_same_place_twice_with_zero():
+    """Two relocations may share a place if the first writes zero."""
+    it = scene([(0, ABS64, 0, 0), (0, ABS64, 2, 0)])
+    it.apply()
+    assert it.at(0, 8) == 0x1234
+
+
+def test_place_outside_the_section():
+    """The kernel patches whatever is at the place: behind the section is fine, behind the memory is not."""
+    it = scene([(SIZE + 8, ABS64, 2, 0)])
+    it.apply()
+    assert it.at(SIZE + 8, 8) == 0x1234
+    with pytest.raises(DamageError):
+        scene([(2 * SIZE - 4, ABS64, 2, 0)]).apply()
+    with pytest.raises(DamageError):
+        scene([((1 << 64) - SECTION - 1, ABS32, 2, 0)]).apply()
+
+
+def test_place_before_the_section():
+    """An offset that wraps around is a place before the section."""
+    it = scene([((1 << 64) - 8, ABS64, 2, 0)])
+    it.apply()
+    assert it.at(-8, 8) == 0x1234
+
+
+def test_symbol_index_out_of_range():
+    """A relocation for a symbol that the table does not have makes the kernel read behind it."""
+    with pytest.raises(DamageError):
+        scene([(0, ABS64, 3, 0)]).apply()
+
+
+def test_relocated_symbol_table():
+    """A relocation that changes the symbol table changes what those after it see."""
+    it = scene([])
+    entries = np.zeros(2, RELA)
+    entries[0] = (24 + 8, 2 << 32 | ABS64, 0)  # symbol 1: st_value
+    entries[1] = (48, 1 << 32 | ABS64, 0)
+    it.info.data = entries.tobytes()
+    it.info.sechdrs[2]["sh_size"] = len(it.info.data)
+    it.info.index.sym = 1
+    table = np.frombuffer(it.region.data, SYM, 3, SECTION)
+    table["st_value"] = (0, 0, 0x77)
+    table["st_name"][2] = 0
+    it.info.symbols = table
+    it.region.data[SECTION + 48 : SECTION + 56] = bytes(8)
+    it.apply()
+    assert it.at(48, 8) == 0x77
+
+
+def test_sections_that_are_not_loaded_are_skipped():
+    """Relocations for a section without SHF_ALLOC are not even looked at."""
+    assert scene([(1 << 50, 99, 99, 0)], flags=0).apply() == 0
+
+
+def test_rel_is_not_supported():
+    """SHT_REL is refused by name."""
+    it = scene([(0, ABS64, 2, 0)], kind=9)
+    it.info.data += b"\0.rel.text\0"
+    it.info.secstrings = len(it.info.data) - len(b".rel.text\0") - 1
+    it.info.sechdrs[2]["sh_name"] = 1
+    assert it.refused().slug == "rel-relocations"
+    assert it.lines == [(3, "module paper: REL relocation unsupported")]
+
+
+ENTRY = st.tuples(
+    st.one_of(
+        st.integers(0, 48).map(lambda n: 8 * n), st.integers(-SECTION, 2 * SIZE).map(lambda n: wrap(n, 8))
+    ),
+    st.sampled_from([NONE, ABS64, PC32, PLT32, ABS32, ABS32S, PC64, 9]),
+    st.integers(0, 4),
+    st.one_of(st.integers(-8, 8), st.integers(-(1 << 63), (1 << 63) - 1)),
+)
+
+
+@given(entries=st.lists(ENTRY, max_size=12), late=st.booleans(), fill=st.binary(max_size=40))
+def test_arrays_and_single_steps_agree(entries, late, fill):
+    """Whatever the entries are, patching many at once ends as patching one after the other does."""
+    symbols = (0, 0xFFFFFFFF81000000, 0x1234, 1 << 63)
+    many, single = (scene(entries, symbols, late=late, fill=fill) for _ in range(2))
+    outcomes = []
+    for it, apply in ((many, many.apply), (single, lambda: one_by_one(single))):
+        try:
+            apply()
+            outcomes.append(None)
+        except LoadError as error:
+            outcomes.append((type(error), error.slug))
+        outcomes.extend((bytes(it.region.data), it.lines))
+    assert outcomes[:3] == outcomes[3:]
+
+
+def one_by_one(it: Scene) -> None:
+    patch = x86_64._patch(it.mod, it.info, 2)
+    x86_64._apply_one_by_one(it.target, it.mod, patch, 0)
