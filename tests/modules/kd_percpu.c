@@ -5,6 +5,9 @@
  *
  * Expected: loads and prints, in this order,
  *	kd_percpu: percpu=7 sum=N		N: 7 times the number of CPUs (each CPU has its copy)
+ *	kd_percpu: counter=8 aligned=3		this CPU's copies, changed
+ *	kd_percpu: pointer=NULL			its initial value is an address, but the kernel applies no relocations
+ *						to the per-CPU section of a module, which it has copied by then
  *	kd_percpu: keys=0,1 then 1,0		static keys before and after both are flipped
  *	kd_percpu: call=2 then 3		a static call before and after it is redirected
  *	kd_percpu: kernel's key=0		a key of the kernel's (init_on_free=0), and cond_resched(), a static call
@@ -32,7 +35,7 @@ EXPORT_SYMBOL_GPL(kd_percpu_data);
 DEFINE_PER_CPU(int, kd_percpu_counter) = 7;
 EXPORT_PER_CPU_SYMBOL_GPL(kd_percpu_counter);
 static DEFINE_PER_CPU_ALIGNED(u64, aligned) = 1;
-/* A pointer in the template of the per-CPU section needs a relocation there. */
+/* This needs a relocation in the per-CPU section; see above. */
 static DEFINE_PER_CPU(int *, pointer) = &kd_percpu_data[3];
 
 static DEFINE_STATIC_KEY_FALSE(starts_false);
@@ -82,7 +85,9 @@ static void test_percpu(void)
 		sum += per_cpu(kd_percpu_counter, cpu);
 	pr_info("kd_percpu: percpu=%d sum=%d\n", this_cpu_read(kd_percpu_counter), sum);
 	this_cpu_inc(kd_percpu_counter);
-	this_cpu_add(aligned, *this_cpu_read(pointer));
+	this_cpu_add(aligned, 2);
+	pr_info("kd_percpu: counter=%d aligned=%llu\n", this_cpu_read(kd_percpu_counter), this_cpu_read(aligned));
+	pr_info("kd_percpu: pointer=%s\n", this_cpu_read(pointer) ? "set" : "NULL");
 }
 
 static void test_keys(void)

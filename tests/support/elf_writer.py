@@ -125,7 +125,7 @@ class ElfWriter:
         body = bytearray(EHDR.itemsize)
         for index, section in enumerate(sections, 1):
             data = section.data
-            if section in self.tables and not data:
+            if not data and any(section is table for table in self.tables):
                 data = made[section.name]
             if section.type != SHT_NOBITS:
                 body += bytes(-len(body) % max(section.align, 1))

@@ -109,7 +109,7 @@ def late_module() -> Struct:
     return Struct(1280, members)
 
 
-@dataclass
+@dataclass(eq=False)
 class PaperImage:
     """Stands where a :class:`kodojo.image.image.Image` stands."""
 

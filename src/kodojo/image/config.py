@@ -13,7 +13,7 @@ _LIMIT = 16 << 20
 
 
 class Config(Mapping[str, str]):
-    """``CONFIG_X`` to ``y``, ``m`` or a value (strings without quotes); options that are not set are absent."""
+    """``CONFIG_X`` to ``y``, ``m`` or a value (strings without quotes); what is not set is absent."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = dict(values)

@@ -172,14 +172,12 @@ class ElfFile:
 
     @cached_property
     def sections(self) -> dict[str, Section]:
-        """The sections by name; of several with one name the first. Empty for a file without section headers."""
+        """The sections by name; of several with one name the first. Empty if there are no section headers."""
         table = self._table("section headers", SHDR, "e_shoff", "e_shnum", "e_shentsize")
         names_index = int(self._header["e_shstrndx"])
         if names_index >= len(table):
             return {}
-        names = self._slice(
-            int(table[names_index]["sh_offset"]), int(table[names_index]["sh_size"]), "section names"
-        )
+        names = self._slice(int(table[names_index]["sh_offset"]), int(table[names_index]["sh_size"]), "section names")
         sections: dict[str, Section] = {}
         for index, (name, kind, flags, address, offset, size, *_) in enumerate(table.tolist()):
             text = _string(names, name).decode("utf-8", "replace")
@@ -211,9 +209,7 @@ class ElfFile:
             start = address - segment.vaddr
             if start >= 0 and size >= 0 and start + size <= segment.memsz:
                 end = min(start + size, segment.filesz)
-                there = (
-                    bytes(self.data[segment.offset + start : segment.offset + end]) if end > start else b""
-                )
+                there = bytes(self.data[segment.offset + start : segment.offset + end]) if end > start else b""
                 return there + bytes(size - len(there))
         raise ImageError(f"{self.name}: {size} bytes at {address:#x} are not in the kernel")
 
@@ -231,10 +227,11 @@ class ElfFile:
         """
         offset = self.offset_of(address)
         if offset is not None:
-            text = bytes(self.data[offset : offset + limit])
-            end = text.find(b"\0")
-            if end >= 0:
-                return text[:end]
+            for size in (min(64, limit), limit):  # most are short, and the limit is generous
+                text = bytes(self.data[offset : offset + size])
+                end = text.find(b"\0")
+                if end >= 0:
+                    return text[:end]
         raise ImageError(f"{self.name}: no string at {address:#x}")
 
     def _segments(self, kind: int) -> tuple[Segment, ...]:

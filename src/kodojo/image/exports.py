@@ -74,9 +74,7 @@ class _Table:
 
     def export(self, index: int) -> Export:
         namespace = b""
-        if self._offsets[
-            3 * index + 2
-        ]:  # exports from assembly have no pointer, others may have an empty string
+        if self._offsets[3 * index + 2]:  # exports from assembly have no pointer, others may have an empty string
             namespace = self._elf.string(self._field(index, 2))
         return Export(
             self.name(index).decode("utf-8", "surrogateescape"),

@@ -140,9 +140,7 @@ def _failed(command: Sequence[str], output: str) -> InputError:
     return InputError(f"`{shown}` failed: {'; '.join(said[:3]) or 'it said nothing'}")
 
 
-def _download(
-    command: Sequence[str], directory: Path, total: int, progress: Progress | None, what: str
-) -> None:
+def _download(command: Sequence[str], directory: Path, total: int, progress: Progress | None, what: str) -> None:
     """Run a command that downloads into ``directory``, watching it grow.
 
     :raises InputError: it failed, or nothing arrived for a while.
@@ -244,9 +242,7 @@ class _Apt:
     def has_lists(self) -> bool:
         """Whether a kernel could be downloaded; one that is installed is known without any list."""
         try:
-            found = self.cache(
-                "-o", "Dir::State::status=/dev/null", "search", "--names-only", "^linux-image-"
-            )
+            found = self.cache("-o", "Dir::State::status=/dev/null", "search", "--names-only", "^linux-image-")
             return bool(found.strip())
         except InputError:
             return False
@@ -276,9 +272,7 @@ class _Apt:
         fitting = [each for each in names if fnmatch.fnmatchcase(each, pattern) or each.startswith(pattern)]
         usual = [each for each in fitting if _PART.fullmatch(each) and not _ODD_FLAVOUR.search(each)]
         if not fitting:
-            raise InputError(
-                f"{name}: apt knows no such kernel package", hint="see: apt-cache search ^linux-image-"
-            )
+            raise InputError(f"{name}: apt knows no such kernel package", hint="see: apt-cache search ^linux-image-")
         return max(usual or fitting, key=version_key)
 
 

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Index", "data_directory", "open_index"]
 
-_FACTS = frozenset(
-    {"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"}
-)
+_FORMAT = b"1"  # of the facts; to be raised whenever what they mean changes
+_FACTS = frozenset({"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"})
 _BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) [^\0\n]*\n")
 _LARGEST_FILE = 1 << 30
 _NT_GNU_BUILD_ID = 3
@@ -134,7 +133,7 @@ def _content_hash(vmlinuz: Path, record: Path) -> str:
 def _read(directory: Path, source: str) -> Index | None:
     try:
         facts = {name: bytes(array) for name, array in read_arrays(directory / "facts").items()}
-        if not facts.keys() >= _FACTS or facts["source"] != source.encode():
+        if facts.get("format") != _FORMAT or not facts.keys() >= _FACTS or facts["source"] != source.encode():
             return None
         with (directory / "vmlinux").open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -211,6 +210,7 @@ def _facts(elf: bytes, name: str) -> dict[str, bytes]:
     found = next((banner for banner in banners if b" # " not in banner[0]), banners[0])
     release = found[1]
     return {
+        "format": _FORMAT,
         "size": b"%d" % len(elf),
         "identity": hashlib.sha256(elf).hexdigest().encode(),
         "release": release,

@@ -46,7 +46,7 @@ class Kallsyms:
         for name, dtype in _ARRAYS.items():
             if name not in arrays or arrays[name].dtype != dtype:
                 raise ImageError(f"the index of the kernel's symbols is damaged: {name}")
-        self._names = memoryview(arrays["names"])
+        self._names = memoryview(arrays["names"].data)
         self._starts = arrays["starts"]
         self._types = arrays["types"]
         self._addresses: npt.NDArray[np.uint64] = arrays["addresses"]

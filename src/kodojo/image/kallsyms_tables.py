@@ -90,9 +90,7 @@ def decode_kallsyms(elf: ElfFile) -> Tables:
         addresses = _find_addresses(elf, tokens, names, (blob, starts))
         return Tables(blob, starts, types, addresses)
     if damaged:
-        raise ImageError(
-            f"{elf.name}: the kernel's symbol table (kallsyms) is damaged", hint="get the file again"
-        )
+        raise ImageError(f"{elf.name}: the kernel's symbol table (kallsyms) is damaged", hint="get the file again")
     raise MissingInformationError(
         f"{elf.name}: the kernel has no symbol table",
         hint="use a kernel that was built with CONFIG_KALLSYMS=y, as those of distributions are",
@@ -138,7 +136,7 @@ def _tokens_around(data: memoryview, digits: int) -> _Tokens | None:
 
 
 def _find_names(data: memoryview, tokens: _Tokens) -> _Names | None:
-    """Look before the token table for the markers, which ascend from 0 in plausible steps; then for the names."""
+    """Look before the token table for the markers, which ascend from 0 in plausible steps."""
     low = max(0, tokens.start - _REACH)
     low += (tokens.start - low) % 4
     words = np.frombuffer(data[low : tokens.start], "<u4")
@@ -191,7 +189,7 @@ def _names_at(
 
 
 def _walk(data: memoryview, names: _Names) -> tuple[Ints, Ints]:
-    """Return where the tokens of each symbol are and how many: one step at once in all stretches between markers."""
+    """Return where the tokens of each symbol are and how many; all stretches between markers go in step."""
     end = names.start + int(names.markers[-1]) + _PER_MARKER * _MAX_NAME
     raw = np.frombuffer(data[names.start : end], np.uint8)
     at = names.markers.astype(np.int64)

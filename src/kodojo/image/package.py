@@ -40,9 +40,7 @@ _MAXIMUM_MEMBERS = 200_000  # a distribution kernel has about 5,000
 _LONGEST_NAME = 1024
 _MAXIMUM_TAR_HEADER = 1 << 20  # bytes of a long name or of pax records, which tarfile keeps in memory
 # What the system says to a path that is impossible rather than unlucky: the archive's fault.
-_BAD_PATH = frozenset(
-    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
-)
+_BAD_PATH = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ})
 
 
 def is_package(path: Path) -> bool:
@@ -372,9 +370,7 @@ class _Tree:
             yield
         except OSError as error:
             if error.errno in _BAD_PATH:
-                message = (
-                    f"{self._package}: its member {path!r} cannot be: {error.strerror}; nothing was unpacked"
-                )
+                message = f"{self._package}: its member {path!r} cannot be: {error.strerror}; nothing was unpacked"
                 raise PackageError(message, hint="the package contradicts itself; fetch it again") from error
             raise disk_error(self._root.parent, error, f"write {path}") from error
 

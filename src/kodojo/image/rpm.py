@@ -66,13 +66,9 @@ class _Header:
         start = exactly(window, 16, window.name)
         count, size = struct.unpack_from(">II", start, 8)
         if start[:4] != _HEADER_MAGIC or 16 * count + size > _MAXIMUM_HEADER:
-            raise PackageError(
-                f"{window.name}: damaged: no RPM header where one belongs", hint="fetch it again"
-            )
+            raise PackageError(f"{window.name}: damaged: no RPM header where one belongs", hint="fetch it again")
         index = exactly(window, 16 * count, window.name)
-        entries = {
-            tag: (kind, offset, items) for tag, kind, offset, items in struct.iter_unpack(">IIII", index)
-        }
+        entries = {tag: (kind, offset, items) for tag, kind, offset, items in struct.iter_unpack(">IIII", index)}
         return cls(window.name, entries, exactly(window, size, window.name))
 
     @property

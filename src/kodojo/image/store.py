@@ -109,9 +109,7 @@ class Store:
         try:
             return cls(Path.home() / ".local/share/kodojo")
         except RuntimeError:
-            raise InputError(
-                "this user has no home directory", hint="set KODOJO_STORE to a directory"
-            ) from None
+            raise InputError("this user has no home directory", hint="set KODOJO_STORE to a directory") from None
 
     @property
     def machine_directory(self) -> Path:
@@ -159,9 +157,7 @@ class Store:
             return _plain(names, names[-1])
         beginning = [each for each in names if each.startswith(name)]
         # "6.1" is 6.1.0-56 rather than 6.12.3, as people count.
-        counted = [
-            each for each in beginning if not (name[-1:].isdigit() and each[len(name) :][:1].isdigit())
-        ]
+        counted = [each for each in beginning if not (name[-1:].isdigit() and each[len(name) :][:1].isdigit())]
         matching = [name] if name in names else counted or beginning
         if len({_plain(matching, each) for each in matching}) == 1:
             return _plain(matching, matching[0])
@@ -386,16 +382,12 @@ def _check_overrides(modules: Path | None, config: Path | None) -> None:
     if modules is not None and not modules.is_dir():
         raise InputError(f"{modules}: not a directory", hint="--modules takes a directory of modules")
     if config is not None and not config.is_file():
-        raise InputError(
-            f"{config}: not a file", hint="--config takes the kernel's configuration (config-RELEASE)"
-        )
+        raise InputError(f"{config}: not a file", hint="--config takes the kernel's configuration (config-RELEASE)")
 
 
 def _check_size(vmlinuz: Path) -> None:
     if vmlinuz.stat().st_size > _LARGEST_KERNEL:
-        raise InputError(
-            f"{vmlinuz}: too large for a kernel", hint="give a vmlinuz, a package or a directory"
-        )
+        raise InputError(f"{vmlinuz}: too large for a kernel", hint="give a vmlinuz, a package or a directory")
 
 
 def _override(files: KernelFiles, modules: Path | None, config: Path | None) -> KernelFiles:
@@ -449,10 +441,10 @@ def _bring(path: Path, directory: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def _messages_about(directory: Path, source: Path) -> Iterator[None]:
-    """Let errors name what the user gave, not the directory where it is being prepared."""
+    """Let errors about what the user gave name that, not the directory where it is being prepared."""
     try:
         yield
-    except KodojoError as error:
+    except (ImageError, InputError) as error:
         error.message = error.message.replace(str(directory), str(source))
         error.args = (error.message, *error.args[1:])
         raise

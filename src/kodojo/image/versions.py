@@ -15,7 +15,6 @@ def version_key(text: str) -> tuple[tuple[int, int, str], ...]:
     tokens = _TOKEN.findall(_RELEASE_CANDIDATE.sub("~", text))
     # What comes first: a tilde, the end, another character, a number.
     keys = [
-        (-1, 0, "") if t == "~" else (2, int(t[:20]), t) if t.isascii() and t.isdigit() else (1, 0, t)
-        for t in tokens
+        (-1, 0, "") if t == "~" else (2, int(t[:20]), t) if t.isascii() and t.isdigit() else (1, 0, t) for t in tokens
     ]
     return (*keys, (0, 0, ""))

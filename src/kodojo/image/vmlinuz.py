@@ -73,8 +73,8 @@ def _from_bzimage(view: memoryview, name: str) -> Vmlinuz:
     version = _u16(view, 0x206)
     if version < _FIRST_WITH_PAYLOAD:
         raise ImageError(
-            f"{name}: a bzImage of boot protocol {version >> 8}.{version & 0xFF:02}, which does not say where "
-            "its kernel is (2.08 is the oldest that does)",
+            f"{name}: a bzImage of boot protocol {version >> 8}.{version & 0xFF:02}, which does not say "
+            "where its kernel is (2.08 is the oldest that does)",
             hint=_HINT,
         )
     start = ((view[0x1F1] or 4) + 1) * 512 + _u32(view, 0x248)
@@ -85,9 +85,7 @@ def _from_bzimage(view: memoryview, name: str) -> Vmlinuz:
     kind = compression_of(payload)
     elf = memoryview(decompress(payload, kind, SIZE_LIMIT, name)) if kind else payload
     if not kind and bytes(payload[:4]) != b"\x7fELF":
-        raise ImageError(
-            f"{name}: its payload is compressed in an unknown way ({bytes(payload[:4]).hex(' ')})"
-        )
+        raise ImageError(f"{name}: its payload is compressed in an unknown way ({bytes(payload[:4]).hex(' ')})")
     header_end = min(0x202 + view[0x201], 0x290)
     return Vmlinuz(_checked_elf(elf, name), bytes(view[_SETUP_HEADER:header_end]))
 

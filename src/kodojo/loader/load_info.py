@@ -214,20 +214,22 @@ class LoadInfo:
         if prev is None:
             if self.data.startswith(pattern, start):
                 return start + len(pattern)
-            prev = start
-        elif prev > end:
-            end = len(self.data) + 1  # the kernel's counter of what is left has wrapped around
+            first = prev = start
+        else:
+            first = prev + 1
+            if prev > end:
+                end = len(self.data) + 1  # the kernel's counter of what is left has wrapped around
         found = self.data.find(b"\0" + pattern, prev, end - 2 + len(pattern) + 1)
         if found >= 0:
             return found + 1 + len(pattern)
-        self._check_modinfo_end(pattern, start, end)
+        self._check_modinfo_end(pattern, first, end)
         return None
 
-    def _check_modinfo_end(self, pattern: bytes, start: int, end: int) -> None:
-        """DamageError if the search in vain has left the file."""
+    def _check_modinfo_end(self, pattern: bytes, first: int, end: int) -> None:
+        """DamageError if the search in vain, from the entry at ``first`` or behind it, has left the file."""
         if end > len(self.data):
             raise self.damage(".modinfo is not inside the file")
-        last = self.data.rfind(b"\0", start, end) + 1 or start
+        last = self.data.rfind(b"\0", first - 1, end) + 1 or first
         if last < end and pattern.startswith(self.data[last : last + len(pattern)]):
             raise self.damage(".modinfo has no end")
 

@@ -63,8 +63,7 @@ linux-image-amd64 - Linux for 64-bit PCs (meta-package)
 """
 DEBIAN = {
     "linux-image-amd64": "  Depends: linux-image-6.1.0-56-amd64\n",
-    "linux-image-6.1.0-56-amd64": "  Depends: kmod\n |Depends: initramfs-tools\n"
-    "  Depends: <linux-initramfs-tool>\n",
+    "linux-image-6.1.0-56-amd64": "  Depends: kmod\n |Depends: initramfs-tools\n  Depends: <linux-initramfs-tool>\n",
 }
 UBUNTU = {
     "linux-image-generic": "  Depends: linux-image-6.8.0-45-generic\n  Depends: linux-firmware\n"
@@ -185,9 +184,7 @@ def test_no_network(machine, tmp_path, facts):
 )
 def test_package_by_name(machine, tmp_path, name, expected):
     """A name, the beginning of one, or a pattern gives the newest usual kernel that fits, by number."""
-    machine.know(
-        dict.fromkeys([line.partition(" ")[0] for line in NAMES.splitlines()], ""), "lists", "network"
-    )
+    machine.know(dict.fromkeys([line.partition(" ")[0] for line in NAMES.splitlines()], ""), "lists", "network")
     assert fetch_package(name, tmp_path / "out").name == f"{expected}_1_amd64.deb"
 
 

@@ -42,9 +42,7 @@ def ar(members):
     out = b"!<arch>\n"
     for name, data in members.items():
         out += (
-            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
-            + data
-            + b"\n" * (len(data) % 2)
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
         )
     return out
 
@@ -109,8 +107,7 @@ def rpm(payload, tags=None, kind=0, suffix=".xz"):
 
 def regular(contents):
     return [
-        (name, stat.S_IFREG | 0o644, data, 100 + number, 1)
-        for number, (name, data) in enumerate(contents.items())
+        (name, stat.S_IFREG | 0o644, data, 100 + number, 1) for number, (name, data) in enumerate(contents.items())
     ]
 
 
@@ -324,9 +321,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert content(tmp_path / "out") == wanted() | {"boot/top/evil": b"x"}
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: deb(files(GOOD)), lambda: rpm(cpio(regular(GOOD)))], ids=["deb", "rpm"]
-)
+@pytest.mark.parametrize("build", [lambda: deb(files(GOOD)), lambda: rpm(cpio(regular(GOOD)))], ids=["deb", "rpm"])
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst", ".bz2"])
 def test_truncated(tmp_path, build, suffix):
     """A package cut anywhere is refused as truncated or damaged; nothing stays."""

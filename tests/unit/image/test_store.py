@@ -1,5 +1,6 @@
 """The store, with kernels that are a line of text where nothing has to look into them."""
 
+import errno
 import hashlib
 import io
 import os
@@ -8,11 +9,13 @@ import stat
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from kodojo.durable import disk_error
 from kodojo.errors import CorruptError, ImageError, InputError, PackageError, StoreError
 from kodojo.image import fetch as fetch_module
 from kodojo.image import package as package_module
@@ -361,6 +364,29 @@ def test_what_a_killed_process_left_is_removed(store, tmp_path):
         store.add(make_tree(tmp_path / "tree"))
         assert sorted(path.name for path in images.iterdir()) == [".incoming-busy", "6.1"]
         process.communicate(b"\n")
+
+
+def test_adding_at_the_same_time(store, tmp_path):
+    """Several that add the same package at once end with one image, and none of them fails."""
+    package = make_deb(tmp_path / "k.deb", make_tree(tmp_path / "tree"))
+    with ThreadPoolExecutor(4) as pool:
+        added = [future.result() for future in [pool.submit(store.add, package) for _ in range(4)]]
+    assert [image.release for image in added] == ["6.1"] * 4
+    assert listing(store.root / "images")[0] == "6.1"
+    assert store.names() == ["6.1"]
+
+
+def test_full_disk(store, tmp_path, monkeypatch):
+    """A full disk while an image is added names the place in the store, and leaves nothing there."""
+
+    def full(files, index):
+        raise disk_error(index, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(store_module, "_open_image", full)
+    for source in (make_tree(tmp_path / "tree"), make_deb(tmp_path / "k.deb", tmp_path / "tree")):
+        error = refused(store, StoreError, source)
+        assert str(store.root) in str(error)
+        assert "KODOJO_STORE" in error.hint
 
 
 def test_default_place(monkeypatch, tmp_path):

@@ -153,8 +153,13 @@ class MemoryPart(Part):
     # -- per-CPU space --------------------------------------------------------------------------------
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
         if self.call.has("__alloc_reserved_percpu"):
-            return self.call("__alloc_reserved_percpu", size, align)
-        return self.call("pcpu_alloc_noprof", size, align, 1, GFP_KERNEL)
+            offset = self.call("__alloc_reserved_percpu", size, align)
+        else:
+            offset = self.call("pcpu_alloc_noprof", size, align, 1, GFP_KERNEL)
+        if offset:
+            self.of(mod).set("percpu", offset)
+            self.of(mod).set("percpu_size", size)
+        return offset
 
     def percpu_modcopy(self, mod: Module, data: bytes) -> None:
         offsets = self.symbol("__per_cpu_offset")

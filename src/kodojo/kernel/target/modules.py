@@ -170,6 +170,7 @@ class ModulesPart(Part):
             head = view.address_of(member)
             self.memory.write(head, struct.pack("<QQ", head, head))
         view.set("refcnt.counter", 2)
+        self.call("__mutex_init", view.address_of("param_lock"), 0, 0)
 
     def _uses(self, mod: Module, head: str, link: str) -> Iterator[StructView]:
         """Each ``struct module_use`` of a list."""

@@ -1,0 +1,157 @@
+"""Load a module by our loader in one copy of a machine and by the kernel's own in another; compare what is left.
+
+The native loader is the kernel's real system call in the very same image: the strongest oracle that there is.
+Compared: the errno, the log, ``/proc/modules``, the taint mask, every readable file of ``/sys/module/NAME``, the
+bytes of the module's memory, and ``struct module`` field by field. Addresses of objects that either kernel
+allocated separately (slab, vmalloc) may differ: allocators may be asked in another order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from kodojo.errors import GuestOSError, LogRecord, MachineError
+from kodojo.kernel.kernel import Kernel
+
+# The direct mapping of memory and the vmalloc area: where separately allocated objects are.
+_HEAP = (0xFFFF888000000000, 0xFFFFE90000000000)
+_SKIPPED_FILES = frozenset({"uevent"})
+
+
+@dataclass
+class Outcome:
+    """What a load came to."""
+
+    value: int
+    log: list[tuple[int, str]] = field(default_factory=list)
+    proc_modules: bytes = b""
+    tainted: bytes = b""
+    sysfs: dict[str, bytes] = field(default_factory=dict)
+    struct_module: bytes = b""
+    memory: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    fault: str = ""
+
+
+def native_init_module(kernel: Kernel, image: bytes, args: str = "") -> int:
+    """The kernel's own ``init_module(2)``: 0 or -errno."""
+    with kernel.user.memory(image) as umod, kernel.user.memory(args.encode() + b"\0") as uargs:
+        return kernel.user.syscall("init_module", umod, len(image), uargs)
+
+
+def our_init_module(kernel: Kernel, image: bytes, args: str = "") -> int:
+    return kernel.init_module(image, args)
+
+
+def outcome_of(kernel: Kernel, load, image: bytes, args: str, name: str) -> Outcome:
+    """Load, and look at everything."""
+    mark = kernel.printk.next_sequence()
+    try:
+        value = load(kernel, image, args)
+    except MachineError as error:
+        return Outcome(0, _texts(kernel.printk.records(mark)), fault=type(error).__name__)
+    result = Outcome(value, _texts(kernel.printk.records(mark)))
+    result.proc_modules = kernel.read_file("/proc/modules")
+    result.tainted = kernel.read_file("/proc/sys/kernel/tainted")
+    result.sysfs = _files(kernel, f"/sys/module/{name}")
+    for mod in kernel.target.modules():
+        if mod.name == name:
+            size = kernel.image.btf.struct("module").size
+            result.struct_module = kernel.memory.read(mod.address, size)
+            for kind, region in kernel.target._regions(kernel.target.of(mod)).items():
+                if region.base:
+                    result.memory[kind.value] = (region.base, kernel.memory.read(region.base, region.size))
+    return result
+
+
+def _texts(records: tuple[LogRecord, ...]) -> list[tuple[int, str]]:
+    return [(record.level, record.text) for record in records]
+
+
+def _files(kernel: Kernel, directory: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    try:
+        entries = kernel.files.list(directory)
+    except GuestOSError:
+        return found
+    for entry in entries:
+        path = f"{directory}/{entry.name}"
+        if entry.kind == "directory":
+            found[path + "/"] = b""
+            found.update(_files(kernel, path))
+        elif entry.kind == "file" and entry.name not in _SKIPPED_FILES:
+            try:
+                found[path] = kernel.read_file(path)
+            except GuestOSError as error:
+                found[path] = b"errno %d" % error.errno
+        else:
+            found[path] = entry.kind.encode()
+    return found
+
+
+def differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[str]:
+    """What differs, one line each, beginning with the kind of difference."""
+    found = []
+    if ours.fault or native.fault:
+        if ours.fault != native.fault:
+            found.append(f"fault: ours {ours.fault or 'none'}, native {native.fault or 'none'}")
+        return found
+    for name in ("value", "proc_modules", "tainted"):
+        if getattr(ours, name) != getattr(native, name):
+            found.append(f"{name}: ours {getattr(ours, name)!r}, native {getattr(native, name)!r}")
+    if ours.log != native.log:
+        index = next(
+            (i for i, (a, b) in enumerate(zip(ours.log, native.log, strict=False)) if a != b),
+            min(len(ours.log), len(native.log)),
+        )
+        found.append(f"log: line {index}: ours {ours.log[index : index + 2]}, native {native.log[index : index + 2]}")
+    for path in sorted(ours.sysfs.keys() | native.sysfs.keys()):
+        if ours.sysfs.get(path) != native.sysfs.get(path):
+            found.append(f"sysfs: {path}: ours {ours.sysfs.get(path)!r}, native {native.sysfs.get(path)!r}")
+    found.extend(_struct_differences(kernel, ours.struct_module, native.struct_module))
+    found.extend(_memory_differences(kernel, ours, native))
+    return found
+
+
+def _words_that_differ(ours: bytes, native: bytes) -> list[int]:
+    """Offsets of 8-byte words that differ and are not two pointers to separately allocated objects."""
+    if len(ours) != len(native):
+        return [0]
+    size = len(ours) & ~7
+    left, right = (struct.unpack(f"<{size // 8}Q", side[:size]) for side in (ours, native))
+    return [
+        8 * i
+        for i, (a, b) in enumerate(zip(left, right, strict=True))
+        if a != b and not (_HEAP[0] <= a < _HEAP[1] and _HEAP[0] <= b < _HEAP[1])
+    ]
+
+
+def _struct_differences(kernel: Kernel, ours: bytes, native: bytes) -> list[str]:
+    members = kernel.image.btf.struct("module").members
+    found = []
+    for offset in _words_that_differ(ours, native):
+        name = max((m for m in members if m.offset <= offset), key=lambda m: m.offset).name
+        found.append(
+            f"struct module: {name} (+{offset:#x}): ours {ours[offset : offset + 8].hex()}, "
+            f"native {native[offset : offset + 8].hex()}"
+        )
+    return found
+
+
+def _memory_differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[str]:
+    found = []
+    size = len(native.struct_module)
+    for kind in sorted(ours.memory.keys() | native.memory.keys()):
+        left, right = ours.memory.get(kind), native.memory.get(kind)
+        if left is None or right is None or left[0] != right[0] or len(left[1]) != len(right[1]):
+            found.append(f"memory: {kind}: another place or size")
+            continue
+        position = native.memory[kind][1].find(native.struct_module) if size else -1
+        for offset in _words_that_differ(left[1], right[1]):
+            if position <= offset < position + size and position >= 0:
+                continue  # struct module, compared by itself
+            found.append(
+                f"memory: {kind}+{offset:#x} ({left[0] + offset:#x}): ours {left[1][offset : offset + 8].hex()}, "
+                f"native {right[1][offset : offset + 8].hex()}"
+            )
+    return found
