@@ -4,13 +4,14 @@
  *
  * Expected: loads; init prints "kd_hello: hello" and then each parameter, in the order below, as
  * "kd_hello: name=value" (arrays: the elements that were given, joined by commas; bool as Y or N); exit
- * prints "kd_hello: bye". /sys/module/kd_hello/parameters has every parameter but `hidden` and `noarg`
- * (mode 0).
+ * prints "kd_hello: bye", and then the parameter even's own ops print "kd_hello: free even=2", as they also
+ * do whenever loading fails at a parameter. /sys/module/kd_hello/parameters has every parameter but `hidden` and
+ * `noarg` (mode 0).
  *
  *	byte=256			-ERANGE, nothing loaded
  *	int=1x, bool=perhaps		-EINVAL
- *	ints=1,2,3,4,5			-EINVAL (four fit: "ints: can only take 4 arguments")
- *	text=123456789012345678901	-ENOSPC (20 bytes with the NUL)
+ *	ints=1,2,3,4,5			-EINVAL, "ints: can only take 4 arguments"
+ *	text=123456789012345678901	-ENOSPC, "text: string doesn't fit in 19 chars."
  *	int (no value)			-EINVAL; bool, noarg: without a value they mean yes
  *	enable_only=0			-EROFS once it is 1
  *	even=3				-ERANGE, from this module's own ops

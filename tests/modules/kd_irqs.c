@@ -2,8 +2,8 @@
 /*
  * An init that comes back with preemption or interrupts disabled.
  *
- * Expected: loads; do_one_initcall() repairs it and warns, "initcall kd_irqs_init+0x0/... [kd_irqs] returned with ..."
- * (with a WARNING and a backtrace), by the parameter `how`:
+ * Expected: loads; do_one_initcall() repairs it and warns (WARNING, with a backtrace): "initcall
+ * kd_irqs_init+0x0/... [kd_irqs] returned with ...", by the parameter `how`:
  *	0  "preemption imbalance"
  *	1  "disabled interrupts"
  *	2  both: "preemption imbalance disabled interrupts"

@@ -2,7 +2,8 @@
 /*
  * An init but no exit.
  *
- * Expected: loads, prints "kd_noexit: here to stay"; [permanent] in /proc/modules; removal gives -EBUSY.
+ * Expected: loads, prints "kd_noexit: here to stay"; [permanent] in /proc/modules; removal gives -EBUSY. (It has
+ * no code but init's; so 6.12, where each kind of memory is allocated by itself, gives its address there as 0.)
  */
 #include <linux/init.h>
 #include <linux/kernel.h>

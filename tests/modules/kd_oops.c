@@ -10,7 +10,7 @@
  *	4  divides by zero		"divide error: 0000"
  *	5  calls NULL			"BUG: kernel NULL pointer dereference, address: 0000000000000000", RIP 0
  *	6  overflows the stack		"BUG: ... stack guard page was hit at ..." by way of a double fault
- *	7  reads a non-canonical address "general protection fault, probably for non-canonical address 0x8000000000000000"
+ *	7  reads 0x8000000000000000	"general protection fault, probably for non-canonical address 0x8000..."
  *	8  panic()			"Kernel panic - not syncing: kd_oops"
  *	9  writes to its own code	"BUG: unable to handle page fault", "supervisor write access" (read-only)
  * Anything else loads and does nothing. An oops in init leaves the task dead and the module in state "Loading".

@@ -6,8 +6,9 @@
  * Expected: loads. As time passes, /sys/module/kd_timer/parameters/ reach: timer 3 (it re-arms itself each
  * jiffy), work 1, delayed_work 1 (after 2 jiffies), thread 1, hrtimer 3 (each millisecond), tasklet 1,
  * rcu 1, and completed Y once all have run. Init does not wait; with wait=1 it does: it prints
- * "kd_timer: completed=1" (0 after five seconds without) and, after msleep(50), "kd_timer: slept=1" if at least 50 ms of
- * jiffies have passed. The thread "kd_timer" lives until exit, which stops everything and prints "kd_timer: stopped".
+ * "kd_timer: completed=1" (0 after five seconds without) and, after msleep(50), "kd_timer: slept=1" if at least
+ * 50 ms of jiffies have passed. The thread "kd_timer" lives until exit, which stops everything and
+ * prints "kd_timer: stopped".
  */
 #include <linux/completion.h>
 #include <linux/delay.h>

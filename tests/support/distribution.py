@@ -269,9 +269,7 @@ class Apt:
         """The package with the newest kernel of a series, without its variants (cloud, rt, unsigned)."""
         pattern = rf"linux-image-{re.escape(series)}\.[0-9][^ -]*(-[0-9]+)?-amd64"
         known = self.field("linux-image-amd64", "Depends") + "\n"
-        known += self.run(
-            "apt-cache", "search", "--names-only", rf"^linux-image-{re.escape(series)}\..*-amd64$"
-        )
+        known += self.run("apt-cache", "search", "--names-only", rf"^linux-image-{re.escape(series)}\..*-amd64$")
         found = {match[0] for match in re.finditer(rf"\b{pattern}(?=[ ,]|$)", known, re.MULTILINE)}
         if not found:
             raise DistributionError(

@@ -128,7 +128,7 @@ class ElfWriter:
             if not data and any(section is table for table in self.tables):
                 data = made[section.name]
             if section.type != SHT_NOBITS:
-                body += bytes(-len(body) % max(section.align, 1))
+                body += bytes(-len(body) % max(min(section.align, 4096), 1))
             headers[index] = self._section_header(section, name_offsets[section.name], len(body), len(data))
             if section.type != SHT_NOBITS:
                 body += data
@@ -187,11 +187,12 @@ def _override(headers: np.ndarray, index: int, members: Mapping[str, int]) -> No
 
 def modinfo(**values: str | bytes | Iterable[str]) -> bytes:
     """The contents of ``.modinfo``: several values of a key as a tuple."""
-    lines = []
-    for key, value in values.items():
-        for one in (value,) if isinstance(value, str | bytes) else value:
-            lines.append(key.encode() + b"=" + (one.encode() if isinstance(one, str) else one) + b"\0")
-    return b"".join(lines)
+    pairs = [
+        (key, one) for key, value in values.items() for one in ((value,) if isinstance(value, str | bytes) else value)
+    ]
+    return b"".join(
+        key.encode() + b"=" + (one if isinstance(one, bytes) else one.encode()) + b"\0" for key, one in pairs
+    )
 
 
 def versions(crcs: Mapping[str, int]) -> bytes:
@@ -229,9 +230,7 @@ def module_writer(
     if crcs is not None:
         writer.add("__versions", versions(crcs), ALLOC, align=32)
     writer.add(".data", b"data" * 4, ALLOC | WRITE, align=8)
-    writer.add(
-        ".gnu.linkonce.this_module", struct_module(name.encode(), struct_size), ALLOC | WRITE, align=64
-    )
+    writer.add(".gnu.linkonce.this_module", struct_module(name.encode(), struct_size), ALLOC | WRITE, align=64)
     writer.add(".bss", b"", ALLOC | WRITE, type=SHT_NOBITS, size=64, align=16)
     writer.add(".comment", b"made by hand\0", 0)
     writer.symbol("init_module", ".init.text", type=FUNC, size=1)

@@ -127,9 +127,7 @@ def _make(kernel: KernelFiles, work: Path, environment: dict[str, str]) -> str:
         "modules",
     ]
     # Nothing of a make that runs us may reach kbuild.
-    clean = {
-        name: value for name, value in environment.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
-    }
+    clean = {name: value for name, value in environment.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
     done = subprocess.run(
         command,
         env=clean | {"LC_ALL": "C"},

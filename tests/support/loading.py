@@ -12,7 +12,7 @@ from kodojo.loader.dry import DryTarget
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import sys_init_module
 from kodojo.loader.target import KernelErrno, Module
-from tests.support.elf_writer import ALLOC, WRITE, ElfWriter, module_writer
+from tests.support.elf_writer import ALLOC, ElfWriter, module_writer
 from tests.support.paper import Btf, Struct, early_module, late_module, paper_image
 
 R_64, R_PC32 = 1, 2
@@ -183,6 +183,3 @@ def parameters(writer: ElfWriter, params: Mapping[str, tuple[str, int]], *, flag
     writer.relocations("__param", entries)
     if special_entries:
         writer.relocations(".rodata.special", special_entries)
-
-
-__all__ = ["ALLOC", "R_64", "R_PC32", "WRITE", "SpyTarget", "export", "finish", "load", "loadable", "module", "parameters"]

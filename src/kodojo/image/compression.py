@@ -24,6 +24,7 @@ _MAGICS = {
 }
 _LZ4_BLOCK = 8 << 20  # of the legacy frame, decompressed
 _ZSTD_BITE = 1 << 10
+_MAX_DICTIONARY = 256 << 20  # kernels are compressed with xz dictionaries of up to 128 MiB
 _MAX_WINDOW = 1 << 27  # the kernel is compressed with zstd --ultra -22
 
 
@@ -87,7 +88,7 @@ def _bzip2(data: bytes | memoryview, limit: int) -> bytes:
 def _xz(data: bytes | memoryview, limit: int) -> bytes:
     import lzma  # noqa: PLC0415
 
-    return _stream(lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=limit), data, limit)
+    return _stream(lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_MAX_DICTIONARY), data, limit)
 
 
 def _zstd(data: bytes | memoryview, limit: int) -> bytes:
@@ -116,18 +117,18 @@ def _lz4(data: bytes | memoryview, limit: int) -> bytes:
     while position + 4 <= len(source):
         (size,) = struct.unpack_from("<I", source, position)
         position += 4
+        if position == len(source):
+            break  # the kernel's build puts the length of the whole behind the last block
         if size > len(source) - position:
-            break  # the length of the whole, which the kernel's build puts behind the last block
-        out += _lz4_block(source[position : position + size], min(_LZ4_BLOCK, limit + 1 - len(out)))
+            raise EOFError("the end is missing")
+        out += _lz4_block(source[position : position + size])
         position += size
         if len(out) > limit:
             raise _TooLarge
-    if not out:
-        raise EOFError("the end is missing")
     return bytes(out)
 
 
-def _lz4_block(block: bytes, limit: int) -> bytes:
+def _lz4_block(block: bytes) -> bytes:
     out = bytearray()
     position, end = 0, len(block)
     while position < end:
@@ -149,7 +150,7 @@ def _lz4_block(block: bytes, limit: int) -> bytes:
             length, position = _lz4_length(block, position, length)
         length += 4
         start = len(out) - distance
-        if start < 0 or not distance or len(out) + length > limit:
+        if start < 0 or not distance or len(out) + length > _LZ4_BLOCK:
             raise ValueError("a match reaches outside the block")
         if distance >= length:
             out += out[start : start + length]

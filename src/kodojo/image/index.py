@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from kodojo.errors import CorruptError, ImageError, InputError
+from kodojo.errors import CorruptError, ImageError, InputError, StoreError
 from kodojo.image.arrays import read_arrays, write_arrays
 from kodojo.image.elf import ElfFile
 
@@ -49,18 +49,13 @@ class Index:
     vmlinux: mmap.mmap
 
     def arrays(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return the arrays kept under a name, made and kept if they are absent or damaged.
-
-        :raises StoreError: they cannot be written.
-        """
+        """Return the arrays kept under a name, made and (if possible) kept if they are absent or damaged."""
         path = self.directory / name
         try:
             return read_arrays(path)
         except (OSError, CorruptError):
-            from kodojo.durable import write_atomically  # noqa: PLC0415
-
             made = make()
-            write_atomically(path, lambda file: write_arrays(file, made))
+            _keep(path, lambda file: write_arrays(file, made))
             return made
 
     def forget(self, name: str) -> None:
@@ -93,21 +88,35 @@ def open_index(vmlinuz: Path, directory: Path | None) -> Index:
     if directory is None:
         root = data_directory() / "index"
         record = root / "by-path" / f"{zlib.crc32(os.fsencode(vmlinuz.absolute())):08x}"
-        source = _content_hash(vmlinuz, record)
+        source, note = _content_hash(vmlinuz, record)
         directory = root / source[:32]
     else:
-        source = _content_hash(vmlinuz, directory / "source")
+        record = directory / "source"
+        source, note = _content_hash(vmlinuz, record)
     index = _read(directory, source)
     if index is None:
         _make(vmlinuz, directory, source)
         index = _read(directory, source)
         if index is None:
             raise CorruptError(f"{directory}: cannot be read back", hint=f"remove it (rm -r {directory})")
+    if note:
+        _keep(record, lambda file: file.write(note))
     return index
 
 
-def _content_hash(vmlinuz: Path, record: Path) -> str:
-    """Return the SHA-256 of a file, from a record of the last time if size, inode and time are the same."""
+def _keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write what saves time later; where that cannot be written, time is not saved."""
+    from kodojo.durable import write_atomically  # noqa: PLC0415
+
+    with contextlib.suppress(StoreError):
+        write_atomically(path, write)
+
+
+def _content_hash(vmlinuz: Path, record: Path) -> tuple[str, bytes]:
+    """Return the SHA-256 of a file, from a record of the last time if size, inode and time are the same.
+
+    The second value is what should be recorded; empty if that is what the record says.
+    """
     try:
         status = vmlinuz.stat()
         if status.st_size > _LARGEST_FILE:
@@ -116,18 +125,14 @@ def _content_hash(vmlinuz: Path, record: Path) -> str:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             noted = record.read_text("ascii")
             if noted.startswith(key) and re.fullmatch(r"[0-9a-f]{64}", noted[len(key) :]):
-                return noted[len(key) :]
+                return noted[len(key) :], b""
         import hashlib  # noqa: PLC0415
 
         with vmlinuz.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{vmlinuz}: cannot be read: {error.strerror or error}") from error
-    if record.name != "source" or record.parent.is_dir():
-        from kodojo.durable import write_atomically  # noqa: PLC0415
-
-        write_atomically(record, f"{key}{digest}".encode())
-    return digest
+    return digest, f"{key}{digest}".encode()
 
 
 def _read(directory: Path, source: str) -> Index | None:

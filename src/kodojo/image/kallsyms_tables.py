@@ -265,9 +265,9 @@ def _candidates(data: memoryview, tokens: _Tokens, names: _Names) -> list[npt.ND
     )
     found = []
     for base_at, offsets_at in places:
-        if offsets_at < 0 or base_at + 8 > len(data):
+        if offsets_at < 0 or max(base_at + 8, offsets_at + 4 * count) > len(data):
             continue
-        base = np.frombuffer(data[base_at : base_at + 8], "<u8")[0]
+        base = np.frombuffer(data[base_at : base_at + 8], "<u8")  # an array: a scalar would not wrap around
         offsets = np.frombuffer(data[offsets_at : offsets_at + 4 * count], "<u4")
         signed = offsets.view("<i4").astype(np.int64)
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: what is not negative is an address, the rest counts from the base.

@@ -97,7 +97,7 @@ class ModuleTree(Mapping[str, ModuleFile]):
         return frozenset(name for line in lines if (name := module_name(line.strip())) is not None)
 
     def dependencies(self, name: str) -> tuple[str, ...]:
-        """Return what must be loaded before a module, in load order; see :attr:`ModuleFile.depends`."""
+        """Return what must be loaded before a module, in load order, without what is built into the kernel."""
         name = fold(name)
         order: list[str] = []
         # Depth first, dependencies before dependents, without recursion.
@@ -112,7 +112,7 @@ class ModuleTree(Mapping[str, ModuleFile]):
             else:
                 seen.add(following)
                 stack.append((following, iter(self._direct(following))))
-        return tuple(order[:-1])
+        return tuple(other for other in order[:-1] if other in self)
 
     def _direct(self, name: str) -> tuple[str, ...]:
         """Return what modules.dep or, where there is none, the module itself says."""

@@ -48,6 +48,7 @@ class Calls:
         self._returns = image.kallsyms.address("start_thread")
         self._depth = 0
         self._symbols: dict[str, int] = {}
+        self.stopped: MachineError | None = None  # what ended the machine
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
 
     def address(self, function: str) -> int:
@@ -80,6 +81,11 @@ class Calls:
         :param interrupts: whether they are enabled when the function is entered (not for nested calls).
         """
         address = self.address(function) if isinstance(function, str) else function
+        if self.stopped is not None and not self._depth:
+            raise MachineError(
+                f"this machine has stopped: {self.stopped}",
+                hint="go on from a fork that was made before, or boot again",
+            )
         if self._depth >= _DEPTH_LIMIT:
             raise UnmodelledError("calls into the kernel are nested too deeply")
         cpu = self.cpu
@@ -97,7 +103,10 @@ class Calls:
         try:
             cpu.run(until, limit or self.limit)
         except MachineError as error:
-            raise self.failed(error) from error
+            if self.stopped is None:
+                self.stopped = error
+                self.stopped = self.failed(error)
+            raise self.stopped from error
         finally:
             self._depth -= 1
         value = cpu.get("rax")

@@ -93,7 +93,6 @@ class Faults:
         self._printk = printk
         self._resting_task = self.current_task()
         self.mark = 0
-        self.crashed: MachineError | None = None
         cpu = calls.cpu
         # Both after everything has been printed.
         cpu.add_breakpoint(calls.address("oops_end"), self._oops)
@@ -134,10 +133,7 @@ class Faults:
         )
 
     def _failed(self, error: MachineError) -> MachineError:
-        """Remember that the machine is not at rest any more; tell where it hangs."""
-        if self.crashed is not None:
-            return error
-        self.crashed = error
+        """Tell where it hangs; the other errors speak for themselves."""
         if not isinstance(error, MachineHang):
             return error
         frames = self._where()
@@ -145,12 +141,11 @@ class Faults:
         report = FaultReport(error.report.cause, error.registers, frames, self._log())
         waits = self.current_task() != self._resting_task
         what = "waits for something that does not come" if waits else "runs without coming back"
-        self.crashed = MachineHang(
+        return MachineHang(
             f"{error.message}: it {what}{place}",
             report,
             hint="give it more time (--limit SECONDS), or look at the backtrace for what it waits for",
         )
-        return self.crashed
 
     def _where(self) -> tuple[Frame, ...]:
         """The resting task's backtrace, by the kernel's own unwinder."""
@@ -175,8 +170,6 @@ class Faults:
 
     def symbol(self, address: int) -> str:
         """``name+offset/size [module]``, as the kernel prints it for ``%pS``."""
-        if self.crashed is not None and not isinstance(self.crashed, MachineHang):
-            return self._image_symbol(address)  # nothing runs any more
         self._calls("sprint_symbol", self._scratch, address)
         return decode(self._memory.string(self._scratch, _SYMBOL_LENGTH))
 

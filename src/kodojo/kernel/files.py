@@ -46,7 +46,8 @@ class OpenFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._user.syscall("close", self.fd)
+        if self._user.calls.stopped is None:
+            self._user.syscall("close", self.fd)
 
     def read(self, size: int = _PIECE) -> bytes:
         """One ``read()`` of at most ``size`` bytes."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel"]
 
-_DEFAULT_LIMIT = 60.0  # seconds of guest time
+_DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK = 0o4000
 _COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
 _MAGIC_SIZE = 16
@@ -126,9 +126,9 @@ class Kernel:
         return cls(image, machine, facts, saved["once"])
 
     def _alive(self) -> None:
-        if self.faults.crashed is not None:
+        if self.calls.stopped is not None:
             raise MachineError(
-                f"this machine has stopped: {self.faults.crashed}",
+                f"this machine has stopped: {self.calls.stopped}",
                 hint="go on from a fork that was made before, or boot again",
             )
 
@@ -136,7 +136,7 @@ class Kernel:
         return RunLimit(ticks=max(1, round(seconds * self.hertz)))
 
     def limit(self, seconds: float) -> None:
-        """How long guest code may run without coming back, in seconds of guest time (60 at first)."""
+        """How long guest code may run without coming back, in seconds of guest time (30 at first)."""
         if seconds <= 0:
             raise InputError(f"{seconds}: a limit is a positive number of seconds")
         self.calls.limit = self._limit(seconds)

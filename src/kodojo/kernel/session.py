@@ -102,7 +102,7 @@ class Session:
             self._save(kernel, description, save=save and not fresh)
 
     def _save(self, kernel: Kernel, description: MachineDescription, *, save: bool) -> None:
-        if save and kernel.faults.crashed is None:
+        if save and kernel.calls.stopped is None:
             self._write(kernel, description)
 
     def _resume(self, image: Image | None, progress: Progress | None) -> tuple[Kernel, MachineDescription]:

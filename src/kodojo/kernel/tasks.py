@@ -66,7 +66,8 @@ class Tasks:
         try:
             yield
         finally:
-            self._calls("revert_creds", old)
+            if self._calls.stopped is None:
+                self._calls("revert_creds", old)
 
 
 def _capability(value: str | int) -> int:

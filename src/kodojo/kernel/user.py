@@ -89,11 +89,12 @@ class UserSpace:
         size = max(1, len(data) + 4095) & ~4095
         address = self.allocate(size + 4096)
         self.checked("user memory", "munmap", address + size, 4096)
+        self.machine.cpu.write(address, data)
         try:
-            self.machine.cpu.write(address, data)
             yield address
         finally:
-            self.checked("user memory", "munmap", address, size)
+            if self.calls.stopped is None:
+                self.checked("user memory", "munmap", address, size)
 
     def put(self, data: bytes, offset: int = 0) -> int:
         """Write into the scratch memory; the address."""

@@ -85,9 +85,7 @@ def set_value(
     return _set_scalar(target, mod, kind, param.name, param.arg, value)
 
 
-def _set_scalar(
-    target: Target, mod: Module, kind: str, name: bytes, address: int, value: bytes | None
-) -> int:
+def _set_scalar(target: Target, mod: Module, kind: str, name: bytes, address: int, value: bytes | None) -> int:
     if kind == "param_ops_charp":
         if len(value or b"") > CHARP_MAX:
             target.printk(3, f"{decode(name)}: string parameter too long")
@@ -124,9 +122,7 @@ def _set_string(target: Target, mod: Module, param: KernelParam, value: bytes) -
     return 0
 
 
-def _set_array(
-    target: Target, mod: Module, param: KernelParam, value: bytes, names: dict[int, str]
-) -> int | None:
+def _set_array(target: Target, mod: Module, param: KernelParam, value: bytes, names: dict[int, str]) -> int | None:
     # struct kparam_array: unsigned int max, elemsize, *num; const struct kernel_param_ops *ops; void *elem
     largest, size, number, ops, element = struct.unpack("<IIQQQ", read_bytes(mod, param.arg, 32))
     kind = names.get(ops)

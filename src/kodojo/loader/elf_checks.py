@@ -281,9 +281,7 @@ def _check_section_zero(target: Target, info: LoadInfo) -> None:
     else:  # none is declared, and one kernel looks nevertheless
         start = int(info.header["e_shoff"])
         if start + SHDR.itemsize > len(info.data):
-            raise info.damage(
-                "there are no section headers, and the kernel reads one behind the end of the file"
-            )
+            raise info.damage("there are no section headers, and the kernel reads one behind the end of the file")
         zero = np.frombuffer(info.data, SHDR, 1, start)[0]
     if zero["sh_type"] != SHT_NULL or zero["sh_size"] or zero["sh_addr"]:
         kind = _signed(zero["sh_type"])
@@ -321,9 +319,7 @@ def _check_and_count_sections(target: Target, info: LoadInfo) -> None:
     last = int(np.argmax(fatal)) if fatal.any() else len(fatal)
     names = info.section_names()
     counted = [int(index) for index in np.flatnonzero(contents[:last])]
-    compared = (
-        [*counted, last] if last < len(fatal) and not (_bad_link(info) | _outside(info))[last] else counted
-    )
+    compared = [*counted, last] if last < len(fatal) and not (_bad_link(info) | _outside(info))[last] else counted
     for index in compared:
         if names[index] is None:
             info.section_name(index)  # DamageError
@@ -362,9 +358,7 @@ def _outside(info: LoadInfo) -> NDArray[np.bool_]:
 
 def _bad_link(info: LoadInfo) -> NDArray[np.bool_]:
     link = info.sechdrs["sh_link"]
-    bad: NDArray[np.bool_] = (info.sechdrs["sh_type"] == SHT_SYMTAB) & (
-        (link == 0) | (link >= len(info.sechdrs))
-    )
+    bad: NDArray[np.bool_] = (info.sechdrs["sh_type"] == SHT_SYMTAB) & ((link == 0) | (link >= len(info.sechdrs)))
     return bad
 
 
@@ -425,9 +419,7 @@ def _check_this_module(target: Target, info: LoadInfo, index: int) -> None:
 # -- refusals -------------------------------------------------------------------------------------------
 
 
-def _fail(
-    target: Target, info: LoadInfo, text: str, slug: str, why: str, hint: str = BUILD_AGAIN
-) -> NoReturn:
+def _fail(target: Target, info: LoadInfo, text: str, slug: str, why: str, hint: str = BUILD_AGAIN) -> NoReturn:
     target.printk(3, text)
     raise refuse(info.label, Errno.ENOEXEC, slug, why, hint)
 

@@ -246,9 +246,7 @@ def layout_symtab(target: Target, mod: Module, info: LoadInfo) -> None:
 
     _load_at_end(info, init, init_mark, info.index.str)
     info.mod_kallsyms_init_off = _align(init.size, KALLSYMS_ALIGN)
-    info.init_typeoffs = (
-        info.mod_kallsyms_init_off + target.image.btf.struct("mod_kallsyms").size
-    ) & SIZE_MASK
+    info.init_typeoffs = (info.mod_kallsyms_init_off + target.image.btf.struct("mod_kallsyms").size) & SIZE_MASK
     init.size = (info.init_typeoffs + len(info.symbols)) & SIZE_MASK
     if scheme.merged:
         init.size = _strict_align(target, init.size)
@@ -268,9 +266,7 @@ def _core_symbols(target: Target, mod: Module, info: LoadInfo, scheme: Scheme) -
     flags = info.sechdrs["sh_flags"]
     init = np.array([mark for kind, mark in scheme.marks.items() if kind.is_init], np.uint64)
     shift = np.uint64(INIT_SHIFT if scheme.merged else TYPE_SHIFT)
-    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(
-        info.sechdrs["sh_entsize"] >> shift, init >> shift
-    )
+    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(info.sechdrs["sh_entsize"] >> shift, init >> shift)
     if target.image.config.enabled("KALLSYMS_ALL"):
         stays[info.index.pcpu] = True
     else:
@@ -336,11 +332,11 @@ def _copy_sections(info: LoadInfo) -> None:
     for index in map(int, np.flatnonzero((sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0)):
         region, offset = info.placement[index]
         size, start = sizes[index], offsets[index]
+        if offset + size > len(region.data):  # sizes have 32 bits, and have wrapped around
+            raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
         if types[index] != SHT_NOBITS:
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
-            if offset + size > len(region.data):
-                raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
             memoryview(region.data)[offset : offset + size] = content[start : start + size]
         sechdrs["sh_addr"][index] = (region.base + offset) & NOT_PLACED
 

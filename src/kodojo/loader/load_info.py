@@ -214,24 +214,23 @@ class LoadInfo:
         if prev is None:
             if self.data.startswith(pattern, start):
                 return start + len(pattern)
-            first = prev = start
+            prev = last = start
         else:
-            first = prev + 1
+            last = end  # the entry that prev is in has been seen
             if prev > end:
                 end = len(self.data) + 1  # the kernel's counter of what is left has wrapped around
         found = self.data.find(b"\0" + pattern, prev, end - 2 + len(pattern) + 1)
         if found >= 0:
             return found + 1 + len(pattern)
-        self._check_modinfo_end(pattern, first, end)
+        last = self.data.rfind(b"\0", prev, end) + 1 or last
+        if end > len(self.data) or (last < end and self._leaves_file(pattern, last)):
+            raise self.damage(".modinfo has no end in the file")
         return None
 
-    def _check_modinfo_end(self, pattern: bytes, first: int, end: int) -> None:
-        """DamageError if the search in vain, from the entry at ``first`` or behind it, has left the file."""
-        if end > len(self.data):
-            raise self.damage(".modinfo is not inside the file")
-        last = self.data.rfind(b"\0", first - 1, end) + 1 or first
-        if last < end and pattern.startswith(self.data[last : last + len(pattern)]):
-            raise self.damage(".modinfo has no end")
+    def _leaves_file(self, pattern: bytes, start: int) -> bool:
+        """Whether comparing the last entry with the pattern goes on behind the end of the file."""
+        rest = self.data[start : start + len(pattern)]
+        return len(rest) < len(pattern) and pattern.startswith(rest)
 
     # -- symbols ------------------------------------------------------------------------------------
     @property

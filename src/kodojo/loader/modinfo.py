@@ -189,8 +189,7 @@ def _check_origin(target: Target, mod: Module, info: LoadInfo) -> None:
         add_taint_module(target, mod, TAINT_CRAP, lockdep_ok=True)
         target.printk(
             4,
-            f"{mod.name}: module is from the staging directory,"
-            " the quality is unknown, you have been warned.",
+            f"{mod.name}: module is from the staging directory, the quality is unknown, you have been warned.",
         )
 
 

@@ -114,6 +114,7 @@ def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict
 
     Facts: which parameters were set. Source: ``kernel/params.c: parse_args``.
     """
+    _request_async_probe(target, mod, wanted=target.async_probe_default())
     position = skip_spaces(args)
     params = _first_by_name(kernel_params(mod, info)) if position < len(args) else {}
     failure: LoadError | None = None
@@ -212,13 +213,17 @@ def unknown_module_param_cb(target: Target, mod: Module, param: bytes, value: by
     """
     if param == b"async_probe":
         wanted = kstrtobool(value)
-        mod.async_probe_requested = wanted is None or wanted
-        target.set_field(mod, "async_probe_requested", int(mod.async_probe_requested))
+        _request_async_probe(target, mod, wanted=wanted is None or wanted)
         return
     if not target.dyndbg_parameter(mod, param, value):
         # ddebug_dyndbg_param_cb has cut the name at its first dot.
         name = decode(param.partition(b".")[0])
         target.printk(4, f"{mod.name}: unknown parameter '{name}' ignored")
+
+
+def _request_async_probe(target: Target, mod: Module, *, wanted: bool) -> None:
+    mod.async_probe_requested = wanted
+    target.set_field(mod, "async_probe_requested", int(wanted))
 
 
 def kstrtobool(value: bytes | None) -> bool | None:

@@ -192,9 +192,7 @@ def resolve_symbol_wait(target: Target, mod: Module, info: LoadInfo, name: bytes
     raise _provider_busy(mod, name, owners[-1])
 
 
-def resolve_symbol(
-    target: Target, mod: Module, info: LoadInfo, name: bytes, owners: list[Module]
-) -> Symbol | None:
+def resolve_symbol(target: Target, mod: Module, info: LoadInfo, name: bytes, owners: list[Module]) -> Symbol | None:
     """Find an export that the module may use, and take a reference to the module that has it.
 
     None if there is none. The owner is appended to ``owners``, whatever happens then.
@@ -249,8 +247,7 @@ def inherit_taint(target: Target, mod: Module, owner: Module | None, name: bytes
     if mod.using_gplonly_symbols:
         target.printk(
             3,
-            f"{mod.name}: module using GPL-only symbols uses symbols {text}"
-            f" from proprietary module {owner.name}.",
+            f"{mod.name}: module using GPL-only symbols uses symbols {text} from proprietary module {owner.name}.",
         )
         return False
     if not mod.taints >> TAINT_PROPRIETARY_MODULE & 1:

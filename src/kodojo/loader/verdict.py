@@ -50,9 +50,7 @@ class Verdict:
     unchecked: tuple[str, ...] = ()
 
 
-def check(
-    image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True
-) -> Verdict:
+def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True) -> Verdict:
     """Would the kernel load this file with these arguments? Everything but running its init is tried.
 
     A refusal is an answer, not an exception. InputError if the file cannot be read, ImageError if it is
@@ -87,9 +85,7 @@ def check(
 
 def load(target: DryTarget, content: bytes, args: str = "", steps: Steps | None = None) -> Module:
     """Load a module dry. It then counts as LIVE for those that come after it."""
-    mod = sys_finit_module(
-        target, target.open_file(content), target.user_copy(encode(args) + b"\0"), 0, steps
-    )
+    mod = sys_finit_module(target, target.open_file(content), target.user_copy(encode(args) + b"\0"), 0, steps)
     target.set_state(mod, ModuleState.LIVE)
     return mod
 

@@ -21,7 +21,7 @@ class RunLimit:
         :class:`kodojo.errors.MachineHang` after them.
     """
 
-    ticks: int = 60 * 250
+    ticks: int = 30 * 250
 
 
 @dataclass(frozen=True, slots=True)

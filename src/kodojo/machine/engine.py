@@ -222,8 +222,12 @@ class Engine:
         self._uc.mem_write(address, data)
 
     def forget_code(self, address: int, size: int) -> None:
-        """Drop what was translated from these virtual addresses, which must be mapped."""
+        """Drop what was translated from these virtual addresses."""
+        # Unicorn looks them up in the page tables as if it were to fetch from there. What that leaves
+        # behind where they are not executable, a page fault that never happened, is undone.
+        self._uc.context_update(self._context)
         self._uc.ctl_remove_cache(address, address + size)
+        self._uc.context_restore(self._context)
 
     # -- the whole state ----------------------------------------------------------------------------
     def save_state(self) -> bytes:

@@ -78,6 +78,7 @@ class X86_64:  # noqa: N801  the architecture's name
         self._tsc_sites: set[int] = set()
         self.blocks = 0
         self.ticks = 0
+        self._started = False
         self._until_tick = BLOCKS_PER_TICK
 
     # -- running ------------------------------------------------------------------------------------
@@ -93,11 +94,10 @@ class X86_64:  # noqa: N801  the architecture's name
                 step_over = rip
                 continue
             step_over = -1
-            self._run_to_event(rip)
-            if self.ticks >= deadline:
-                raise self._hang("guest code did not come back within the limit", "limit reached")
+            self._run_to_event(rip, deadline)
 
-    def _run_to_event(self, rip: int) -> None:
+    def _run_to_event(self, rip: int, deadline: int) -> None:
+        self._started = True
         stop, vector, used = self.engine.start(rip, self._until_tick)
         self.blocks += used
         self._until_tick -= used
@@ -106,21 +106,23 @@ class X86_64:  # noqa: N801  the architecture's name
         elif stop is Stop.INVALID:
             self._deliver_exception(_INVALID_OPCODE)
         elif stop is Stop.HALTED:
-            self._halted()
+            self._halted(deadline)
         elif stop is Stop.COUNTED:
-            self._tick(deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
+            self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
         if self._until_tick <= 0:
             self._until_tick = 1  # the next block is a safe place to let time pass
 
-    def _halted(self) -> None:
+    def _halted(self, deadline: int) -> None:
         if not self.engine.get("rflags") & _RFLAGS_IF:
             raise self._hang("the processor was halted with interrupts off", "halted for ever")
-        if not self._tick(deliver=True):
+        if not self._tick(deadline, deliver=True):
             raise self._hang("the processor waits, and every interrupt is masked", "halted for ever")
 
-    def _tick(self, *, deliver: bool) -> bool:
-        """A timer period is over; whether an interrupt was delivered."""
+    def _tick(self, deadline: int, *, deliver: bool) -> bool:
+        """A timer period is over; whether an interrupt was delivered. MachineHang if it was the last one."""
         self.ticks += 1
+        if self.ticks >= deadline:
+            raise self._hang("guest code did not come back within the limit", "limit reached")
         self._until_tick = BLOCKS_PER_TICK
         vector = self.board.timer_interrupt() if deliver else None
         if vector is not None:
@@ -279,7 +281,7 @@ class X86_64:  # noqa: N801  the architecture's name
     def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
         self._breakpoints[address] = handler
         self.engine.add_breakpoint(address)
-        if self.blocks and self.translate(address) is not None:
+        if self._started:
             self.engine.forget_code(address, 1)
 
     def remove_breakpoint(self, address: int) -> None:

@@ -1,9 +1,9 @@
 import pytest
+from tests.support.elf_writer import ALLOC, SHT_NOBITS, WRITE, module_writer
+from tests.support.stages import ADDRESS, EARLY, LATE, STRUCT_SIZE, checked, paper_target, rewritten
 
 from kodojo.errors import DamageError
 from kodojo.loader.load_info import LoadInfo, rewrite_section_headers, setup_load_info
-from tests.support.elf_writer import ALLOC, SHT_NOBITS, WRITE, module_writer
-from tests.support.stages import ADDRESS, EARLY, LATE, STRUCT_SIZE, checked, paper_target, rewritten
 
 
 def info_with(modinfo, *, behind=b"", size=None, kernel=EARLY):
@@ -40,6 +40,7 @@ def test_modinfo_values(content, found):
 def test_modinfo_without_end():
     """A last entry without NUL counts, and its value goes on into what follows in the file."""
     assert info_with(b"a=1\0tag=val", behind=b"ue\0tag=2\0").modinfo_values(b"tag") == [b"value"]
+    assert info_with(b"a=1\0tag=xtag=", behind=b"y\0").modinfo_values(b"tag") == [b"xtag=y"]
 
 
 def test_modinfo_first_byte():

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.elf_writer import ALLOC, WRITE
+from tests.support.loading import SpyTarget, export, finish, load, loadable, module, parameters
 
 from kodojo.errors import LoadError, UnmodelledError
 from kodojo.loader.steps import Steps
 from kodojo.loader.target import Memory, ModuleState
-from tests.support.elf_writer import ALLOC, WRITE
-from tests.support.loading import SpyTarget, export, finish, load, loadable, module, parameters
 
 BOTH = pytest.mark.parametrize("late", [False, True], ids=["6.1", "6.12"])
 
@@ -92,7 +92,14 @@ def test_live(late):
     target = SpyTarget(late=late, init=0)
     mod = load(target, module(late=late))
     start = target.calls.index("init")
-    assert target.calls[start:] == ["init", "set_state LIVE", "notify LIVE", "after_init", "module_memfree", "wake_module_wq"]
+    assert target.calls[start:] == [
+        "init",
+        "set_state LIVE",
+        "notify LIVE",
+        "after_init",
+        "module_memfree",
+        "wake_module_wq",
+    ]
     assert all(region.base == 0 for region in mod.regions.values() if region.kind.is_init)
     assert len(target.allocations) == 1 + sum(region.base != 0 for region in mod.regions.values())
 

@@ -1,4 +1,6 @@
 import pytest
+from tests.support.elf_writer import module_writer
+from tests.support.stages import EARLY, LATE, STRUCT_SIZE, checked, lines, paper_target, rewritten
 
 from kodojo.errors import LoadError
 from kodojo.loader.modinfo import (
@@ -8,8 +10,6 @@ from kodojo.loader.modinfo import (
     module_augment_kernel_taints,
     setup_modinfo,
 )
-from tests.support.elf_writer import module_writer
-from tests.support.stages import EARLY, LATE, STRUCT_SIZE, checked, lines, paper_target, rewritten
 
 P, F, C, O, E, K, N = (1 << bit for bit in (0, 1, 10, 12, 13, 15, 18))  # noqa: E741  the kernel's letters
 LOCKDEP = (4, "Disabling lock debugging due to kernel taint")
@@ -95,8 +95,7 @@ ACTING = [
         [
             (
                 4,
-                "paper: module is from the staging directory,"
-                " the quality is unknown, you have been warned.",
+                "paper: module is from the staging directory, the quality is unknown, you have been warned.",
             )
         ],
         C,

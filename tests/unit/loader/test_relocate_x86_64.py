@@ -49,9 +49,7 @@ class Scene:
         return [(record.level, record.text) for record in self.target.log]
 
 
-def scene(
-    entries, symbols=(0, 0xFFFFFFFF81000000, 0x1234), *, late=False, fill=b"", flags=2, kind=4
-) -> Scene:
+def scene(entries, symbols=(0, 0xFFFFFFFF81000000, 0x1234), *, late=False, fill=b"", flags=2, kind=4) -> Scene:
     table = np.zeros(len(entries), RELA)
     for index, (offset, reloc, symbol, addend) in enumerate(entries):
         table[index] = (offset, symbol << 32 | reloc, addend)
@@ -126,9 +124,7 @@ def test_nonzero_target_early_kernel():
     """6.1 says 'Skipping', and shows S + A for the types relative to the place."""
     it = scene([(4, PC32, 2, 1)], fill=b"\0\0\0\0\1")
     assert it.refused().slug == "relocation-target-nonzero"
-    text = (
-        "Skipping invalid relocation target, existing value is nonzero for type 2, loc (____ptrval____), val"
-    )
+    text = "Skipping invalid relocation target, existing value is nonzero for type 2, loc (____ptrval____), val"
     assert it.lines == [(3, f"module: x86/modules: {text} 1235")]
 
 
@@ -156,9 +152,7 @@ def test_overflow(kind, addend, late):
     assert it.at(0, 4) == (0 if late else wrap(addend, 4))
 
 
-@pytest.mark.parametrize(
-    ("late", "slug"), [(False, "relocation-target-nonzero"), (True, "relocation-overflow")]
-)
+@pytest.mark.parametrize(("late", "slug"), [(False, "relocation-target-nonzero"), (True, "relocation-overflow")])
 def test_overflow_or_nonzero_first(late, slug):
     """With both faults, 6.1 reports the nonzero place and 6.12 the overflow."""
     it = scene([(0, ABS32S, 0, 1 << 40)], fill=b"\1", late=late)
@@ -237,9 +231,7 @@ def test_rel_is_not_supported():
 
 
 ENTRY = st.tuples(
-    st.one_of(
-        st.integers(0, 48).map(lambda n: 8 * n), st.integers(-SECTION, 2 * SIZE).map(lambda n: wrap(n, 8))
-    ),
+    st.one_of(st.integers(0, 48).map(lambda n: 8 * n), st.integers(-SECTION, 2 * SIZE).map(lambda n: wrap(n, 8))),
     st.sampled_from([NONE, ABS64, PC32, PLT32, ABS32, ABS32S, PC64, 9]),
     st.integers(0, 4),
     st.one_of(st.integers(-8, 8), st.integers(-(1 << 63), (1 << 63) - 1)),

@@ -46,7 +46,8 @@ class FormationPart(Part):
         try:
             yield view
         finally:
-            self.kfree(address)
+            if self.call.stopped is None:
+                self.kfree(address)
 
     def sort_extable(self, mod: Module) -> None:
         view = self.of(mod)

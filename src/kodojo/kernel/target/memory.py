@@ -73,8 +73,9 @@ class MemoryPart(Part):
             copy = user.checked("module", "open", user.path(_GUEST_COPY), 0, 0)
             return self._kernel_read_file(copy)
         finally:
-            user.syscall("close", copy)
-            user.syscall("unlink", user.path(_GUEST_COPY))
+            if self.call.stopped is None:
+                user.syscall("close", copy)
+                user.syscall("unlink", user.path(_GUEST_COPY))
 
     def _kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         file = self.call("fget", fd)

@@ -79,6 +79,7 @@ class ModulesPart(Part):
         mod.init, mod.exit, mod.percpu = view.get("init"), view.get("exit"), view.get("percpu")
         mod.percpu_size = view.get("percpu_size")
         mod.klp = bool(view.get("klp"))
+        mod.args = view.get("args")
         mod.regions = self._regions(view)
         return mod
 

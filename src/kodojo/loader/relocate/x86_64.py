@@ -196,9 +196,7 @@ def _fits(kinds: NDArray[np.int64], values: NDArray[np.uint64]) -> NDArray[np.bo
     return fits
 
 
-def _write(
-    data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64], values: NDArray[np.uint64]
-) -> None:
+def _write(data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64], values: NDArray[np.uint64]) -> None:
     for size, dtype in ((4, "<u4"), (8, "<u8")):
         (chosen,) = np.nonzero(sizes == size)
         _window(data, dtype)[places[chosen]] = values[chosen].astype(dtype)

@@ -1,0 +1,6 @@
+"""``python -m kodojo``."""
+
+from kodojo.cli.main import main
+
+if __name__ == "__main__":
+    main()

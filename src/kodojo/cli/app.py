@@ -1,0 +1,207 @@
+"""What all commands share: options, the store and the machine, and how things are said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kodojo.errors import FaultReport, KodojoError, LogRecord, MachineFault
+from kodojo.report.paint import Paint
+
+if TYPE_CHECKING:
+    from kodojo.image.image import Image
+    from kodojo.image.store import Store
+    from kodojo.kernel.kernel import Kernel
+    from kodojo.kernel.session import Session
+    from kodojo.report.progress import Bar
+
+__all__ = ["App", "fresh_option", "json_option", "kernel_option", "machine_options", "pass_app"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class App:
+    """One run of the command line.
+
+    :attr json: print JSON instead of text.
+    :attr fresh: work on a copy of the machine that is thrown away.
+    :attr kernel: the name of the kernel that the machine should run; None: any.
+    :attr log: what the kernel printed during the last :meth:`machine` block.
+    """
+
+    def __init__(self) -> None:
+        self.json = False
+        self.fresh = False
+        self.kernel: str | None = None
+        self.log: tuple[LogRecord, ...] = ()
+
+    # -- saying things ------------------------------------------------------------------------------
+    @cached_property
+    def paint(self) -> Paint:
+        """Colours of standard output."""
+        return Paint.of(sys.stdout)
+
+    @cached_property
+    def error_paint(self) -> Paint:
+        """Colours of standard error."""
+        return Paint.of(sys.stderr)
+
+    def out(self, lines: str | Iterable[str]) -> None:
+        """Print lines to standard output."""
+        text = lines if isinstance(lines, str) else "\n".join(lines)
+        if text:
+            click.echo(text)
+
+    def say(self, lines: str | Iterable[str]) -> None:
+        """Print lines to standard error."""
+        text = lines if isinstance(lines, str) else "\n".join(lines)
+        if text:
+            click.echo(text, err=True)
+
+    def out_json(self, value: Any) -> None:
+        """Print the one value that a command with ``--json`` prints."""
+        from kodojo.report.json import dumps  # noqa: PLC0415  only with --json
+
+        click.echo(dumps(value))
+
+    def table(self, columns: tuple[str, ...], rows: list[Any], styles: tuple[str, ...] = ()) -> None:
+        """Print a table: a drawn one on a terminal, aligned columns otherwise."""
+        from kodojo.report.table import drawn_table, plain_table  # noqa: PLC0415  only for tables
+
+        if self.paint.enabled:
+            from shutil import get_terminal_size  # noqa: PLC0415
+
+            click.echo(drawn_table(columns, rows, get_terminal_size().columns, styles), nl=False)
+        else:
+            self.out(plain_table(columns, rows))
+
+    def fail(self, error: KodojoError) -> None:
+        """Report an error that ends the command."""
+        if self.json:
+            from kodojo.report.json import error as as_json  # noqa: PLC0415
+
+            self.out_json(as_json(error))
+        elif isinstance(error, MachineFault):
+            from kodojo.report.fault import fault_lines  # noqa: PLC0415
+
+            self.say(fault_lines(error, self.error_paint))
+        else:
+            from kodojo.report.refusal import error_lines  # noqa: PLC0415
+
+            self.say(error_lines(error, self.error_paint))
+
+    def mention_warnings(self) -> None:
+        """Tell of WARNs that the last operation caused."""
+        if self.warnings:
+            from kodojo.report.fault import warning_lines  # noqa: PLC0415
+
+            self.say(warning_lines(self.warnings, self.error_paint))
+
+    @property
+    def warnings(self) -> tuple[FaultReport, ...]:
+        """The WARN reports in :attr:`log`."""
+        if not self.log:
+            return ()
+        from kodojo.kernel.faults import warnings_in  # noqa: PLC0415
+
+        return warnings_in(self.log)
+
+    # -- the store and the machine --------------------------------------------------------------------
+    @cached_property
+    def store(self) -> Store:
+        """The user's store."""
+        from kodojo.image.store import Store  # noqa: PLC0415  --help needs none
+
+        return Store.default()
+
+    @cached_property
+    def session(self) -> Session:
+        """The machine that lasts."""
+        from kodojo.kernel.session import Session  # noqa: PLC0415  imports the emulator
+
+        return Session(self.store)
+
+    def bar(self, title: str = "") -> Bar:
+        """A progress bar on standard error, silent where that is no terminal."""
+        from kodojo.report.progress import Bar  # noqa: PLC0415
+
+        return Bar(sys.stderr, title)
+
+    def chosen_image(self) -> Image | None:
+        """The kernel that ``--kernel`` names."""
+        return None if self.kernel is None else self.store.open(self.kernel)
+
+    @contextmanager
+    def machine(self, *, save: bool = True) -> Iterator[Kernel]:
+        """The machine for the ``with`` block; what the kernel prints meanwhile is in :attr:`log` afterwards.
+
+        Print after the block, not in it: a reader that has gone away must not keep the state from being saved.
+
+        :param save: False if the block only looks.
+        """
+        image = self.chosen_image()
+        with (
+            self.bar("booting") as bar,
+            self.session.machine(
+                image=image, fresh=self.fresh, save=save, progress=bar.share, on_wait=self._on_wait
+            ) as kernel,
+        ):
+            bar.close()
+            since = kernel.printk.next_sequence()
+            yield kernel
+            self.log = kernel.printk.records(since)
+
+    def _on_wait(self, words: str) -> None:
+        self.say(f"kodojo: {words}")
+
+
+pass_app = click.make_pass_decorator(App, ensure=True)
+
+
+def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps an option's value in the App: the option works before and after the command's name."""
+
+    def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.ensure_object(App), name, value)
+
+    return keep
+
+
+def json_option(function: F) -> F:
+    """``--json``."""
+    return click.option("--json", is_flag=True, expose_value=False, callback=_setting("json"), help="Print JSON.")(
+        function
+    )
+
+
+def kernel_option(function: F) -> F:
+    """``--kernel``."""
+    return click.option(
+        "--kernel",
+        metavar="NAME",
+        expose_value=False,
+        callback=_setting("kernel"),
+        help="The kernel to use, by name or beginning of its name.",
+    )(function)
+
+
+def fresh_option(function: F) -> F:
+    """``--fresh``."""
+    return click.option(
+        "--fresh",
+        is_flag=True,
+        expose_value=False,
+        callback=_setting("fresh"),
+        help="Work on a copy of the machine, and leave no trace.",
+    )(function)
+
+
+def machine_options(function: F) -> F:
+    """The options of every command that uses the machine."""
+    return fresh_option(kernel_option(json_option(function)))

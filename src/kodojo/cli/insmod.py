@@ -1,0 +1,148 @@
+"""``kodojo insmod``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kodojo.cli.app import App, machine_options, pass_app
+from kodojo.cli.checks import seconds
+from kodojo.errors import KodojoError, LoadError
+from kodojo.report.kmod import insmod_text, not_inserted, not_loaded
+
+if TYPE_CHECKING:
+    from kodojo.loader.steps import Step
+
+__all__ = ["insmod"]
+
+
+@click.command(short_help="Load a module.")
+@click.argument("file")
+@click.argument("parameters", nargs=-1, metavar="[PARAM=VALUE]...")
+@click.option("--steps", is_flag=True, help="Print what the loader did, step by step.")
+@click.option(
+    "--limit",
+    type=float,
+    callback=seconds,
+    metavar="SECONDS",
+    help="How long the module may run without coming back [60].",
+)
+@machine_options
+@pass_app
+def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit: float | None) -> None:
+    """Load the module in FILE (.ko, also compressed), as insmod does: nothing is printed if all is well.
+
+    A refusal is printed in insmod's words, with the kernel's log lines, the reason, and what to do about it.
+    """
+    arguments = " ".join(parameters)
+    problem = _unreadable(app, file)
+    if problem is not None:
+        _not_read(app, file, arguments, *problem)
+        raise click.exceptions.Exit(1)
+    shown: dict[str, Any] | None = None
+    failure: LoadError | None = None
+    done: Sequence[Step] = ()
+    with app.machine() as kernel:
+        if limit is not None:
+            kernel.limit(limit)
+        try:
+            module = kernel.insmod(file, *parameters)
+        except LoadError as error:
+            failure, done = error, getattr(error, "steps", ())
+        else:
+            done = module.steps
+            if app.json:
+                from kodojo.report import json  # noqa: PLC0415
+
+                shown = json.module(module)
+    if app.json:
+        _print_json(app, file, arguments, done, shown, failure)
+    else:
+        _print_text(app, file, done if steps else None, failure)
+    if failure is not None:
+        raise click.exceptions.Exit(1)
+
+
+def _print_text(app: App, file: str, steps: Sequence[Step] | None, failure: LoadError | None) -> None:
+    if steps is not None:
+        from kodojo.report.steps import STEP_COLUMNS, STEP_STYLES, step_rows  # noqa: PLC0415
+
+        app.table(STEP_COLUMNS, step_rows(steps, failure.step if failure else ""), STEP_STYLES)
+    if failure is None:
+        app.mention_warnings()
+        return
+    from kodojo.report.refusal import refusal_lines  # noqa: PLC0415
+
+    # A file that would have damaged the kernel may have no errno: the kernel would not have lived to give one.
+    message = not_inserted(file, insmod_text(failure.errno or 8))
+    app.say(refusal_lines(message, failure.log, failure.why, failure.slug, failure.hint, app.error_paint))
+
+
+def _print_json(
+    app: App,
+    file: str,
+    arguments: str,
+    steps: Sequence[Step],
+    module: dict[str, Any] | None,
+    failure: LoadError | None,
+) -> None:
+    from kodojo.report import json  # noqa: PLC0415
+
+    shape = json.insmod(file, arguments, log=app.log, steps=steps, loaded=module, warnings=app.warnings)
+    if failure is not None:
+        shape = json.refused(shape, errno=failure.errno, why=failure.why, hint=failure.hint, refusal=failure)
+    app.out_json(shape)
+
+
+def _unreadable(app: App, file: str) -> tuple[str, int, str, str] | None:
+    """Message, errno, text and hint for a file that cannot be read; found out before a machine is started.
+
+    As kmod has it: a file that is not there cannot be loaded, one that cannot be read cannot be inserted.
+    """
+    try:
+        os.stat(file)  # noqa: PTH116  the name as it was typed, "" too
+    except OSError as error:
+        text = error.strerror or str(error)
+        return not_loaded(file, text), error.errno or 0, text, _hint_for_missing(app, file)
+    try:
+        with open(file, "rb"):  # noqa: PTH123  likewise
+            return None
+    except OSError as error:
+        text = error.strerror or str(error)
+        return not_inserted(file, text), error.errno or 0, text, "give the path of a .ko file that you may read"
+
+
+def _hint_for_missing(app: App, file: str) -> str:
+    """Where the kernel's own module of that name is, if there is one."""
+    from kodojo.image.tree import module_name  # noqa: PLC0415
+
+    name = module_name(file) or Path(file).name
+    with suppress(KodojoError, OSError):
+        image = app.chosen_image() or app.store.open(_running(app))
+        if name in image.builtin:
+            return f"{name} is built into the kernel {image.release}: there is nothing to load"
+        if name in image.modules:
+            return f"the module {name} of {image.release} is {image.modules[name].path}"
+    return "give the path of a .ko file"
+
+
+def _running(app: App) -> str | None:
+    """The release of the saved machine, None if there is none."""
+    description = app.session.describe()
+    return description.release if description else None
+
+
+def _not_read(app: App, file: str, arguments: str, message: str, errno: int, why: str, hint: str) -> None:
+    if app.json:
+        from kodojo.report import json  # noqa: PLC0415
+
+        app.out_json(json.refused(json.insmod(file, arguments), errno=errno, why=why, hint=hint))
+        return
+    from kodojo.report.refusal import refusal_lines  # noqa: PLC0415
+
+    app.say(refusal_lines(message, (), "", "", hint, app.error_paint))

@@ -1,0 +1,152 @@
+"""``kodojo kernel``: the kernels in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kodojo.cli.app import App, json_option, pass_app
+from kodojo.errors import KodojoError
+from kodojo.report.kernels import KernelLine, SnapshotFacts, kernel_facts, list_rows, show_rows
+
+if TYPE_CHECKING:
+    from kodojo.image.image import Image
+    from kodojo.image.store import Store
+
+__all__ = ["kernel"]
+
+
+@click.group(short_help="Add, list, show and remove kernels.")
+def kernel() -> None:
+    """The kernels that kodojo knows."""
+
+
+@kernel.command(short_help="Add a kernel, or fetch one.")
+@click.argument("source", required=False)
+@click.option(
+    "--modules", type=click.Path(path_type=Path), metavar="DIR", help="The module tree, if SOURCE has none."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The kernel's configuration, if SOURCE has none.",
+)
+@json_option
+@pass_app
+def add(app: App, source: str | None, modules: Path | None, config: Path | None) -> None:
+    """Add a kernel: SOURCE is a .deb, a .rpm, an unpacked directory, a vmlinuz, or the name of a package.
+
+    Without SOURCE the distribution's newest kernel is fetched by the package manager, or the one in /boot is taken.
+    """
+    before = set(app.store.names())
+    with app.bar() as bar:
+        image = app.store.add(source, modules=modules, config=config, progress=bar.update)
+    name = _name_of(app.store, image)
+    added = name not in before
+    facts = {
+        "name": name,
+        "release": image.release,
+        "architecture": image.architecture,
+        "modules": len(image.modules),
+    }
+    if app.json:
+        app.out_json(facts | {"added": added})
+    elif added:
+        app.out(f"{name} added, with {facts['modules']} modules; kodojo boot {name} starts it")
+    else:
+        app.out(f"{name} was there already")
+
+
+def _name_of(store: Store, image: Image) -> str:
+    """The name in the store of an image that was opened there."""
+    return image.path.relative_to(store.root / "images").parts[0]
+
+
+@kernel.command(name="list", short_help="List the kernels.")
+@json_option
+@pass_app
+def list_(app: App) -> None:
+    """List the kernels, oldest first; * marks the one that is used when none is named."""
+    names = app.store.names()
+    current = app.store.current_name() if names else ""
+    lines = [_line(app.store, name, current=name == current) for name in names]
+    if app.json:
+        app.out_json(lines)
+    elif lines:
+        app.table(
+            ("", "kernel", "architecture", "modules", "snapshots"), list_rows(lines), ("green", "cyan", "", "", "")
+        )
+    else:
+        app.say("kodojo: no kernels yet; kodojo kernel add fetches the newest of this distribution")
+
+
+def _line(store: Store, name: str, *, current: bool) -> KernelLine:
+    try:
+        image = store.open(name)
+        snapshots = [path for path in store.snapshots_directory(image).glob("[!.]*") if path.is_dir()]
+        return KernelLine(
+            name, image.release, image.architecture, len(image.modules), len(snapshots), current=current
+        )
+    except KodojoError as error:
+        return KernelLine(name, current=current, problem=error.message)
+
+
+@kernel.command(short_help="Tell all about a kernel.")
+@click.argument("name", required=False)
+@json_option
+@pass_app
+def show(app: App, name: str | None) -> None:
+    """Tell all about the kernel NAME (the current one by default)."""
+    full = app.store.resolve(name)
+    image = app.store.open(full)
+    facts = kernel_facts(
+        full,
+        image,
+        _disk_usage(app.store.root / "images" / full),
+        _snapshots(app.store, image),
+        current=full == app.store.current_name(),
+    )
+    if app.json:
+        app.out_json(facts)
+    else:
+        app.table(("", ""), show_rows(facts), ("cyan", ""))
+
+
+def _snapshots(store: Store, image: Image) -> list[SnapshotFacts]:
+    from kodojo.kernel.snapshots import existing  # noqa: PLC0415  imports the emulator
+
+    return [SnapshotFacts(key.cmdline, key.memory) for key, _ in existing(store, image)]
+
+
+def _disk_usage(directory: Path) -> int:
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+@kernel.command(short_help="Remove a kernel and its snapshots.")
+@click.argument("name")
+@json_option
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Remove the kernel NAME and its snapshots."""
+    full = app.store.remove(name)
+    if app.json:
+        app.out_json({"removed": full})
+    else:
+        app.out(f"{full} removed")
+
+
+@kernel.command(short_help="Choose the kernel that is used when none is named.")
+@click.argument("name")
+@json_option
+@pass_app
+def use(app: App, name: str) -> None:
+    """Make NAME the kernel that commands use when none is named."""
+    app.store.set_current(name)
+    full = app.store.current_name()
+    if app.json:
+        app.out_json({"current": full})
+    else:
+        app.out(f"{full} is the current kernel; kodojo boot starts it")

@@ -1,0 +1,47 @@
+"""The entry point: streams, interruptions, exit status; everything else is in :mod:`kodojo.cli.group`.
+
+Little is imported here, so that Ctrl-C has a decent answer from the first moment on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import sys
+from typing import NoReturn
+
+__all__ = ["main"]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and exit: 0 ok, 1 failure, 2 wrong usage, 130 interrupted."""
+    gc.set_threshold(100_000)  # imports make much that stays: to search it for garbage takes a tenth of a short command
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a locale without a character is no reason to fail
+        from kodojo.cli.group import cli  # noqa: PLC0415
+
+        cli(prog_name="kodojo")
+    except KeyboardInterrupt:
+        status: int | str | None = INTERRUPTED
+    except SystemExit as ending:
+        status = ending.code
+    sys.exit(_flushed(status))
+
+
+def _flushed(status: int | str | None) -> int | str | None:
+    """Flush standard output while a closed pipe can still be taken quietly."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
+        return 1
+    except (OSError, ValueError):  # disk full, or closed
+        return 1
+    return status

@@ -1,0 +1,1 @@
+"""What kodojo knows, formatted for people and for programs. Nothing here prints."""

@@ -1,0 +1,58 @@
+"""Crashes and hangs of the guest, told in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kodojo.errors import FaultReport, Frame, MachineFault, MachineHang
+from kodojo.report.log import log_lines
+from kodojo.report.paint import Paint, clean
+
+__all__ = ["UNTOUCHED", "fault_lines", "warning_lines"]
+
+UNTOUCHED = "the machine is as it was before this command"
+
+_ORDER = (
+    "rip", "rsp", "rflags", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15", "cr2",
+)  # fmt: skip
+_PER_LINE = 3
+
+
+def _register_lines(registers: dict[str, int]) -> list[str]:
+    cells = [f"{name:<6} {registers[name]:016x}" for name in _ORDER if name in registers]
+    return ["  " + "  ".join(cells[i : i + _PER_LINE]) for i in range(0, len(cells), _PER_LINE)]
+
+
+def _frame_lines(frames: Iterable[Frame], paint: Paint) -> list[str]:
+    return [
+        f"  {clean(frame.symbol)}" if frame.reliable else paint(f"  ? {clean(frame.symbol)}", "dim")
+        for frame in frames
+    ]
+
+
+def _part(title: str, lines: list[str], paint: Paint) -> list[str]:
+    return [paint(f"{title}:", "bold"), *lines] if lines else []
+
+
+def fault_lines(error: MachineFault, paint: Paint) -> list[str]:
+    """Message, cause, registers, backtrace, log, and what to do."""
+    report = error.report
+    lines = [f"{paint('kodojo:', 'bold', 'red')} {clean(error.message)}"]
+    if report.cause and report.cause not in error.message:
+        lines.append(f"{paint('cause:', 'bold')} {clean(report.cause)}")
+    lines += _part("registers", _register_lines(report.registers), paint)
+    lines += _part("backtrace", _frame_lines(report.backtrace, paint), paint)
+    lines += _part("log", [f"  {line}" for line in log_lines(report.log, paint)], paint)
+    if isinstance(error, MachineHang) and error.hint:  # after a crash the hint is meant for who holds the machine
+        lines.append(f"{paint('hint:', 'cyan')} {clean(error.hint)}")
+    lines.append(UNTOUCHED)
+    return lines
+
+
+def warning_lines(warnings: Iterable[FaultReport], paint: Paint) -> list[str]:
+    """One line for each WARN that the kernel printed meanwhile."""
+    return [
+        f"{paint('kodojo: the kernel warns:', 'yellow')} {clean(report.cause)} (kodojo dmesg shows all of it)"
+        for report in warnings
+    ]

@@ -1,0 +1,165 @@
+r"""What ``--json`` prints: one value, whose shape is an interface.
+
+Names are only ever added. Times are seconds, sizes bytes, errno numbers the guest's (positive, 0 for none) with
+their names beside them. Addresses and registers are texts ("0xffffffffc0000000"), and so is any number among a
+step's facts that a double cannot hold. Text that is no UTF-8 has its stray bytes as ``\xNN``.
+
+==================  =========================================================================================
+``insmod``          {file, arguments, ok, errno, errno_name, log: [record], steps: [{name, title, source, facts}],
+                    step, slug, why, hint, module: module or null, warnings: [cause]}
+``rmmod``           {ok, modules: [{name, ok, errno, errno_name, message, hint}], log: [record], warnings: [cause]}
+``lsmod``           [module]: {name, size, refcount, users: [name], state, address, taints}
+``dmesg``           [record]: {level, text, time}
+``cat``             [{path, ok, errno, errno_name, message, encoding: "utf-8" or "base64", content}]
+``ls``              {path, ok, errno, errno_name, message, entries: [{name, kind}]}
+``write``           {path, ok, errno, errno_name, message, size}
+``boot``            {release, architecture, cmdline, memory, time}
+``kernel list``     [{name, release, architecture, modules, snapshots, current, problem}]
+``kernel show``     {name, release, architecture, vermagic, build_id, exports, config: {option: value, "" if not
+                    set} or null, modules, builtin, size, snapshots: [{cmdline, memory}], current}
+``kernel add``      {name, release, architecture, modules, added: whether it was not there before}
+``kernel remove``   {removed: name}
+``kernel use``      {current: name}
+any failure else    {ok: false, error: {kind, message, hint}}; kind is the exception's name. MachineFault and
+                    MachineHang have also {cause, registers: {name: value}, backtrace: [{address, symbol,
+                    reliable}], log: [record]}
+==================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from kodojo.errors import FaultReport, GuestOSError, KodojoError, LoadError, LogRecord, MachineFault, UnloadError
+from kodojo.report.errnos import errno_name
+
+if TYPE_CHECKING:
+    from kodojo.kernel.module import Module
+    from kodojo.loader.steps import Step
+
+__all__ = ["answer", "content", "dumps", "error", "insmod", "module", "record", "record_list", "refused", "removal"]
+
+
+_BEYOND_DOUBLE = 1 << 53
+
+
+def dumps(value: Any) -> str:
+    """JSON of dictionaries, lists, dataclasses and texts, indented."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value) if value < _BEYOND_DOUBLE else f"{value:#x}"  # int(): enumerations too
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {_plain(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def record(entry: LogRecord) -> dict[str, Any]:
+    return {"level": entry.level, "text": entry.text, "time": entry.time}
+
+
+def record_list(entries: Iterable[LogRecord]) -> list[dict[str, Any]]:
+    return [record(entry) for entry in entries]
+
+
+def module(loaded: Module) -> dict[str, Any]:
+    return {
+        "name": loaded.name,
+        "size": loaded.size,
+        "refcount": loaded.refcount,
+        "users": list(loaded.users),
+        "state": loaded.state,
+        "address": f"{loaded.address:#x}",
+        "taints": loaded.taints,
+    }
+
+
+def answer(failure: GuestOSError | UnloadError | None) -> dict[str, Any]:
+    """The part that tells how a request to the guest went."""
+    errno = failure.errno if failure else 0
+    return {
+        "ok": failure is None,
+        "errno": errno,
+        "errno_name": errno_name(errno),
+        "message": failure.message if failure else "",
+    }
+
+
+def insmod(
+    file: str,
+    arguments: str,
+    *,
+    log: Iterable[LogRecord] = (),
+    steps: Iterable[Step] = (),
+    loaded: dict[str, Any] | None = None,
+    warnings: Iterable[FaultReport] = (),
+) -> dict[str, Any]:
+    """A load that went well; :func:`refused` makes it one that did not."""
+    return {
+        "file": file,
+        "arguments": arguments,
+        "ok": True,
+        "errno": 0,
+        "errno_name": "",
+        "log": record_list(log),
+        "steps": list(steps),
+        "step": "",
+        "slug": "",
+        "why": "",
+        "hint": "",
+        "module": loaded,
+        "warnings": [report.cause for report in warnings],
+    }
+
+
+def refused(
+    shape: dict[str, Any], *, errno: int, why: str, hint: str, refusal: LoadError | None = None
+) -> dict[str, Any]:
+    """What :func:`insmod` made, for a load that failed, by the kernel (``refusal``) or before."""
+    failure = {"ok": False, "errno": errno, "errno_name": errno_name(errno), "why": why, "hint": hint}
+    if refusal is not None:
+        failure |= {"step": refusal.step, "slug": refusal.slug, "log": record_list(refusal.log)}
+    return shape | failure
+
+
+def removal(name: str, failure: UnloadError | None) -> dict[str, Any]:
+    return {"name": name, **answer(failure), "hint": failure.hint if failure else ""}
+
+
+def content(data: bytes) -> dict[str, str]:
+    """A file's content: text if it is UTF-8, else base64."""
+    try:
+        return {"encoding": "utf-8", "content": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"encoding": "base64", "content": base64.b64encode(data).decode("ascii")}
+
+
+def error(failure: KodojoError) -> dict[str, Any]:
+    """Any failure that is not a command's own answer."""
+    shape: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
+    if isinstance(failure, MachineFault):
+        report = failure.report
+        shape |= {
+            "cause": report.cause,
+            "registers": {name: f"{value:#x}" for name, value in report.registers.items()},
+            "backtrace": [
+                {"address": f"{frame.address:#x}", "symbol": frame.symbol, "reliable": frame.reliable}
+                for frame in report.backtrace
+            ],
+            "log": record_list(report.log),
+        }
+    return {"ok": False, "error": shape}

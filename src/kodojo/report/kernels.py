@@ -1,0 +1,155 @@
+"""Kernels of the store: what ``kodojo kernel list`` and ``show`` tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kodojo.errors import KodojoError, MissingInformationError
+
+if TYPE_CHECKING:
+    from kodojo.image.image import Image
+
+__all__ = [
+    "CONFIG_FACTS",
+    "KernelFacts",
+    "KernelLine",
+    "SnapshotFacts",
+    "kernel_facts",
+    "list_rows",
+    "mebibytes",
+    "show_rows",
+]
+
+CONFIG_FACTS = (
+    "MODVERSIONS", "MODULE_SIG", "MODULE_SIG_FORCE", "MODULE_UNLOAD", "MODULE_FORCE_UNLOAD", "STRICT_MODULE_RWX",
+    "KALLSYMS_ALL", "MODULE_DECOMPRESS", "DEBUG_INFO_BTF", "SMP",
+)  # fmt: skip
+"""Options that decide which modules load, and how."""
+
+_PREEMPTION = ("PREEMPT_RT", "PREEMPT", "PREEMPT_VOLUNTARY", "PREEMPT_NONE", "PREEMPT_DYNAMIC")
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """A boot that is kept. ``memory`` in bytes."""
+
+    cmdline: str
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLine:
+    """One kernel in the list. ``problem`` says why it cannot be used, if so."""
+
+    name: str
+    release: str = ""
+    architecture: str = ""
+    modules: int = 0
+    snapshots: int = 0
+    current: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What ``kernel show`` tells.
+
+    :param config: option without ``CONFIG_`` to its value, "" if it is not set; None if the configuration is unknown.
+    :param size: bytes that the kernel takes in the store, without snapshots.
+    """
+
+    name: str
+    release: str
+    architecture: str
+    vermagic: str
+    build_id: str
+    exports: int
+    config: Mapping[str, str] | None
+    modules: int
+    builtin: int
+    size: int
+    snapshots: tuple[SnapshotFacts, ...]
+    current: bool
+
+
+def _or_nothing(image: Image, attribute: str) -> str:
+    try:
+        return str(getattr(image, attribute))
+    except MissingInformationError:
+        return ""
+
+
+def kernel_facts(
+    name: str, image: Image, size: int, snapshots: Iterable[SnapshotFacts], *, current: bool
+) -> KernelFacts:
+    """Ask an image; what it cannot tell is empty, and so is the number of exports of a kernel without symbols."""
+    try:
+        exports = len(image.exports)
+    except KodojoError:
+        exports = 0
+    return KernelFacts(
+        name=name,
+        release=image.release,
+        architecture=image.architecture,
+        vermagic=_or_nothing(image, "vermagic"),
+        build_id=image.build_id,
+        exports=exports,
+        config=_config_facts(image),
+        modules=len(image.modules),
+        builtin=len(image.builtin),
+        size=size,
+        snapshots=tuple(snapshots),
+        current=current,
+    )
+
+
+def _config_facts(image: Image) -> dict[str, str] | None:
+    try:
+        config = image.config
+    except MissingInformationError:
+        return None
+    facts = {option: config.get(f"CONFIG_{option}", "") for option in CONFIG_FACTS}
+    facts |= {option: "y" for option in _PREEMPTION if config.enabled(option)}
+    return facts
+
+
+def mebibytes(size: int) -> str:
+    """A size for people."""
+    return f"{size / (1 << 20):.1f} MiB" if size % (1 << 20) else f"{size >> 20} MiB"
+
+
+def _snapshot_text(snapshot: SnapshotFacts) -> str:
+    what = f'command line "{snapshot.cmdline}"' if snapshot.cmdline else "no extra command line"
+    return f"{what}, {mebibytes(snapshot.memory)}"
+
+
+def list_rows(kernels: Iterable[KernelLine]) -> list[tuple[str, ...]]:
+    """Rows for the list: mark of the current one, name, architecture, modules, snapshots or what is wrong."""
+    return [
+        ("*" if line.current else "", line.name, "", "", line.problem)
+        if line.problem
+        else ("*" if line.current else "", line.name, line.architecture, str(line.modules), str(line.snapshots))
+        for line in kernels
+    ]
+
+
+def show_rows(facts: KernelFacts) -> list[tuple[str, str]]:
+    """Name and value, in the order in which people ask."""
+    rows = [
+        ("name", f"{facts.name} (the current one)" if facts.current else facts.name),
+        ("release", facts.release),
+        ("architecture", facts.architecture),
+        ("vermagic", facts.vermagic.rstrip() or "none: this kernel loads no modules"),
+        ("build id", facts.build_id or "none"),
+        ("exports", str(facts.exports)),
+        ("modules", f"{facts.modules}, and {facts.builtin} built in"),
+        ("size", mebibytes(facts.size)),
+    ]
+    if facts.config is None:
+        rows.append(("config", "not known"))
+    else:
+        rows += [(f"CONFIG_{option}", value or "not set") for option, value in facts.config.items()]
+    rows += [("snapshot", _snapshot_text(snapshot)) for snapshot in facts.snapshots] or [("snapshot", "none yet")]
+    return rows

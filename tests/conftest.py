@@ -1,0 +1,61 @@
+"""Kernels for tests: fetched and booted once, forked for each test."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from kodojo.image.image import Image
+from kodojo.image.store import Store
+from kodojo.kernel.kernel import Kernel
+from tests.support import distribution, kbuild
+
+SERIES = ("6.1", "6.12")
+
+
+@lru_cache
+def image_of(series: str) -> Image:
+    files = distribution.kernels()[series]
+    return Image.from_directory(files.image_root, distribution.cache_directory() / series / "index")
+
+
+@lru_cache
+def shared_store() -> Store:
+    """Snapshots last from one test run to the next: they are found again by content."""
+    return Store(distribution.cache_directory() / "store")
+
+
+@lru_cache
+def booted_kernel(series: str) -> Kernel:
+    """Never changed: tests get forks of it."""
+    return Kernel.boot(image_of(series), store=shared_store())
+
+
+@pytest.fixture(params=SERIES)
+def series(request: pytest.FixtureRequest) -> str:
+    """A kernel series; every test that asks for a kernel runs once for each."""
+    return request.param
+
+
+@pytest.fixture
+def image(series: str) -> Image:
+    return image_of(series)
+
+
+@pytest.fixture
+def kernel(series: str) -> Kernel:
+    """A freshly booted kernel of this test's own."""
+    return booted_kernel(series).fork()
+
+
+@pytest.fixture
+def store() -> Store:
+    return shared_store()
+
+
+@pytest.fixture
+def built(series: str) -> dict[str, Path]:
+    """The modules of tests/modules, built for the series."""
+    return kbuild.build(series)

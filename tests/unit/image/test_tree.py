@@ -1,0 +1,169 @@
+import gzip
+import lzma
+
+import pytest
+import zstandard
+from tests.support.kernel_file import KernelWriter
+
+from kodojo.errors import ImageError, InputError, MissingInformationError
+from kodojo.image.tree import ModuleTree, module_name
+
+
+def module(depends=""):
+    writer = KernelWriter()
+    writer.add(".modinfo", b"license=GPL\0depends=" + depends.encode() + b"\0name=x\0")
+    return writer.elf()
+
+
+def put(root, path, data):
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Top needs mid-a and mid_b, both need base; packed in all the ways there are."""
+    put(tmp_path, "kernel/top.ko", module("mid-a,mid_b"))
+    put(tmp_path, "kernel/a/mid-a.ko.xz", lzma.compress(module("base"), check=lzma.CHECK_CRC32))
+    put(tmp_path, "kernel/b/mid_b.ko.gz", gzip.compress(module("base")))
+    put(tmp_path, "kernel/base.ko.zst", zstandard.compress(module()))
+    put(tmp_path, "modules.builtin", b"kernel/fs/ext4.ko\nkernel/lib/crc-x.ko\n")
+    return ModuleTree(tmp_path)
+
+
+@pytest.fixture(params=["walk", "order", "dep"])
+def any_tree(request, tree):
+    """The same with modules.order, or with modules.dep, in which the module to load first stands last."""
+    if request.param == "order":
+        order = b"kernel/top.ko\nkernel/a/mid-a.ko\nkernel/b/mid_b.ko\nkernel/base.ko\n"
+        put(tree.root, "modules.order", order)
+    elif request.param == "dep":
+        dep = (
+            b"kernel/top.ko: kernel/b/mid_b.ko.gz kernel/a/mid-a.ko.xz kernel/base.ko.zst\n"
+            b"kernel/a/mid-a.ko.xz: kernel/base.ko.zst\n"
+            b"kernel/b/mid_b.ko.gz: kernel/base.ko.zst\n"
+            b"kernel/base.ko.zst:\n"
+        )
+        put(tree.root, "modules.dep", dep)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/snd-pcm.ko", "snd_pcm"),
+        ("x.ko.xz", "x"),
+        ("x.ko.gz", "x"),
+        ("x.ko.zst", "x"),
+        ("x.ko.debug", None),
+        ("x.o", None),
+        (".ko", None),
+        ("modules.order", None),
+    ],
+)
+def test_module_name(path, name):
+    """A module is named after its file, dashes being underscores."""
+    assert module_name(path) == name
+
+
+def test_mapping(any_tree):
+    """Modules are found by either spelling, whichever lists the tree has."""
+    assert any_tree["mid_a"] == any_tree["mid-a"]
+    assert any_tree["mid-a"].name == "mid_a"
+    assert any_tree["mid-a"].path == any_tree.root / "kernel/a/mid-a.ko.xz"
+    assert "mid-b" in any_tree
+    assert "mid" not in any_tree
+    with pytest.raises(KeyError):
+        any_tree["mid"]
+    assert sorted(any_tree) == ["base", "mid_a", "mid_b", "top"]
+    assert len(any_tree) == 4
+
+
+def test_depends(any_tree):
+    """Dependencies come in load order, each once, those of dependencies included."""
+    assert any_tree["top"].depends == ("base", "mid_a", "mid_b")
+    assert any_tree["mid_b"].depends == ("base",)
+    assert any_tree["base"].depends == ()
+
+
+def test_read(any_tree):
+    """A module is read decompressed, however it is packed."""
+    assert any_tree["top"].read() == module("mid-a,mid_b")
+    assert any_tree["mid_a"].read() == any_tree["mid_b"].read() == module("base")
+    assert any_tree["base"].read() == module()
+
+
+def test_builtin(tree):
+    """Built-in modules are known by name, and satisfy a dependency without being loaded."""
+    assert tree.builtin == {"ext4", "crc_x"}
+    put(tree.root, "kernel/needs.ko", module("ext4,base"))
+    assert ModuleTree(tree.root)["needs"].depends == ("base",)
+
+
+def test_cycle(tree):
+    """Modules that depend on each other do not hang the search."""
+    put(tree.root, "kernel/one.ko", module("two"))
+    put(tree.root, "kernel/two.ko", module("one"))
+    assert ModuleTree(tree.root)["one"].depends == ("two",)
+
+
+def test_long_chain(tree):
+    """A chain of dependencies longer than Python's recursion limit is followed."""
+    lines = [f"kernel/m{i}.ko: kernel/m{i + 1}.ko" for i in range(3000)]
+    put(tree.root, "modules.dep", "\n".join([*lines, "kernel/m3000.ko:"]).encode())
+    for i in range(3001):
+        put(tree.root, f"kernel/m{i}.ko", b"")
+    assert ModuleTree(tree.root)["m0"].depends == tuple(f"m{i}" for i in range(3000, 0, -1))
+
+
+def test_missing_dependency(tree):
+    """A dependency that is not in the tree is reported by name."""
+    put(tree.root, "kernel/lonely.ko", module("nowhere"))
+    with pytest.raises(MissingInformationError, match="'nowhere'"):
+        _ = ModuleTree(tree.root)["lonely"].depends
+
+
+def test_updates(any_tree):
+    """A module below updates replaces the one of the same name elsewhere, as depmod has it."""
+    put(any_tree.root, "updates/dkms/base.ko", module())
+    assert ModuleTree(any_tree.root)["base"].path == any_tree.root / "updates/dkms/base.ko"
+
+
+def test_stale_list(tree):
+    """A list that names a file that is gone does not hide the file that is there."""
+    put(tree.root, "modules.dep", b"extra/base.ko.xz:\n")
+    assert ModuleTree(tree.root)["base"].path == tree.root / "kernel/base.ko.zst"
+
+
+def test_no_tree():
+    """An image without modules has an empty tree."""
+    nothing = ModuleTree(None)
+    assert list(nothing) == []
+    assert "base" not in nothing
+    assert nothing.builtin == frozenset()
+
+
+def test_damage(tree):
+    """A damaged or vanished file, or one that is no module, is an error that names it."""
+    base = tree["base"]
+    base.path.write_bytes(base.path.read_bytes()[:-5])
+    with pytest.raises(ImageError, match=r"base\.ko\.zst: the zstd data is damaged or truncated"):
+        base.read()
+    base.path.unlink()
+    with pytest.raises(InputError, match=r"base\.ko\.zst: cannot be read"):
+        base.read()
+    put(tree.root, "kernel/not.ko", KernelWriter().elf())
+    with pytest.raises(ImageError, match=r"not\.ko: not a kernel module"):
+        _ = ModuleTree(tree.root)["not"].depends
+
+
+@pytest.mark.kernel
+def test_real_tree(image):
+    """A module of a real tree has the vermagic that its kernel compares, and dependencies that are there."""
+    data = image.modules["dummy"].read()
+    assert b"\0vermagic=" + image.vermagic.encode() + b"\0" in data
+    assert image.modules["af-key"].depends == ("xfrm_algo",)
+    assert len(image.modules) > 3000
+    assert all(name in image.modules for name in image.modules["btrfs"].depends)
