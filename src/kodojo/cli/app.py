@@ -52,10 +52,24 @@ class App:
         return Paint.of(sys.stderr)
 
     def out(self, lines: str | Iterable[str]) -> None:
-        """Print lines to standard output."""
+        """Print lines to standard output.
+
+        :raises KodojoError: it cannot be written, a full disk for instance; a closed pipe is left to click.
+        """
         text = lines if isinstance(lines, str) else "\n".join(lines)
         if text:
-            click.echo(text)
+            self.out_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    def out_bytes(self, data: bytes) -> None:
+        """Write bytes to standard output as they are. Raises as :meth:`out`."""
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise KodojoError(f"cannot write to standard output: {error.strerror}") from error
 
     def say(self, lines: str | Iterable[str]) -> None:
         """Print lines to standard error."""
@@ -67,7 +81,7 @@ class App:
         """Print the one value that a command with ``--json`` prints."""
         from kodojo.report.json import dumps  # noqa: PLC0415  only with --json
 
-        click.echo(dumps(value))
+        self.out(dumps(value))
 
     def table(self, columns: tuple[str, ...], rows: list[Any], styles: tuple[str, ...] = ()) -> None:
         """Print a table: a drawn one on a terminal, aligned columns otherwise."""
@@ -76,7 +90,7 @@ class App:
         if self.paint.enabled:
             from shutil import get_terminal_size  # noqa: PLC0415
 
-            click.echo(drawn_table(columns, rows, get_terminal_size().columns, styles), nl=False)
+            self.out(drawn_table(columns, rows, get_terminal_size().columns, styles))
         else:
             self.out(plain_table(columns, rows))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
@@ -33,13 +31,10 @@ def cat(app: App, paths: tuple[str, ...]) -> None:
 
         app.out_json([{"path": path, **json.answer(error), **json.content(data)} for path, data, error in answers])
     else:
-        output = sys.stdout.buffer
         for _, data, failure in answers:
-            output.write(data)
+            app.out_bytes(data)
             if failure is not None:
-                output.flush()  # in the order in which it happened
                 app.say(error_lines(failure, app.error_paint))
-        output.flush()
         app.mention_warnings()
     if any(error for _, _, error in answers):
         raise click.exceptions.Exit(1)

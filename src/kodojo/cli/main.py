@@ -19,7 +19,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit: 0 ok, 1 failure, 2 wrong usage, 130 interrupted."""
-    gc.set_threshold(100_000)  # imports make much that stays: to search it for garbage takes a tenth of a short command
+    gc.set_threshold(
+        100_000
+    )  # imports make much that stays: to search it for garbage takes a tenth of a short command
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -42,6 +44,9 @@ def _flushed(status: int | str | None) -> int | str | None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
         return 1
-    except (OSError, ValueError):  # disk full, or closed
-        return 1
+    except (
+        OSError,
+        ValueError,
+    ):  # disk full, or closed: what is lost was reported by who wrote it, or by nobody's wish
+        return status or 1
     return status

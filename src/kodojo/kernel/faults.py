@@ -14,6 +14,7 @@ from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFa
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.printk import Printk
+from kodojo.kernel.tasks import Tasks
 
 __all__ = ["Faults", "warnings_in"]
 
@@ -86,27 +87,21 @@ class Faults:
     :attr mark: number of the log record at which the present operation began.
     """
 
-    def __init__(self, calls: Calls, memory: KernelMemory, printk: Printk, scratch: int) -> None:
+    def __init__(
+        self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks, scratch: int
+    ) -> None:
         self._calls = calls
         self._scratch = scratch
         self._memory = memory
         self._printk = printk
-        self._resting_task = self.current_task()
+        self._tasks = tasks
+        self._resting_task = self._tasks.current_task()
         self.mark = 0
         cpu = calls.cpu
         # Both after everything has been printed.
         cpu.add_breakpoint(calls.address("oops_end"), self._oops)
         cpu.add_breakpoint(calls.address("emergency_restart"), self._panic)
         calls.failed = self._failed
-
-    def current_task(self) -> int:
-        """``current``: per-CPU ``current_task``, or a member of ``pcpu_hot`` (since 6.2)."""
-        base = self._calls.cpu.get("gs_base")
-        symbols = self._calls.image.kallsyms
-        offset = symbols.get("current_task")
-        if offset is None:
-            offset = symbols.address("pcpu_hot") + self._memory.field("pcpu_hot", "current_task").offset
-        return self._memory.u64((base + offset) & ((1 << 64) - 1))
 
     def _log(self) -> tuple[LogRecord, ...]:
         return self._printk.records(self.mark)
@@ -139,7 +134,7 @@ class Faults:
         frames = self._where()
         place = f" in {frames[0].symbol}" if frames else ""
         report = FaultReport(error.report.cause, error.registers, frames, self._log())
-        waits = self.current_task() != self._resting_task
+        waits = self._tasks.current_task() != self._resting_task
         what = "waits for something that does not come" if waits else "runs without coming back"
         return MachineHang(
             f"{error.message}: it {what}{place}",
@@ -152,7 +147,7 @@ class Faults:
         cpu = self._calls.cpu
         registers = cpu.read_registers()
         try:
-            if self.current_task() == self._resting_task:
+            if self._tasks.current_task() == self._resting_task:
                 values = [registers.get(name, 0) for name in _FRAME]
                 values[_FRAME.index("cs")] = 0x10
                 values[_FRAME.index("ss")] = 0x18

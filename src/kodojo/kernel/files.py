@@ -13,7 +13,7 @@ __all__ = ["DirectoryEntry", "Files", "OpenFile"]
 
 _O_WRONLY, _O_CREAT, _O_TRUNC, _O_DIRECTORY = 0o1, 0o100, 0o1000, 0o200000
 _BUFFER = 1 << 12  # after the page that holds the path
-_PIECE = SCRATCH_SIZE - _BUFFER
+_PIECE = SCRATCH_SIZE // 2 - _BUFFER
 _READ_LIMIT = 1 << 28
 _TYPES = {
     1: "fifo",

@@ -31,7 +31,13 @@ from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
 from kodojo.loader.steps import Steps
-from kodojo.loader.syscalls import sys_delete_module, sys_finit_module, sys_init_module
+from kodojo.loader.syscalls import (
+    MODULE_NAME_LEN,
+    may_init_module,
+    sys_delete_module,
+    sys_finit_module,
+    sys_init_module,
+)
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 
@@ -65,8 +71,8 @@ class Kernel:
         self.user = UserSpace(machine, self.calls, facts.frame, facts.scratch)
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
-        self.tasks = Tasks(self.calls, self.memory, self.user)
-        self.faults = Faults(self.calls, self.memory, self.printk, facts.kernel_scratch)
+        self.tasks = Tasks(self.calls, self.memory)
+        self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
         self.target = BootedTarget(
             image,
             self.calls,
@@ -76,6 +82,7 @@ class Kernel:
             self.tasks,
             self.faults,
             facts.kernel_scratch,
+            facts.file,
             self._once,
         )
 
@@ -243,7 +250,7 @@ class Kernel:
         return Module(self, mod.address, tuple(steps))
 
     def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps) -> Any:
-        with self.user.memory(encode(arguments) + b"\0") as uargs:
+        with self.user.string(encode(arguments)) as uargs:
             if isinstance(file, bytes):
                 with self.user.memory(file) as umod:
                     return sys_init_module(self.target, umod, len(file), uargs, steps)
@@ -279,9 +286,10 @@ class Kernel:
 
     @contextmanager
     def _string_in_user_memory(self, value: bytes | str | int) -> Iterator[int]:
-        if not isinstance(value, int):
-            value = (value if isinstance(value, bytes) else encode(value)) + b"\0"
-        with self._in_user_memory(value) as (address, _size):
+        if isinstance(value, int):
+            yield value
+            return
+        with self.user.string(value if isinstance(value, bytes) else encode(value)) as address:
             yield address
 
     def init_module(
@@ -317,9 +325,19 @@ class Kernel:
     def delete_module(self, name: bytes | str | int, flags: int = 0) -> int:
         """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
         self._begin()
-        with self._string_in_user_memory(name) as address:
-            try:
-                sys_delete_module(self.target, address, flags)
-            except UnloadError as error:
-                return -error.errno
+        try:
+            if isinstance(name, int):
+                may_init_module(self.target)  # the kernel asks before it reads the name
+                name = self._name_from_user(name)
+            sys_delete_module(self.target, name, flags)
+        except (LoadError, UnloadError) as error:
+            return -error.errno
         return 0
+
+    def _name_from_user(self, address: int) -> bytes:
+        """The string at an address in the caller's user space, as far as it matters for a module's name."""
+        scratch = self._facts.kernel_scratch
+        length = self.calls("strncpy_from_user", scratch, address, MODULE_NAME_LEN)
+        if length > MODULE_NAME_LEN:  # a negative errno
+            raise UnloadError("the module's name is not readable", (1 << 64) - length)
+        return self.memory.read(scratch, length)

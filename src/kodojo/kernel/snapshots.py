@@ -22,7 +22,7 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 1
+_BOOT_FORMAT = 2
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
@@ -54,12 +54,14 @@ class BootFacts:
 
     :param stack: and ``frame``: see :class:`kodojo.kernel.boot.RestingPlace`.
     :param scratch: PID 1's user memory of SCRATCH_SIZE bytes; ``kernel_scratch``: a page of kernel memory.
+    :param file: a ``struct file`` of the root file system, open for reading.
     """
 
     stack: int
     frame: int
     scratch: int
     kernel_scratch: int
+    file: int
 
 
 def boot_machine(
@@ -81,7 +83,10 @@ def boot_machine(
         _mount(user, kind, path, optional=True)
     get_pages = calls.first("__get_free_pages", "get_free_pages_noprof")
     kernel_scratch = calls(get_pages, _GFP_KERNEL, 1)
-    return machine, BootFacts(place.stack, place.frame, user.scratch, kernel_scratch)
+    descriptor = user.checked("/init", "open", user.path("/init"), 0, 0)
+    file = calls("fget", descriptor)
+    user.syscall("close", descriptor)
+    return machine, BootFacts(place.stack, place.frame, user.scratch, kernel_scratch, file)
 
 
 def _mount(user: UserSpace, kind: str, path: str, *, optional: bool = False) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from kodojo.errors import InputError
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
-from kodojo.kernel.user import UserSpace
 
 __all__ = ["CAPABILITIES", "Tasks"]
 
@@ -27,25 +26,34 @@ _CAPABILITY_SETS = ("cap_inheritable", "cap_permitted", "cap_effective", "cap_am
 _USER_IDS = ("uid", "suid", "euid", "fsuid")
 _GROUP_IDS = ("gid", "sgid", "egid", "fsgid")
 _NAME_LENGTH = 16
-_PR_SET_NAME = 15
 
 
 class Tasks:
     """What is asked about and done to the task that the machine stands in."""
 
-    def __init__(self, calls: Calls, memory: KernelMemory, user: UserSpace) -> None:
+    def __init__(self, calls: Calls, memory: KernelMemory) -> None:
         self._calls = calls
         self._memory = memory
-        self._user = user
+        self._current = self.current_task()
+
+    def current_task(self) -> int:
+        """``current``: per-CPU ``current_task``, or a member of ``pcpu_hot`` (since 6.2)."""
+        base = self._calls.cpu.get("gs_base")
+        symbols = self._calls.image.kallsyms
+        offset = symbols.get("current_task")
+        if offset is None:
+            offset = symbols.address("pcpu_hot") + self._memory.field("pcpu_hot", "current_task").offset
+        return self._memory.u64((base + offset) & ((1 << 64) - 1))
 
     def capable(self, capability: int) -> bool:
         """``capable()`` of the current task."""
         return bool(self._calls("capable", capability) & 0xFF)
 
     def set_name(self, name: str) -> None:
-        """``comm``, as ``prctl(PR_SET_NAME)`` sets it: at most 15 bytes."""
+        """``comm``: at most 15 bytes (``fs/exec.c: __set_task_comm``)."""
+        task = self._memory.struct("task_struct", self._current)
         raw = name.encode("utf-8", "surrogateescape")[: _NAME_LENGTH - 1]
-        self._user.syscall("prctl", _PR_SET_NAME, self._user.put(raw.ljust(_NAME_LENGTH, b"\0")))
+        self._memory.write(task.address_of("comm"), raw.ljust(_NAME_LENGTH, b"\0"))
 
     @contextmanager
     def credentials(self, uid: int, gid: int, capabilities: Iterable[str | int]) -> Iterator[None]:

@@ -34,6 +34,8 @@ _ENOSYS = 38
 _PROT_READ_WRITE = 3
 _MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022
 SCRATCH_SIZE = 1 << 18
+_STRING_OFFSET = SCRATCH_SIZE - (1 << 16)
+_STRING_LIMIT = 1 << 15
 _LOWEST_ERROR = (1 << 64) - 4095
 
 
@@ -79,6 +81,15 @@ class UserSpace:
         return self.checked(
             "user memory", "mmap", 0, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_POPULATE, -1, 0
         )
+
+    @contextmanager
+    def string(self, text: bytes) -> Iterator[int]:
+        """Address of a copy of ``text`` and a NUL, for the ``with`` block; short ones cost no system call."""
+        if len(text) < _STRING_LIMIT:
+            yield self.put(text + b"\0", _STRING_OFFSET)
+            return
+        with self.memory(text + b"\0") as address:
+            yield address
 
     @contextmanager
     def memory(self, data: bytes) -> Iterator[int]:

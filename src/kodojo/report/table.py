@@ -22,7 +22,7 @@ def plain_table(columns: Sequence[str], rows: Rows) -> list[str]:
 
 
 def drawn_table(columns: Sequence[str], rows: Rows, width: int, styles: Sequence[str] = ()) -> str:
-    """A table with lines and colours, wrapped to the terminal's width; ends with a newline.
+    """A table with lines and colours, wrapped to the terminal's width.
 
     :param styles: one rich style for each column.
     """
@@ -33,9 +33,9 @@ def drawn_table(columns: Sequence[str], rows: Rows, width: int, styles: Sequence
 
     table = Table(box=box.SIMPLE_HEAD, show_header=any(columns), header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
-        table.add_column(name, style=styles[index] if styles else "", overflow="fold")
+        table.add_column(name, style=styles[index] if styles else "", overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     buffer = io.StringIO()
     Console(file=buffer, force_terminal=True, width=width, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

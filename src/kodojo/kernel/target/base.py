@@ -36,6 +36,7 @@ class Part:
     """A booted kernel, as the parts of :class:`~kodojo.kernel.target.BootedTarget` see it.
 
     :param scratch: a page of kernel memory for answers.
+    :param file: a ``struct file`` of the root file system, for hooks that want one.
     :param once: keys of the messages that were printed since boot and are printed once only.
     """
 
@@ -51,6 +52,7 @@ class Part:
         tasks: Tasks,
         faults: Faults,
         scratch: int,
+        file: int,
         once: set[str],
     ) -> None:
         self.image = image
@@ -61,6 +63,7 @@ class Part:
         self.tasks = tasks
         self.faults = faults
         self.scratch = scratch
+        self.file = file
         self.once = once
 
     def symbol(self, name: str) -> int:

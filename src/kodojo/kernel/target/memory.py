@@ -60,8 +60,28 @@ class MemoryPart(Part):
 
     # -- files of the Python process ------------------------------------------------------------------
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
-        """The host's file becomes one of the guest, and the guest's kernel reads that."""
+        """What ``kernel_read_file`` does with a file of the guest, done with one of the host."""
         content = _host_file(fd)
+        if self._content_is_measured():
+            return self._through_guest_file(content)
+        reading = self.image.btf.enumerators("kernel_read_file_id")["READING_MODULE"]
+        self.checked("security_kernel_read_file", self.file, reading, 1)
+        address = self.vmalloc(len(content))
+        self.memory.write(address, content)
+        try:
+            self.checked("security_kernel_post_read_file", self.file, address, len(content), reading)
+        except KernelErrno:
+            self.vfree(address)
+            raise
+        return address, content
+
+    def _content_is_measured(self) -> bool:
+        """Whether an IMA policy is in force: it looks at the file, where others look at where it lies."""
+        flag = self.image.kallsyms.get("ima_policy_flag")
+        return flag is not None and self.memory.u32(flag) != 0
+
+    def _through_guest_file(self, content: bytes) -> tuple[int, bytes]:
+        """The host's file becomes one of the guest, and the guest's kernel reads that."""
         user = self.user
         copy = user.checked("module", "open", user.path(_GUEST_COPY), _O_WRONLY_CREAT_TRUNC, 0o600)
         try:

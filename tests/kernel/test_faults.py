@@ -1,0 +1,270 @@
+"""kd_oops and kd_spin: modules that crash, and that never return. What is expected stands in their sources."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+from tests.kernel.looking import listening, tainted
+
+from kodojo.errors import KodojoError, MachineError, MachineFault, MachineHang
+
+pytestmark = pytest.mark.kernel
+
+WARN = 9
+REGISTERS = {
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "rflags",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+}  # fmt: skip
+KERNEL_HALF = 0xFFFF800000000000
+INTERRUPT_FLAG = 0x200
+
+# how: the cause begins with (6.12 puts "Oops: " before some); innermost function
+OOPSES = {
+    0: ("BUG: kernel NULL pointer dereference, address: 0000000000000010", "kd_oops_inner"),
+    1: ("BUG: unable to handle page fault for address: ffffdeadbeef0000", "kd_oops_inner"),
+    2: ("kernel BUG at kd_oops.c:", "kd_oops_inner"),
+    4: ("divide error: 0000", "kd_oops_inner"),
+    5: ("BUG: kernel NULL pointer dereference, address: 0000000000000000", None),
+    6: ("BUG: TASK stack guard page was hit at ", "overflow"),
+    7: ("general protection fault, probably for non-canonical address 0x8000000000000000", "kd_oops_inner"),
+    9: ("BUG: unable to handle page fault for address: ffffffff", "kd_oops_inner"),
+}
+# and what the log says besides
+SAID = {
+    0: "#PF: supervisor read access in kernel mode",
+    1: "#PF: supervisor write access in kernel mode",
+    2: "invalid opcode: 0000",
+    5: "#PF: supervisor instruction fetch in kernel mode",
+    6: "stack guard page: 0000",
+    9: "#PF: supervisor write access in kernel mode",
+}
+
+
+def crash(kernel, built, how: int) -> MachineFault:
+    with pytest.raises(MachineFault) as fault:
+        kernel.insmod(built["kd_oops"], f"how={how}")
+    assert not isinstance(fault.value, MachineHang)
+    return fault.value
+
+
+def memory_of(module) -> list[range]:
+    """Where the module's memory is."""
+    view = module.struct
+    try:
+        parts = [(view.get(f"{part}.base"), view.get(f"{part}.size")) for part in ("core_layout", "init_layout")]
+    except KodojoError:
+        parts = [(view.get(f"mem[{i}].base"), view.get(f"mem[{i}].size")) for i in range(7)]
+    return [range(base, base + size) for base, size in parts if base]
+
+
+def is_in_module(kernel, address: int) -> bool:
+    [module] = kernel.modules
+    return any(address in part for part in memory_of(module))
+
+
+def reliable(fault: MachineFault) -> list[str]:
+    return [re.split(r"[+.]", frame.symbol)[0] for frame in fault.backtrace if frame.reliable]
+
+
+@pytest.mark.parametrize("how", sorted(OOPSES))
+def test_oops(kernel, built, how):
+    """An oops in init is a MachineFault: cause, registers, backtrace through the module, and the kernel's report."""
+    cause, innermost = OOPSES[how]
+    with listening(kernel) as said:
+        fault = crash(kernel, built, how)
+    assert fault.report.cause.removeprefix("Oops: ").startswith(cause)
+    assert fault.report.cause in str(fault)
+    assert fault.registers.keys() >= REGISTERS
+    assert fault.registers["rsp"] > KERNEL_HALF
+    if innermost is None:
+        assert fault.registers["rip"] == 0
+        assert fault.backtrace[0].symbol == "0x0"
+    else:
+        assert is_in_module(kernel, fault.registers["rip"])
+        assert re.match(rf"{innermost}(\.cold)?\+0x[0-9a-f]+/0x[0-9a-f]+ \[kd_oops\]$", fault.backtrace[0].symbol)
+    functions = reliable(fault)
+    if how != 6:  # its backtrace is full of itself
+        assert functions[functions.index("kd_oops_outer") :][:3] == [
+            "kd_oops_outer",
+            "kd_oops_init",
+            "do_one_initcall",
+        ]
+    lines = [record.text for record in fault.log]
+    assert lines == said.lines
+    assert fault.report.cause in lines
+    assert any(line.startswith("RIP: 0010:") for line in lines)
+    assert any(line.startswith("---[ end trace") for line in lines)
+    assert any(SAID.get(how, "") in line for line in lines)
+
+
+@pytest.mark.parametrize("how", [0, 1, 9])
+def test_fault_address(kernel, built, how):
+    """CR2 is the address that could not be accessed."""
+    fault = crash(kernel, built, how)
+    address = re.search(r"address: ([0-9a-f]{16})$", fault.report.cause)
+    assert fault.registers["cr2"] == int(address[1], 16)
+
+
+def test_panic(kernel, built):
+    """A panic is a MachineFault that says what was printed, with the way to it."""
+    fault = crash(kernel, built, 8)
+    assert fault.report.cause == "Kernel panic - not syncing: kd_oops"
+    functions = [re.split(r"[+.]", frame.symbol)[0] for frame in fault.backtrace]
+    after = functions[functions.index("panic") :]
+    assert [name for name in after if name.startswith("kd_oops_") and "pfx" not in name] == [
+        "kd_oops_inner",
+        "kd_oops_outer",
+        "kd_oops_init",
+    ]
+    assert fault.registers.keys() >= REGISTERS
+    assert "Kernel panic - not syncing: kd_oops" in [record.text for record in fault.log]
+
+
+def test_warning_is_recorded(kernel, built):
+    """WARN is no fault: the load succeeds, the warning is recorded with registers and backtrace, the taint set."""
+    assert kernel.warnings == ()
+    with listening(kernel) as said:
+        module = kernel.insmod(built["kd_oops"], "how=3")
+    assert module.state == "Live"
+    assert "kd_oops: survived" in said.lines
+    [warning] = kernel.warnings
+    assert re.match(r"WARNING: CPU: 0 PID: 1 at kd_oops\.c:\d+ kd_oops_inner\+", warning.cause)
+    assert warning.backtrace[0].symbol.startswith("kd_oops_inner+")
+    assert "kd_oops_outer" in [frame.symbol.split("+")[0] for frame in warning.backtrace]
+    assert warning.registers.keys() >= REGISTERS - {"rip"}
+    assert WARN in tainted(kernel)
+    module.remove()
+
+
+def test_harmless(kernel, built):
+    """The same module does nothing when it is told so."""
+    kernel.insmod(built["kd_oops"], "how=11").remove()
+    assert kernel.warnings == ()
+    assert WARN not in tainted(kernel)
+
+
+def test_oops_in_exit(kernel, built):
+    """An oops in exit is a fault of the removal."""
+    kernel.insmod(built["kd_oops"], "how=0", "late=1")
+    with pytest.raises(MachineFault) as fault:
+        kernel.rmmod("kd_oops")
+    assert fault.value.report.cause.startswith("BUG: kernel NULL pointer dereference")
+    assert reliable(fault.value)[1:3] == ["kd_oops_outer", "kd_oops_exit"]
+    with pytest.raises(MachineError, match="has stopped"):
+        kernel.rmmod("kd_oops")
+
+
+def test_oops_through_the_bare_system_call(kernel, built):
+    """The bare system call has no errno for a crash: it is a MachineFault there, too."""
+    with pytest.raises(MachineFault):
+        kernel.init_module(built["kd_oops"].read_bytes(), "how=0")
+    with pytest.raises(MachineError, match="has stopped"):
+        kernel.init_module(built["kd_oops"].read_bytes(), "how=11")
+
+
+def test_stopped_machine(kernel, built):
+    """A machine that has crashed refuses work, says why and what to do; log, modules and warnings stay readable."""
+    fault = crash(kernel, built, 0)
+    for work in (
+        lambda: kernel.insmod(built["kd_noinit"]),
+        lambda: kernel.rmmod("kd_oops"),
+        lambda: kernel.call("int_sqrt", 144),
+        lambda: kernel.read_file("/proc/modules"),
+        lambda: kernel.write_file("/proc/sys/kernel/printk", b"7"),
+        lambda: kernel.list_directory("/proc"),
+        lambda: kernel.open("/proc/modules"),
+        lambda: kernel.sleep(1),
+        lambda: kernel.init_module(b""),
+        lambda: kernel.finit_module(-1),
+        lambda: kernel.delete_module("kd_oops"),
+        lambda: kernel.as_user().__enter__(),
+        kernel.fork,
+        kernel.save,
+    ):
+        with pytest.raises(MachineError) as refusal:
+            work()
+        assert "this machine has stopped" in str(refusal.value)
+        assert str(fault) in str(refusal.value)
+        assert "fork" in refusal.value.hint
+    assert fault.report.cause in [record.text for record in kernel.log]
+    assert kernel.warnings == ()
+    assert [(module.name, module.state) for module in kernel.modules] == [("kd_oops", "Loading")]
+
+
+def test_parent_is_unharmed(kernel, built):
+    """A crash in a fork does nothing to the kernel that it was made from, nor to other forks."""
+    kernel.insmod(built["kd_noinit"])
+    before = kernel.log
+    victim, witness = kernel.fork(), kernel.fork()
+    crash(victim, built, 0)
+    for survivor in (kernel, witness):
+        assert survivor.log == before
+        assert survivor.read_file("/proc/modules").startswith(b"kd_noinit ")
+        survivor.insmod(built["kd_export"]).remove()
+
+
+def test_fault_survives_pickling(kernel, built):
+    """The exception can be sent to another process, with all that it carries."""
+    fault = crash(kernel, built, 0)
+    copy = pickle.loads(pickle.dumps(fault))
+    assert type(copy) is MachineFault
+    assert (str(copy), copy.hint, copy.report) == (str(fault), fault.hint, fault.report)
+
+
+# -- code that does not return -------------------------------------------------------------------------------
+NEVER = {0: "kd_spin_forever", 2: "kd_spin_forever", 3: "kd_spin_sleep", 6: "kd_spin_reschedule"}
+LIMITS = {0: 0.5, 2: 0.5, 3: 2, 6: 2}  # guest seconds; spinning ones cost real time
+
+
+@pytest.mark.parametrize("how", sorted(NEVER))
+def test_hang(kernel, built, how):
+    """An init that does not return ends in a MachineHang at the limit, which says where it hangs."""
+    kernel.limit(LIMITS[how])
+    before = kernel.time
+    with pytest.raises(MachineHang) as hang:
+        kernel.insmod(built["kd_spin"], f"how={how}")
+    functions = [frame.symbol.split("+")[0] for frame in hang.value.backtrace]
+    assert functions[functions.index(NEVER[how]) :][:3] == [NEVER[how], "kd_spin_init", "do_one_initcall"]
+    assert functions.index(NEVER[how]) <= 1  # or what it calls
+    assert f"{functions[0]}+" in str(hang.value)
+    assert ("waits" in str(hang.value)) == (how == 3)
+    assert hang.value.registers.keys() >= REGISTERS
+    assert bool(hang.value.registers["rflags"] & INTERRUPT_FLAG) or how in (2, 3, 6)
+    assert kernel.time - before == pytest.approx(LIMITS[how], abs=0.2)
+    assert "limit" in hang.value.hint
+    with pytest.raises(MachineError, match="has stopped"):
+        kernel.read_file("/proc/modules")
+    assert [(module.name, module.state) for module in kernel.modules] == [("kd_spin", "Loading")]
+
+
+@pytest.mark.parametrize("how", [1, 4, 5, 7])
+def test_slow_init(kernel, built, how):
+    """An init that takes its time within the limit loads; its time is guest time."""
+    kernel.limit(2)
+    before = kernel.time
+    with listening(kernel) as said:
+        module = kernel.insmod(built["kd_spin"], f"how={how}")
+    assert said.by("kd_spin")[-1] == "done"
+    jiffy = 1 / kernel.hertz
+    least = {1: 9 * jiffy, 4: 0.1, 5: 0.02 - jiffy, 7: 0}
+    assert least[how] <= kernel.time - before < 1
+    module.remove()
+
+
+def test_limit_is_for_each_operation(kernel, built):
+    """The limit holds for one operation, not for all together."""
+    kernel.limit(1)
+    for _ in range(4):
+        kernel.sleep(0.5)
+    kernel.insmod(built["kd_spin"], "how=4").remove()
+    with pytest.raises(MachineHang):
+        kernel.sleep(1.5)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_limit_is_positive(kernel, seconds):
+    """A limit that is none is refused."""
+    with pytest.raises(KodojoError, match="positive"):
+        kernel.limit(seconds)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+
+@pytest.fixture
+def tree(kernel):
+    kernel.files = {"/a": b"one\n", "/b": b"\xff\x00\r\n", "/sys/x": b"0\n"}
+    kernel.directories = {"/": [("proc", "directory"), ("dev0", "character device"), ("lnk", "link"), ("f", "file")]}
+    return kernel
+
+
+def test_cat_bytes(run, session, tree):
+    """Files are printed byte for byte, one after the other; reading may change a machine, so it is saved."""
+    result = run("cat", "/a", "/b")
+    assert (result.exit_code, result.stdout_bytes) == (0, b"one\n\xff\x00\r\n")
+    assert session.saved
+
+
+def test_cat_goes_on(run, tree):
+    """A file that is not there is named on standard error; the others are printed all the same."""
+    result = run("cat", "/nope", "/a")
+    assert (result.exit_code, result.stdout_bytes) == (1, b"one\n")
+    assert result.stderr == "kodojo: /nope: No such file or directory\n"
+
+
+def test_cat_json(run, tree):
+    """--json has text as text, other bytes in base64, and failures in their place."""
+    text, binary, absent = json.loads(run("cat", "/a", "/b", "/nope", "--json").stdout)
+    assert (text["encoding"], text["content"]) == ("utf-8", "one\n")
+    assert (binary["encoding"], base64.b64decode(binary["content"])) == ("base64", b"\xff\x00\r\n")
+    assert (absent["ok"], absent["errno"], absent["errno_name"]) == (False, 2, "ENOENT")
+
+
+def test_ls(run, tree):
+    """One name a line; -l puts the letter of its kind before it, as ls does."""
+    assert run("ls").stdout.splitlines() == ["proc", "dev0", "lnk", "f"]
+    assert run("ls", "-l", "/").stdout.splitlines() == ["d proc", "c dev0", "l lnk", "- f"]
+
+
+def test_ls_of_a_file(run, tree):
+    """A file is listed by the name that was given."""
+    result = run("ls", "/a")
+    assert (result.exit_code, result.stdout) == (0, "/a\n")
+
+
+def test_ls_of_nothing(run, tree):
+    """What is not there is an error with status 1."""
+    result = run("ls", "/nope")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "kodojo: /nope: No such file or directory\n")
+
+
+def test_ls_json(run, tree):
+    """--json has names and kinds."""
+    shape = json.loads(run("ls", "/", "--json").stdout)
+    assert shape["entries"][0] == {"name": "proc", "kind": "directory"}
+    assert json.loads(run("ls", "/nope", "--json").stdout)["errno"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [
+        (["1"], b"1"),
+        (["1", "--newline"], b"1\n"),
+        (["-1"], b"-1"),
+        ([""], b""),
+        (["--", "--newline"], b"--newline"),
+        (["a b\udcff"], b"a b\xff"),
+    ],
+)
+def test_write(run, session, tree, arguments, data):
+    """Exactly the text is written, whatever it looks like; --newline appends one."""
+    result = run("write", "/sys/x", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert tree.written == [("/sys/x", data)]
+    assert session.saved
+
+
+def test_write_fails(run, tree):
+    """A refused write is an error with status 1, in JSON too."""
+    assert run("write", "/nope", "1").exit_code == 1
+    result = run("write", "/nope", "1", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["errno_name"]) == (1, "ENOENT")
