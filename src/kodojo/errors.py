@@ -144,11 +144,15 @@ class CorruptError(StoreError):
 
 
 class LoadError(KodojoError):
-    """The kernel refuses a module."""
+    """The kernel refuses a module.
 
-    def __init__(self, message: str, refusal: Refusal) -> None:
+    :param steps: what the loader did until then (:class:`kodojo.loader.steps.Step`), if somebody kept it.
+    """
+
+    def __init__(self, message: str, refusal: Refusal, steps: tuple[Any, ...] = ()) -> None:
         super().__init__(message, hint=refusal.hint)
         self.refusal = refusal
+        self.steps = steps
 
     @property
     def errno(self) -> int:

@@ -99,7 +99,10 @@ class App:
         if self.json:
             from kodojo.report.json import error as as_json  # noqa: PLC0415
 
-            self.out_json(as_json(error))
+            try:
+                self.out_json(as_json(error))
+            except KodojoError as unwritten:
+                self.say(f"kodojo: {unwritten.message}")
         elif isinstance(error, MachineFault):
             from kodojo.report.fault import fault_lines  # noqa: PLC0415
 

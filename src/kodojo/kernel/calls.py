@@ -24,7 +24,7 @@ Argument = int | bytes | str
 
 _ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 _MASK = (1 << 64) - 1
-_RED_ZONE = 256
+RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _RFLAGS_AT_REST = 0x202  # interrupts on
 _INTERRUPT_FLAG = 0x200
 _DIRECTION_AND_TRAP = 0x500
@@ -91,7 +91,7 @@ class Calls:
         cpu = self.cpu
         nested = self._depth > 0
         saved = cpu.read_registers() if nested else {}
-        stack = ((saved["rsp"] if nested else self._stack) - _RED_ZONE) & ~0xF
+        stack = ((saved["rsp"] if nested else self._stack) - RED_ZONE) & ~0xF
         until = self._returns + self._depth
         if nested:
             rflags = saved["rflags"] & ~_DIRECTION_AND_TRAP

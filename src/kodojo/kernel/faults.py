@@ -53,7 +53,8 @@ def _text_registers(lines: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for line in lines:
         for name, value in _REGISTER.findall(line):
-            found.setdefault("rflags" if name == "EFLAGS" else name.lower(), int(value, 16))
+            known = "rflags" if name == "EFLAGS" else name.lower().replace("r0", "r")  # R08 is r8
+            found.setdefault(known, int(value, 16))
     return found
 
 

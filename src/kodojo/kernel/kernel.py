@@ -246,7 +246,7 @@ class Kernel:
         try:
             mod = self._insmod(file, " ".join(parameters), steps)
         except LoadError as error:
-            raise LoadError(f"{name}: {error.message}", error.refusal) from error
+            raise type(error)(f"{name}: {error.message}", error.refusal, tuple(steps)) from error
         return Module(self, mod.address, tuple(steps))
 
     def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps) -> Any:

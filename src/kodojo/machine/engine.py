@@ -17,7 +17,8 @@ import importlib
 import mmap
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -177,7 +178,21 @@ class Engine:
             )
 
     def remove_breakpoint(self, address: int) -> None:
-        uclib.uc_hook_del(self._uc._uch, ctypes.c_size_t(self._breakpoints.pop(address)))
+        with self._without_a_trace():
+            uclib.uc_hook_del(self._uc._uch, ctypes.c_size_t(self._breakpoints.pop(address)))
+
+    @contextmanager
+    def _without_a_trace(self) -> Iterator[None]:
+        """Undo what Unicorn's dropping of translated code does to the processor.
+
+        It looks the address up in the page tables as if it were to fetch from there. Where that is not
+        mapped or not executable, it leaves a page fault behind that never happened.
+        """
+        self._uc.context_update(self._context)
+        try:
+            yield
+        finally:
+            self._uc.context_restore(self._context)
 
     # -- running ------------------------------------------------------------------------------------
     def start(self, address: int, blocks: int) -> tuple[Stop, int, int]:
@@ -223,11 +238,8 @@ class Engine:
 
     def forget_code(self, address: int, size: int) -> None:
         """Drop what was translated from these virtual addresses."""
-        # Unicorn looks them up in the page tables as if it were to fetch from there. What that leaves
-        # behind where they are not executable, a page fault that never happened, is undone.
-        self._uc.context_update(self._context)
-        self._uc.ctl_remove_cache(address, address + size)
-        self._uc.context_restore(self._context)
+        with self._without_a_trace():
+            self._uc.ctl_remove_cache(address, address + size)
 
     # -- the whole state ----------------------------------------------------------------------------
     def save_state(self) -> bytes:

@@ -1,0 +1,43 @@
+# What a person types. Nothing here needs root; `make demo` and `make test` set up what they need.
+#
+# Debian packages: python3 (3.11 or newer) with python3-venv, and make. gcc, make's headers and libelf are
+# fetched and unpacked without root where they are missing (tests/support/distribution.py).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export KODOJO_TEST_CACHE ?= $(CURDIR)/.cache
+
+.PHONY: help demo test lint bench sweep clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(VENV)/.installed ## fetch a kernel, boot it, load real modules, show what happened
+	$(BIN)/python demo/demo.py
+
+test: $(VENV)/.tested ## all tests; fetches both kernels the first time
+	$(BIN)/python -m tests.support.distribution
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.tested ## types, style
+	$(BIN)/mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
+	$(BIN)/python -m tests.bench
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean: ## remove what these targets made, fetched packages included
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
