@@ -221,7 +221,7 @@ class MachineError(KodojoError):
     """The emulated machine cannot go on."""
 
 
-class MachineFault(MachineError):
+class MachineFault(MachineError):  # noqa: N818  a fault is what it is
     """Oops or panic in guest code."""
 
     def __init__(self, message: str, report: FaultReport, *, hint: str = "") -> None:

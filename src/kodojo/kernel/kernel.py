@@ -32,8 +32,6 @@ from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
-    MODULE_NAME_LEN,
-    may_init_module,
     sys_delete_module,
     sys_finit_module,
     sys_init_module,
@@ -251,7 +249,9 @@ class Kernel:
 
     def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps) -> Any:
         with self.user.string(encode(arguments)) as uargs:
+            steps.begin("insmod", arguments=arguments)
             if isinstance(file, bytes):
+                steps.note(size=len(file), enters="init_module")
                 with self.user.memory(file) as umod:
                     return sys_init_module(self.target, umod, len(file), uargs, steps)
             path = Path(file)
@@ -259,11 +259,13 @@ class Kernel:
                 with path.open("rb") as opened:
                     kind = compression_of(opened.read(_MAGIC_SIZE))
                     if kind not in _COMPRESSIONS:
+                        steps.note(file=path.name, enters="finit_module")
                         return sys_finit_module(self.target, opened.fileno(), uargs, 0, steps)
                     opened.seek(0)
                     unpacked = decompress(opened.read(), kind, _UNPACKED_LIMIT, str(path))
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
+            steps.note(file=path.name, unpacked=len(unpacked), enters="init_module")
             with self.user.memory(unpacked) as umod:
                 return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
 
@@ -326,18 +328,7 @@ class Kernel:
         """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
         self._begin()
         try:
-            if isinstance(name, int):
-                may_init_module(self.target)  # the kernel asks before it reads the name
-                name = self._name_from_user(name)
             sys_delete_module(self.target, name, flags)
-        except (LoadError, UnloadError) as error:
+        except UnloadError as error:
             return -error.errno
         return 0
-
-    def _name_from_user(self, address: int) -> bytes:
-        """The string at an address in the caller's user space, as far as it matters for a module's name."""
-        scratch = self._facts.kernel_scratch
-        length = self.calls("strncpy_from_user", scratch, address, MODULE_NAME_LEN)
-        if length > MODULE_NAME_LEN:  # a negative errno
-            raise UnloadError("the module's name is not readable", (1 << 64) - length)
-        return self.memory.read(scratch, length)

@@ -147,10 +147,12 @@ class Session:
         try:
             line, _, delta = read_checked(self._file, _KIND).partition(b"\n")
             head = json.loads(line)
-            if head["format"] != _FORMAT:
-                raise CorruptError(f"{self._file}: written by another version of kodojo")
-            return MachineDescription(**head["machine"]), head["saved"], delta
+            known = head["format"] == _FORMAT
+            description, saved = MachineDescription(**head["machine"]), head["saved"]
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{self._file}: damaged: {error}", hint="start over: kodojo boot") from error
+        if not known:
+            raise CorruptError(f"{self._file}: of another version of kodojo", hint="start over: kodojo boot")
+        return description, saved, delta

@@ -43,7 +43,7 @@ def delete_module(target: Target, name: str, flags: int) -> None:
     target.notify(mod, ModuleState.GOING)
     target.klp_module_going(mod)
     target.ftrace_release_mod(mod)
-    target.wait_for_async(mod)
+    target.wait_for_async()
     target.record_unload(mod)
     free_module(target, mod)
     target.wake_module_wq()

@@ -193,6 +193,9 @@ class DryTarget:
             raise KernelErrno(Errno.EFAULT)
         return self.vmalloc(len(text) + 1), text
 
+    def strncpy_from_user(self, source: int, limit: int) -> bytes:
+        return self._user_bytes(source).partition(b"\0")[0][:limit]
+
     def module_alloc(self, regions: Sequence[Region]) -> None:
         regions = [region for region in regions if region.size]
         total = sum(_pages(region.size) + PAGE_SIZE for region in regions)
@@ -382,7 +385,7 @@ class DryTarget:
     def after_init(self, mod: Module) -> None:
         self.module_memfree(region for region in mod.regions.values() if region.kind.is_init)
 
-    def wait_for_async(self, mod: Module) -> None: ...
+    def wait_for_async(self) -> None: ...
 
     def call_exit(self, mod: Module) -> None: ...
 

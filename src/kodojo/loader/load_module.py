@@ -85,7 +85,7 @@ def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Mod
         with auditing_failure(target, info):
             mod = early_checks(target, info, steps)
             run(layout_and_allocate, target, mod, info)
-            steps.note(**placement(mod))
+            steps.note(**placement(mod), symoffs=info.symoffs, stroffs=info.stroffs)
         undo.callback(module_deallocate, target, mod)
         run(add_unformed_module, target, mod)
         undo.callback(unlink_mod, target, mod)
@@ -153,9 +153,12 @@ def placement(mod: Module) -> dict[str, int | str]:
 
 def indices(info: LoadInfo) -> dict[str, int | str]:
     """The sections that struct load_info points to, for the record."""
-    index = info.index
+    index, headers = info.index, info.sechdrs
     return {
         "name": decode(info.module_name),
+        "sechdrs": int(info.header["e_shoff"]),
+        "secstrings": info.secstrings,
+        "strtab": int(headers[index.str]["sh_offset"]),
         "sym": index.sym,
         "str": index.str,
         "mod": index.mod,

@@ -20,6 +20,7 @@ MAIN = "kernel/module/main.c"
 
 STEPS: dict[str, tuple[str, str]] = {
     # name: (title, source)
+    "insmod": ("read the file, join the arguments, enter the kernel", "kmod: tools/insmod.c"),
     "may_init_module": ("is the caller allowed to load modules?", MAIN),
     "copy_module_from_user": ("copy the image from user memory", MAIN),
     "kernel_read_file": ("read the file behind the descriptor", "fs/kernel_read_file.c"),

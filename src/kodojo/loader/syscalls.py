@@ -37,7 +37,7 @@ EHDR_SIZE = 64
 KNOWN_FLAGS = MODULE_INIT_IGNORE_MODVERSIONS | MODULE_INIT_IGNORE_VERMAGIC | MODULE_INIT_COMPRESSED_FILE
 
 
-def may_init_module(target: Target) -> None:
+def may_init_module(target: Target) -> dict[str, int | str]:
     """Only a caller with CAP_SYS_MODULE, and only while loading is not switched off for good.
 
     Source: ``kernel/module/main.c: may_init_module``.
@@ -58,6 +58,7 @@ def may_init_module(target: Target) -> None:
             "loading and removing modules was switched off (kernel.modules_disabled or nomodule)",
             "It cannot be switched on again: boot the machine anew.",
         )
+    return {"CAP_SYS_MODULE": "yes", "modules_disabled": "no"}
 
 
 def sys_init_module(target: Target, umod: int, length: int, uargs: int, steps: Steps | None = None) -> Module:
@@ -122,19 +123,25 @@ def sys_finit_module(target: Target, fd: int, uargs: int, flags: int, steps: Ste
         return load_module(target, LoadInfo(data, address, flags), uargs, flags, steps)
 
 
-def sys_delete_module(target: Target, name: str | bytes, flags: int) -> None:
+def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> None:
     """``delete_module(name, flags)``: remove a module.
 
     Raises UnloadError.
 
-    :param name: as the kernel reads it: it ends at the first NUL.
+    :param name: the text, or where it is in user memory; the kernel reads it up to the first NUL.
     :param flags: O_TRUNC forces where the kernel can; O_NONBLOCK changes nothing.
     """
     try:
         may_init_module(target)
     except LoadError as error:
         raise UnloadError(f"removing modules: {error.why}", error.errno, hint=error.hint) from error
-    raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
+    if isinstance(name, int):
+        try:
+            raw = target.strncpy_from_user(name, MODULE_NAME_LEN)
+        except KernelErrno as answer:
+            raise UnloadError(f"the name at {name:#x} cannot be read", answer.errno) from answer
+    else:
+        raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
     if not 0 < len(raw) < MODULE_NAME_LEN:
         raise UnloadError(f"no module has a name of {len(raw)} bytes", Errno.ENOENT)
     delete_module.delete_module(target, decode(raw), flags)

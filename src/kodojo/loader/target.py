@@ -255,6 +255,9 @@ class Target(Protocol):
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         """Copy a string from user memory: address of the kernel's copy, and its bytes without NUL."""
 
+    def strncpy_from_user(self, source: int, limit: int) -> bytes:
+        """A string in user memory without its NUL; ``limit`` bytes if it is longer. EFAULT."""
+
     def kfree(self, address: int) -> None: ...
 
     def module_alloc(self, regions: Sequence[Region]) -> None:
@@ -295,13 +298,16 @@ class Target(Protocol):
         """
 
     def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
-        """kernel/module/main.c: find_symbol. First hit: kernel, then modules from the list's head, UNFORMED ones not."""
+        """The first hit: the kernel's, then that of a module from the list's head on, UNFORMED ones left out.
+
+        Source: ``kernel/module/main.c: find_symbol``.
+        """
 
     def add_unformed_module(self, mod: Module) -> None:
         """Insert at the list's head and in the address tree (``mod_update_bounds``, ``mod_tree_insert``)."""
 
     def unlink_module(self, mod: Module) -> None:
-        """Remove from list and tree; wait for readers. (The bug list: :meth:`module_bug_cleanup`.)"""
+        """Remove from list and tree, not from the bug list (:meth:`module_bug_cleanup`); wait for readers."""
 
     def wait_for_module(self, mod: Module, seconds: float | None) -> None:
         """Sleep until ``mod`` is LIVE, GOING or gone, at most ``seconds`` of guest time (None: no limit).
@@ -400,7 +406,7 @@ class Target(Protocol):
         RO_AFTER_INIT, freeing the init memory. The initial reference is dropped.
         """
 
-    def wait_for_async(self, mod: Module) -> None:
+    def wait_for_async(self) -> None:
         """``async_synchronize_full``."""
 
     def call_exit(self, mod: Module) -> None:

@@ -227,7 +227,7 @@ class FormationPart(Part):
                 self.symbol("init_free_wq"),
             )
 
-    def wait_for_async(self, mod: Module) -> None:
+    def wait_for_async(self) -> None:
         self.call("async_synchronize_full")
 
     def call_exit(self, mod: Module) -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
-from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, pointer_or_errno
+from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, as_int, pointer_or_errno
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
 
@@ -57,6 +57,12 @@ class MemoryPart(Part):
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         address = pointer_or_errno(self.call("strndup_user", source, _LONG_MAX))
         return address, self.memory.string(address, 1 << 30)
+
+    def strncpy_from_user(self, source: int, limit: int) -> bytes:
+        length = as_int(self.call("strncpy_from_user", self.scratch, source, limit))
+        if length < 0:
+            raise KernelErrno(-length)
+        return self.memory.read(self.scratch, length)
 
     # -- files of the Python process ------------------------------------------------------------------
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
@@ -216,7 +222,7 @@ def _host_file(fd: int) -> bytes:
 
 
 def _open_for_writing(fd: int) -> bool:
-    """Whether anybody has the file open for writing; asked by taking a read lease, which nobody else's writer allows."""
+    """Whether anybody has the file open for writing: then no read lease on it is to be had."""
     set_lease = getattr(fcntl, "F_SETLEASE", None)
     if set_lease is None:
         return False
