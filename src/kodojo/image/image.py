@@ -252,12 +252,14 @@ class Image:
 
         return trusted_certificates(self.elf, self.kallsyms)
 
+    @property
+    def config_path(self) -> Path | None:
+        """The config file; None if the kernel came without one."""
+        return self._config_path
+
     @cached_property
     def config(self) -> Config:
-        """What the kernel was built with.
-
-        :raises MissingInformationError: there is no config file, and none inside the kernel.
-        """
+        """What the kernel was built with; without a config file, what the kernel itself shows of it."""
         from kodojo.image.config import embedded_config, parse_config  # noqa: PLC0415
 
         if self._config_path is not None:
@@ -267,10 +269,9 @@ class Image:
                 raise InputError(f"{self._config_path}: cannot be read: {error.strerror or error}") from error
         found = embedded_config(self._index.vmlinux, str(self.path))
         if found is None:
-            raise MissingInformationError(
-                f"{self.release}: the kernel's configuration is not known",
-                hint=f"add the kernel with its configuration: --config config-{self.release}",
-            )
+            from kodojo.image.inferred_config import InferredConfig  # noqa: PLC0415
+
+            return InferredConfig(self)
         return found
 
     def has_text(self, text: bytes) -> bool:

@@ -57,6 +57,7 @@ class KernelFacts:
     """What ``kernel show`` tells.
 
     :param config: option without ``CONFIG_`` to its value, "" if it is not set; None if the configuration is unknown.
+    :param config_inferred: there was no config file; the values are what the kernel itself shows.
     :param size: bytes that the kernel takes in the store, without snapshots.
     """
 
@@ -67,6 +68,7 @@ class KernelFacts:
     build_id: str
     exports: int
     config: Mapping[str, str] | None
+    config_inferred: bool
     modules: int
     builtin: int
     size: int
@@ -97,6 +99,7 @@ def kernel_facts(
         build_id=image.build_id,
         exports=exports,
         config=_config_facts(image),
+        config_inferred=image.config_path is None,
         modules=len(image.modules),
         builtin=len(image.builtin),
         size=size,
@@ -111,7 +114,7 @@ def _config_facts(image: Image) -> dict[str, str] | None:
     except MissingInformationError:
         return None
     facts = {option: config.get(f"CONFIG_{option}", "") for option in CONFIG_FACTS}
-    facts |= {option: "y" for option in _PREEMPTION if config.enabled(option)}
+    facts |= {option: "y" for option in _PREEMPTION if config.get(f"CONFIG_{option}") == "y"}
     return facts
 
 
@@ -150,6 +153,7 @@ def show_rows(facts: KernelFacts) -> list[tuple[str, str]]:
     if facts.config is None:
         rows.append(("config", "not known"))
     else:
-        rows += [(f"CONFIG_{option}", value or "not set") for option, value in facts.config.items()]
+        unset = "no trace of it" if facts.config_inferred else "not set"
+        rows += [(f"CONFIG_{option}", value or unset) for option, value in facts.config.items()]
     rows += [("snapshot", _snapshot_text(snapshot)) for snapshot in facts.snapshots] or [("snapshot", "none yet")]
     return rows

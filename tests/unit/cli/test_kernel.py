@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ def _image(store, release, modules=3):
         vermagic=f"{release} SMP mod_unload ",
         build_id="ab" * 20,
         exports=[None] * 5,
+        config_path=Path("config"),
         config=Config({"CONFIG_MODVERSIONS": "y", "CONFIG_PREEMPT_DYNAMIC": "y", "CONFIG_EXT4_FS": "m"}),
         modules={f"m{i}": None for i in range(modules)},
         builtin=frozenset({"loop"}),

@@ -98,8 +98,8 @@ def test_from_files(root, tmp_path):
     assert "dummy" in image.modules
     assert (tmp_path / "index/vmlinux").read_bytes() == small_kernel()
     assert not (tmp_path / "store").exists()
-    with pytest.raises(MissingInformationError, match="configuration is not known"):
-        _ = image.config
+    assert image.config_path is None
+    assert image.config.enabled("SMP") == ("SMP" in image.vermagic)
     assert list(Image.from_files(vmlinux, index_directory=tmp_path / "index").modules) == []
 
 

@@ -219,13 +219,9 @@ class FormationPart(Part):
         free.set("node.next", first)
         self.memory.put(head, 8, free.address_of("node"))
         if not first:
-            unbound = int(self.image.config.get("CONFIG_NR_CPUS", "1"))
-            self.call(
-                "queue_work_on",
-                unbound,
-                self.memory.u64(self.symbol("system_wq")),
-                self.symbol("init_free_wq"),
-            )
+            # The C code leaves the choice of the processor to the queue; there is but one.
+            queue = self.memory.u64(self.symbol("system_wq"))
+            self.call("queue_work_on", 0, queue, self.symbol("init_free_wq"))
 
     def wait_for_async(self) -> None:
         self.call("async_synchronize_full")
