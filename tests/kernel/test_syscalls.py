@@ -201,8 +201,8 @@ def test_arguments_at_the_end_of_a_mapping(both, noinit):
 
 def test_long_arguments(both, noinit):
     """Arguments may be as long as the kernel has memory for."""
-    args = "number=1 " * 20000
-    assert both(lambda calls: calls.init(noinit, args + "number=7")) == 0
+    args = "number=1 " * 100 + " " * 200000 + "number=7"
+    assert both(lambda calls: calls.init(noinit, args)) == 0
     assert both.ours.kernel.modules[0].parameters == {"number": "7"}
 
 
@@ -322,9 +322,8 @@ def test_ignored_vermagic(both, noinit, tmp_path, flags):
     file.write_bytes(other_vermagic(noinit))
     loads = bool(flags & IGNORE_VERMAGIC)
     assert both(lambda calls: calls.finit(file, "", flags)) == (0 if loads else -ENOEXEC)
-    assert (FORCED_LOAD in tainted(both.ours.kernel)) == loads
-    if not loads:
-        assert "version magic" in both.ours.log[0][1]
+    assert (FORCED_LOAD in tainted(both.ours.kernel)) == bool(flags)  # flag 1 is obeyed before vermagic is compared
+    assert any("version magic" in text for _, text in both.ours.log) != loads
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 3])
@@ -503,7 +502,7 @@ def test_signatures_enforced(both, built, image):
     assert both(lambda calls: calls.init(built["kd_noinit"].read_bytes())) == -EKEYREJECTED
     assert [text for _, text in both.ours.log] == ["Loading of unsigned module is rejected"]
     assert both(lambda calls: calls.finit(built["kd_noinit"])) == -EKEYREJECTED
-    signed = image.modules["libcrc32c"].read()
+    signed = image.modules["dummy"].read()
     assert both(lambda calls: calls.init(signed[:-1] + b"x")) == -EKEYREJECTED
     assert both(lambda calls: calls.init(signed)) == 0
     assert both.ours.kernel.modules[0].taints == 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from kodojo.errors import InputError, MachineError, UnmodelledError
 from kodojo.image.image import Image
@@ -47,6 +48,7 @@ class Calls:
         # Code that no task will ever run again: PID 1 has been started. One address for each depth.
         self._returns = image.kallsyms.address("start_thread")
         self._depth = 0
+        self._parked: dict[int, int] = {}  # values of calls that returned too early
         self._symbols: dict[str, int] = {}
         self.stopped: MachineError | None = None  # what ended the machine
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
@@ -97,6 +99,8 @@ class Calls:
             rflags = saved["rflags"] & ~_DIRECTION_AND_TRAP
         else:
             rflags = _RFLAGS_AT_REST if interrupts else _RFLAGS_AT_REST & ~_INTERRUPT_FLAG
+        if not self.cpu.has_breakpoint(until):
+            self.cpu.add_breakpoint(until, partial(self._too_early, self._depth))
         registers = self._place(stack, until, arguments)
         cpu.write_registers({**registers, "rax": 0, "rbp": 0, "rip": address, "rflags": rflags})
         self._depth += 1
@@ -109,10 +113,21 @@ class Calls:
             raise self.stopped from error
         finally:
             self._depth -= 1
-        value = cpu.get("rax")
+        value = self._parked.pop(self._depth, cpu.get("rax"))
         if nested:
             cpu.restore_registers(saved)
         return value
+
+    def _too_early(self, depth: int) -> None:
+        """A call has returned while a later one, nested in another task, is still under way.
+
+        Its task has nothing to do until that has come back; it looks again tick by tick.
+        """
+        cpu = self.cpu
+        self._parked.setdefault(depth, cpu.get("rax"))
+        stack = cpu.get("rsp") - 8
+        cpu.write(stack, struct.pack("<Q", cpu.get("rip")))
+        cpu.write_registers({"rsp": stack, "rdi": 1, "rip": self.address("schedule_timeout_uninterruptible")})
 
     def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
         """Write arguments and return address; the registers to set."""

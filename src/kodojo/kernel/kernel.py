@@ -26,6 +26,7 @@ from kodojo.kernel.files import DirectoryEntry, Files, OpenFile
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
 from kodojo.kernel.printk import Printk
+from kodojo.kernel.requests import ModuleRequests
 from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
 from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
@@ -71,6 +72,7 @@ class Kernel:
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
         self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
+        self.requests = ModuleRequests(self.calls, self.memory)
         self.target = BootedTarget(
             image,
             self.calls,

@@ -97,7 +97,7 @@ class UserSpace:
 
         What follows the data up to the page's end is zero, and an unmapped page follows.
         """
-        size = max(1, len(data) + 4095) & ~4095
+        size = (max(1, len(data)) + 4095) & ~4095
         address = self.allocate(size + 4096)
         self.checked("user memory", "munmap", address + size, 4096)
         self.machine.cpu.write(address, data)

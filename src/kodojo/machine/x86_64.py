@@ -284,6 +284,9 @@ class X86_64:  # noqa: N801  the architecture's name
         if self._started:
             self.engine.forget_code(address, 1)
 
+    def has_breakpoint(self, address: int) -> bool:
+        return address in self._breakpoints
+
     def remove_breakpoint(self, address: int) -> None:
         del self._breakpoints[address]
         self.engine.remove_breakpoint(address)

@@ -1,0 +1,63 @@
+"""``request_module()`` from inside the guest: what ``/sbin/modprobe`` in user space would do, done in Python.
+
+The kernel wants to start a program and waits for its exit status. Nothing can be started, so its request is
+taken at the door: at the entry of ``call_usermodehelper_exec()``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from kodojo.errors import decode
+from kodojo.kernel.calls import Calls
+from kodojo.kernel.memory import KernelMemory, StructView
+
+__all__ = ["ModuleRequests"]
+
+_WAIT_FOR_EXIT = 2  # include/linux/umh.h: UMH_WAIT_PROC
+_ARGUMENT_LIMIT = 16
+
+
+class ModuleRequests:
+    """Watches for the kernel's calls of modprobe.
+
+    :attr answer: called with the name that is asked for, returns modprobe's exit status. None: there is no
+        ``/sbin/modprobe``, and the kernel finds out by itself.
+    """
+
+    def __init__(self, calls: Calls, memory: KernelMemory) -> None:
+        self._calls = calls
+        self._memory = memory
+        self._modprobe_path = calls.address("modprobe_path")
+        self.answer: Callable[[str], int] | None = None
+        self._cpu = calls.cpu
+        self._cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
+
+    def _asked(self) -> None:
+        info = self._memory.struct("subprocess_info", self._cpu.get("rdi"))
+        wait = self._cpu.get("rsi") & 0xFFFFFFFF
+        if self.answer is None or not self._is_modprobe(info):
+            return
+        status = self.answer(self._arguments(info)[-1])
+        cleanup = info.get("cleanup")
+        if cleanup:
+            self._calls(cleanup, info.address)
+        self._calls("kfree", info.address)
+        self._return(status << 8 if wait & _WAIT_FOR_EXIT else 0)
+
+    def _is_modprobe(self, info: StructView) -> bool:
+        path = info.get("path")
+        return path != 0 and self._memory.string(path) == self._memory.string(self._modprobe_path) != b""
+
+    def _arguments(self, info: StructView) -> list[str]:
+        pointers = struct.unpack(
+            f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT)
+        )
+        count = pointers.index(0) if 0 in pointers else _ARGUMENT_LIMIT
+        return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
+
+    def _return(self, value: int) -> None:
+        """Come back from the function that is about to begin."""
+        stack = self._cpu.get("rsp")
+        self._cpu.write_registers({"rax": value, "rip": self._memory.u64(stack), "rsp": stack + 8})
