@@ -160,9 +160,7 @@ def optional(node: Node) -> Node:
     return _skippable(node, conditional=False)
 
 
-def sequence(
-    *members: Node, action: Action | None = None, shared: bool = False, tag: int = _SEQUENCE
-) -> Node:
+def sequence(*members: Node, action: Action | None = None, shared: bool = False, tag: int = _SEQUENCE) -> Node:
     """``SEQUENCE { ... }``; ``tag`` for an implicit one."""
     return Constructed(tag, members, action=action, shared=shared)
 

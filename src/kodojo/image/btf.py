@@ -325,9 +325,7 @@ class Btf:
         except KeyError:
             pass
         if not 0 < type_id <= len(self._positions):
-            raise ImageError(
-                f"the kernel's BTF is damaged: it refers to type {type_id}, which does not exist"
-            )
+            raise ImageError(f"the kernel's BTF is damaged: it refers to type {type_id}, which does not exist")
         position = int(self._positions[type_id - 1])
         if position + 3 > len(self._words):
             raise ImageError("the index of the kernel's BTF is damaged")

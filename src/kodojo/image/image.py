@@ -13,12 +13,15 @@ from kodojo.image.index import Index, open_index
 from kodojo.image.tree import ModuleTree
 
 if TYPE_CHECKING:
+    import os
+
     from kodojo.image.btf import Btf
     from kodojo.image.config import Config
     from kodojo.image.exports import Exports
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.image.keyring import Certificate
     from kodojo.image.store import Store
+    from kodojo.loader.verdict import Verdict
 
 __all__ = ["Image"]
 
@@ -251,6 +254,15 @@ class Image:
         from kodojo.image.keyring import trusted_certificates  # noqa: PLC0415
 
         return trusted_certificates(self.elf, self.kallsyms)
+
+    def check(self, file: str | os.PathLike[str] | bytes, *args: str) -> Verdict:
+        """Would this kernel load the file with these arguments? Nothing is booted and nothing runs.
+
+        A refusal is an answer, not an exception (:func:`kodojo.loader.verdict.check`).
+        """
+        from kodojo.loader.verdict import check  # noqa: PLC0415  the loader knows images, not the reverse
+
+        return check(self, file, *args)
 
     @property
     def config_path(self) -> Path | None:

@@ -31,9 +31,7 @@ _POINTER_SIZE = 8
 _HASH = re.compile(r"(?:tbs|bin):(?:[0-9a-f]{2}){1,64}", re.ASCII)
 
 
-def trusted_certificates(
-    elf: ElfFile, kallsyms: Kallsyms, dialect: Dialect | None = None
-) -> tuple[Certificate, ...]:
+def trusted_certificates(elf: ElfFile, kallsyms: Kallsyms, dialect: Dialect | None = None) -> tuple[Certificate, ...]:
     """Return the certificates of ``.builtin_trusted_keys``, the key of the kernel's own build first.
 
     Empty for a kernel without a trusted keyring.

@@ -46,10 +46,7 @@ _CURVES = {
     "id_ansip521r1": "ecdsa-nist-p521",
 }
 _SIGNATURE_ALGORITHMS = {
-    **{
-        f"{name}WithRSAEncryption": (name, "rsa")
-        for name in ("md4", "sha1", "sha224", "sha256", "sha384", "sha512")
-    },
+    **{f"{name}WithRSAEncryption": (name, "rsa") for name in ("md4", "sha1", "sha224", "sha256", "sha384", "sha512")},
     **{f"id_rsassa_pkcs1_v1_5_with_sha3_{bits}": (f"sha3-{bits}", "rsa") for bits in (256, 384, 512)},
     **{f"id_ecdsa_with_{name}": (name, "ecdsa") for name in ("sha1", "sha224", "sha256", "sha384", "sha512")},
     **{f"id_ecdsa_with_sha3_{bits}": (f"sha3-{bits}", "ecdsa") for bits in (256, 384, 512)},
@@ -121,9 +118,7 @@ class Certificate:
         """The public numbers: modulus and exponent of an RSA key, x and y of a point; else empty."""
         if self.algorithm == "rsa":
             numbers: list[int] = []
-            integer = Primitive(
-                _INTEGER, lambda _context, element: numbers.append(int.from_bytes(element.value))
-            )
+            integer = Primitive(_INTEGER, lambda _context, element: numbers.append(int.from_bytes(element.value)))
             try:
                 asn1_ber_decoder(sequence(integer, integer), None, self.key)
             except Asn1Error:
@@ -438,9 +433,7 @@ _GENERAL_NAME = Choice.of(
     explicit(3, AnyValue()),
     explicit(
         4,
-        After(
-            sequence_of(set_of(sequence(_NAMED, AnyValue(x509_extract_name_segment)))), x509_akid_note_name
-        ),
+        After(sequence_of(set_of(sequence(_NAMED, AnyValue(x509_extract_name_segment)))), x509_akid_note_name),
     ),
     explicit(5, AnyValue()),
     explicit(6, Primitive(_IA5_STRING)),

@@ -172,9 +172,7 @@ def time_stamp_sites(image: Image) -> list[int]:
     return found
 
 
-def run_to_user_space(
-    cpu: X86_64, image: Image, progress: Callable[[float], None] | None = None
-) -> RestingPlace:
+def run_to_user_space(cpu: X86_64, image: Image, progress: Callable[[float], None] | None = None) -> RestingPlace:
     """Run from :func:`load` to the instant at which PID 1 would leave for user space.
 
     :param progress: told now and then which share of the kernel's initcalls has begun.

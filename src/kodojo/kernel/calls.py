@@ -136,11 +136,7 @@ class Calls:
             if isinstance(argument, int):
                 values.append(argument & _MASK)
                 continue
-            data = (
-                argument
-                if isinstance(argument, bytes)
-                else argument.encode("utf-8", "surrogateescape") + b"\0"
-            )
+            data = argument if isinstance(argument, bytes) else argument.encode("utf-8", "surrogateescape") + b"\0"
             if len(data) > _STACK_DATA_LIMIT:
                 raise InputError(f"an argument of {len(data)} bytes is too long for the kernel's stack")
             stack = (stack - len(data)) & ~0xF

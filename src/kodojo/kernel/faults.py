@@ -88,9 +88,7 @@ class Faults:
     :attr mark: number of the log record at which the present operation began.
     """
 
-    def __init__(
-        self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks, scratch: int
-    ) -> None:
+    def __init__(self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks, scratch: int) -> None:
         self._calls = calls
         self._scratch = scratch
         self._memory = memory

@@ -119,9 +119,7 @@ class Files:
             buffer = self._user.scratch + _BUFFER
             while count := self._user.checked(path, "getdents64", directory.fd, buffer, _PIECE):
                 found.extend(_entries(self._user.machine.cpu.read(buffer, count)))
-        return tuple(
-            sorted((entry for entry in found if entry.name not in {".", ".."}), key=lambda e: e.name)
-        )
+        return tuple(sorted((entry for entry in found if entry.name not in {".", ".."}), key=lambda e: e.name))
 
 
 def _entries(raw: bytes) -> list[DirectoryEntry]:

@@ -212,9 +212,7 @@ class Kernel:
         if returns.kind == "void":
             return 0
         value &= (1 << (8 * returns.size)) - 1
-        return (
-            value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
-        )
+        return value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
 
     def sleep(self, seconds: float) -> None:
         """Let guest time pass: timers, work queues and threads run."""
@@ -222,9 +220,7 @@ class Kernel:
         self.calls("schedule_timeout_uninterruptible", max(1, round(seconds * self.hertz)))
 
     @contextmanager
-    def as_user(
-        self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()
-    ) -> Iterator[None]:
+    def as_user(self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()) -> Iterator[None]:
         """Ask as somebody else in the ``with`` block: these ids, and exactly these capabilities."""
         self._begin()
         with self.tasks.credentials(uid, gid, capabilities):
@@ -296,9 +292,7 @@ class Kernel:
         with self.user.string(value if isinstance(value, bytes) else encode(value)) as address:
             yield address
 
-    def init_module(
-        self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None
-    ) -> int:
+    def init_module(self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None) -> int:
         """``init_module(2)`` by our loader: 0 or -errno of the guest.
 
         :param image: the file's content, or an address in the caller's user space.

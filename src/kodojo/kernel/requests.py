@@ -51,9 +51,7 @@ class ModuleRequests:
         return path != 0 and self._memory.string(path) == self._memory.string(self._modprobe_path) != b""
 
     def _arguments(self, info: StructView) -> list[str]:
-        pointers = struct.unpack(
-            f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT)
-        )
+        pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT))
         count = pointers.index(0) if 0 in pointers else _ARGUMENT_LIMIT
         return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
 

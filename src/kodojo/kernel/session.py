@@ -66,9 +66,7 @@ class Session:
         """Start over with a freshly booted machine, whatever state the old one was in."""
         with lock(self._lock):
             kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress)
-            self._write(
-                kernel, MachineDescription(image.identity, image.release, " ".join(cmdline.split()), memory)
-            )
+            self._write(kernel, MachineDescription(image.identity, image.release, " ".join(cmdline.split()), memory))
         return kernel
 
     @contextmanager

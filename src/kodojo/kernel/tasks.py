@@ -83,9 +83,7 @@ def _capability(value: str | int) -> int:
         name = value.upper()
         name = name if name.startswith("CAP_") else f"CAP_{name}"
         if name not in CAPABILITIES:
-            raise InputError(
-                f"{value}: no capability of that name", hint="names are those of capabilities(7)"
-            )
+            raise InputError(f"{value}: no capability of that name", hint="names are those of capabilities(7)")
         return CAPABILITIES.index(name)
     if not 0 <= value < len(CAPABILITIES):
         raise InputError(f"{value}: no capability of that number")

@@ -78,9 +78,7 @@ class UserSpace:
 
     def allocate(self, size: int) -> int:
         """Fresh populated memory, page aligned."""
-        return self.checked(
-            "user memory", "mmap", 0, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_POPULATE, -1, 0
-        )
+        return self.checked("user memory", "mmap", 0, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS_POPULATE, -1, 0)
 
     @contextmanager
     def string(self, text: bytes) -> Iterator[int]:

@@ -241,8 +241,7 @@ def pkcs7_sig_note_authenticated_attr(context: _Context, element: Element) -> No
         number = context.capabilities.dialect.oids.look_up(element.value)
         if number != message.data_type_number:
             context.warn(
-                f"Mismatch between global data type ({message.data_type_number})"
-                f" and sinfo {info.index} ({number})"
+                f"Mismatch between global data type ({message.data_type_number}) and sinfo {info.index} ({number})"
             )
             raise Asn1Error(EBADMSG)
     elif name == "signingTime":

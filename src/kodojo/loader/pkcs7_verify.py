@@ -115,9 +115,7 @@ class Verification:
         else:
             return 0
         signer = info.signer.certificate
-        if "signingTime" in info.attributes and not (
-            signer.valid_from <= info.signing_time <= signer.valid_to
-        ):
+        if "signingTime" in info.attributes and not (signer.valid_from <= info.signing_time <= signer.valid_to):
             self._warn("Message signed outside of X.509 validity window")
             return EKEYREJECTED
         errno = self._verify_signature(signer, info.sig)
@@ -142,14 +140,9 @@ class Verification:
             if issuer is None:
                 return 0
             authority_id, authority_skid = cert.sig.auth_ids
-            if (
-                authority_id is not None
-                and authority_skid is not None
-                and issuer.certificate.skid != authority_skid
-            ):
+            if authority_id is not None and authority_skid is not None and issuer.certificate.skid != authority_skid:
                 self._warn(
-                    f"Sig {info.index}: X.509 chain contains auth-skid nonmatch"
-                    f" ({cert.index}->{issuer.index})"
+                    f"Sig {info.index}: X.509 chain contains auth-skid nonmatch ({cert.index}->{issuer.index})"
                 )
                 return EKEYREJECTED
             if issuer.seen:

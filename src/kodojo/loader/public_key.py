@@ -121,9 +121,7 @@ class SignatureCapabilities:
             return bool(config.get(f"CONFIG_{option}") == "y")
 
         keys = image.btf.struct("public_key") if image.btf.has("public_key") else None
-        signature = (
-            image.btf.struct("public_key_signature") if image.btf.has("public_key_signature") else None
-        )
+        signature = image.btf.struct("public_key_signature") if image.btf.has("public_key_signature") else None
         oids = OidRegistry.from_kernel(image.elf, image.kallsyms)
         public_keys = {name for name, option in _KEY_OPTIONS.items() if built_in(option)}
         if "id_ansip521r1" not in oids:

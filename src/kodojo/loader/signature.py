@@ -44,9 +44,7 @@ _REASONS = {
     ENOPKG: "module with unsupported crypto",
     ENOKEY: "module with unavailable key",
 }
-_SIGN_HINT = (
-    "Sign it with the key of the kernel's build (scripts/sign-file), or with a key that you have enrolled."
-)
+_SIGN_HINT = "Sign it with the key of the kernel's build (scripts/sign-file), or with a key that you have enrolled."
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +125,7 @@ def _unsigned(data: bytes | memoryview, *, mangled: bool) -> SignatureResult:
     if mangled:
         why = "It is loaded with version checks off, and a signature does not count then."
         hint = "Load it without --force."
-        return SignatureResult(
-            ENODATA, len(data), slug="signature-ignored", why=why, hint=hint, verification=ENODATA
-        )
+        return SignatureResult(ENODATA, len(data), slug="signature-ignored", why=why, hint=hint, verification=ENODATA)
     return SignatureResult(
         ENODATA,
         len(data),
@@ -220,9 +216,7 @@ def mod_is_hash_blacklisted(
 
 def _malformed(length: int, why: str) -> SignatureResult:
     hint = "The file is truncated or damaged: copy it again, or sign it again."
-    return SignatureResult(
-        EBADMSG, length, slug="malformed-signature", why=why, hint=hint, verification=EBADMSG
-    )
+    return SignatureResult(EBADMSG, length, slug="malformed-signature", why=why, hint=hint, verification=EBADMSG)
 
 
 def _explain(

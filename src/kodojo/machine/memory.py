@@ -94,9 +94,7 @@ class Ram:
         if marked is None:
             chunks = [
                 start
-                + np.flatnonzero(
-                    (self.pages[start : start + 4096] != original[start : start + 4096]).any(axis=1)
-                )
+                + np.flatnonzero((self.pages[start : start + 4096] != original[start : start + 4096]).any(axis=1))
                 for start in range(0, len(self.pages), 4096)
             ]
             return np.concatenate(chunks)

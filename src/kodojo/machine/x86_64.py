@@ -145,9 +145,7 @@ class X86_64:  # noqa: N801  the architecture's name
         idt = engine.get("idtr")[1]
         low, _selector, ist, kind, middle, high, _ = _IDT_ENTRY.unpack(self.read(idt + 16 * vector, 16))
         if not kind & 0x80:
-            raise MachineError(
-                f"exception {vector} at {engine.get('rip'):#x} has no handler in the guest's IDT"
-            )
+            raise MachineError(f"exception {vector} at {engine.get('rip'):#x} has no handler in the guest's IDT")
         registers = self.read_registers()
         code_segment = engine.get("cs")
         if code_segment & 3:

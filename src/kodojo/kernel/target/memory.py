@@ -173,9 +173,7 @@ class MemoryPart(Part):
             self.memory.write(region.base + start + size, bytes(region.data[start + size :]))
             for member in ("init", "exit"):
                 offset = self.of(mod).offset(member)
-                self.memory.write(
-                    mod.address + offset, bytes(region.data[start + offset : start + offset + 8])
-                )
+                self.memory.write(mod.address + offset, bytes(region.data[start + offset : start + offset + 8]))
 
     # -- per-CPU space --------------------------------------------------------------------------------
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:

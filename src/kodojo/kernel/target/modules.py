@@ -89,11 +89,7 @@ class ModulesPart(Part):
             parts = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
         else:
             numbers = btf.enumerators("mod_mem_type")
-            parts = {
-                kind: f"mem[{numbers['MOD_' + kind.name]}]"
-                for kind in Memory
-                if "MOD_" + kind.name in numbers
-            }
+            parts = {kind: f"mem[{numbers['MOD_' + kind.name]}]" for kind in Memory if "MOD_" + kind.name in numbers}
         return {
             kind: Region(kind, size=view.get(f"{name}.size"), base=view.get(f"{name}.base"))
             for kind, name in parts.items()
@@ -239,9 +235,7 @@ class ModulesPart(Part):
 
     def record_unload(self, mod: Module) -> None:
         where = self.symbol("last_unloaded_module")
-        letters = "".join(
-            letter for bit, letter in _TAINT_LETTERS.items() if self.of(mod).get("taints") >> bit & 1
-        )
+        letters = "".join(letter for bit, letter in _TAINT_LETTERS.items() if self.of(mod).get("taints") >> bit & 1)
         self.memory.write(where, encode(mod.name)[: _MODULE_NAME_LENGTH - 1] + b"\0")
         flags = f"({letters})" if letters else ""
         self.memory.write(where + _MODULE_NAME_LENGTH, flags.encode() + b"\0")

@@ -44,9 +44,7 @@ class PermissionPart(Part):
 
     # -- the log and the taints ---------------------------------------------------------------------
     def printk(self, level: int, text: str) -> None:
-        self.with_string(
-            "_printk", (), b"\x01%d" % level + encode(text)[:_RECORD_LIMIT].replace(b"%", b"%%") + b"\n"
-        )
+        self.with_string("_printk", (), b"\x01%d" % level + encode(text)[:_RECORD_LIMIT].replace(b"%", b"%%") + b"\n")
 
     def printk_once(self, key: str, level: int, text: str) -> None:
         if key not in self.once:
