@@ -18,7 +18,7 @@ from kodojo.kernel.kernel import Kernel
 _HEAP = (0xFFFF888000000000, 0xFFFFE90000000000)
 # Until work queues have done what a load left to them, in seconds of guest time.
 SETTLE = 0.3
-_TIMED = ("memory", "log line")
+TIMED = ("memory", "log line")
 _SKIPPED_FILES = frozenset({"uevent"})
 
 
@@ -60,7 +60,7 @@ class Comparison:
             for load in (our_init_module, native_init_module)
         )
         found = differences(self._ready, ours, native)
-        if any(line.startswith(_TIMED) for line in found):
+        if any(line.startswith(TIMED) for line in found):
             # Clocks, random numbers, benchmarks: what two native loads do not have in common either, the second
             # of them a moment later.
             unstable: set[str] = set()
@@ -69,12 +69,12 @@ class Comparison:
                 later.sleep(moment)
                 later.calls("__delay", round(500_000 * moment))  # another point between two ticks
                 again = outcome_of(later, native_init_module, data, arguments, self._name)
-                unstable |= {_place(line) for line in differences(self._ready, again, native)}
-            found = [line for line in found if not line.startswith(_TIMED) or _place(line) not in unstable]
+                unstable |= {place(line) for line in differences(self._ready, again, native)}
+            found = [line for line in found if not line.startswith(TIMED) or place(line) not in unstable]
         return found
 
 
-def _place(line: str) -> str:
+def place(line: str) -> str:
     return line.split(": ours", 1)[0]
 
 

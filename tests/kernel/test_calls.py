@@ -74,8 +74,6 @@ def test_void_is_nothing(kernel):
 
 def test_many_arguments(kernel):
     """Arguments beyond the sixth go on the stack."""
-    buffer = kernel.user.scratch
-    assert buffer
     pointer = kernel.target.kmalloc(128)
     length = kernel.call("snprintf", pointer, 128, "%d %d %d %s %llx", 1, -2 & 0xFFFFFFFF, 3, "four", 1 << 63)
     assert kernel.memory.string(pointer) == b"1 -2 3 four 8000000000000000"
@@ -157,14 +155,19 @@ def jiffies(kernel) -> int:
     return kernel.memory.u64(kernel.image.kallsyms.address("jiffies_64"))
 
 
+def late(seconds: float) -> float:
+    """The latest end of a sleep: the kernel's timer wheel (kernel/time/timer.c) is an eighth coarse at most."""
+    return seconds * 1.125 + 0.012
+
+
 @pytest.mark.parametrize("seconds", [0.004, 0.1, 1, 10])
 def test_sleep_advances_jiffies(kernel, seconds):
-    """Sleeping takes the guest's time: so many jiffies, and at most a few more."""
+    """Sleeping takes the guest's time, in jiffies and on our clock: what was asked for, or a little more."""
     before, began = jiffies(kernel), kernel.time
     kernel.sleep(seconds)
-    wanted = seconds * kernel.hertz
-    assert wanted <= jiffies(kernel) - before <= wanted + 3
-    assert kernel.time - began == pytest.approx(seconds, abs=4 / kernel.hertz)
+    passed = jiffies(kernel) - before
+    assert seconds <= passed / kernel.hertz <= late(seconds)
+    assert (kernel.time - began) * kernel.hertz == pytest.approx(passed, abs=1)
 
 
 def test_no_time_passes_outside(kernel):
@@ -178,10 +181,10 @@ def test_no_time_passes_outside(kernel):
 
 def test_uptime_follows(kernel):
     """The kernel's own clock agrees with ours."""
-    first = float(kernel.read_file("/proc/uptime").split()[0])
+    first, began = float(kernel.read_file("/proc/uptime").split()[0]), kernel.time
     kernel.sleep(5)
     second = float(kernel.read_file("/proc/uptime").split()[0])
-    assert second - first == pytest.approx(5, abs=0.05)
+    assert second - first == pytest.approx(kernel.time - began, abs=0.02)
 
 
 # -- files -----------------------------------------------------------------------------------------------------
@@ -217,9 +220,7 @@ def test_list(kernel):
     assert {".", ".."} & set(kinds) == set()
     devices = {entry.name: entry.kind for entry in kernel.list_directory("/dev")}
     assert devices["null"] == "character device"
-    assert {entry.name: entry.kind for entry in kernel.list_directory("/proc/self/fd")} == {"0": "link"} or names(
-        kernel, "/proc/self/fd"
-    )
+    assert {entry.kind for entry in kernel.list_directory("/proc/self/fd")} == {"link"}
 
 
 def test_long_directory(kernel):
@@ -239,17 +240,14 @@ def test_long_directory(kernel):
         ("/proc", EISDIR),
         ("/" + "x" * 256, ENAMETOOLONG),
         ("/" + "x/" * 3000, ENAMETOOLONG),
-        ("/tmp/a\0b", ENAMETOOLONG),
     ],
 )
 def test_read_errors(kernel, path, errno):
     """What cannot be read is a GuestOSError that names the path, with the guest's errno."""
     with pytest.raises(GuestOSError) as error:
         kernel.read_file(path)
-    if "\0" not in path:
-        assert error.value.errno == errno
-    if 0 < len(path) < 100 and "\0" not in path:
-        assert path in str(error.value)
+    assert error.value.errno == errno
+    assert path[:60] in str(error.value)
 
 
 def test_other_errors(kernel):
@@ -361,4 +359,4 @@ def test_log_time_is_guest_time(kernel):
         kernel.sleep(2)
         kernel.call("_printk", b"\x016after\n\0")
     before, after = said.records
-    assert after.time - before.time == pytest.approx(2, abs=0.02)
+    assert 2 <= after.time - before.time <= late(2)

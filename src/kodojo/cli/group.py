@@ -82,12 +82,8 @@ class CommandTable(click.Group):
 def _print_version(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow to import
+    from kodojo import __version__ as number  # noqa: PLC0415
 
-    try:
-        number = version("kodojo")
-    except PackageNotFoundError:  # run from a directory that was never installed
-        number = "(version unknown: not installed)"
     click.echo(f"kodojo {number}")
     ctx.exit()
 

@@ -120,7 +120,9 @@ class Kernel:
     def fork(self) -> Kernel:
         """An independent kernel in the same state."""
         self._alive()
-        return type(self)(self.image, self.machine.fork(), self._facts, self._once)
+        twin = type(self)(self.image, self.machine.fork(), self._facts, self._once)
+        twin.calls.limit = self.calls.limit
+        return twin
 
     def save(self) -> tuple[bytes, dict[str, Any]]:
         """The difference from the snapshot, and what else :meth:`resume` needs (fit for JSON)."""

@@ -19,7 +19,7 @@ from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.boot import DEFAULT_MEMORY
 from kodojo.kernel.kernel import Kernel
-from kodojo.kernel.snapshots import snapshot_for
+from kodojo.kernel.snapshots import SnapshotKey, snapshot_for
 from kodojo.machine.machine import Machine
 
 __all__ = ["MachineDescription", "Session"]
@@ -38,12 +38,20 @@ class MachineDescription:
 
     :param image: the image's identity; ``release`` is its name for people.
     :param memory: bytes.
+    :param boot: names the boot and how this version of kodojo does it (``SnapshotKey.name``).
     """
 
     image: str
     release: str
     cmdline: str
     memory: int
+    boot: str
+
+    @classmethod
+    def of(cls, image: Image, cmdline: str, memory: int) -> MachineDescription:
+        words = " ".join(cmdline.split())
+        key = SnapshotKey(image.identity, words, memory)
+        return cls(image.identity, image.release, words, memory, key.name)
 
 
 class Session:
@@ -66,7 +74,7 @@ class Session:
         """Start over with a freshly booted machine, whatever state the old one was in."""
         with lock(self._lock):
             kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress)
-            self._write(kernel, MachineDescription(image.identity, image.release, " ".join(cmdline.split()), memory))
+            self._write(kernel, MachineDescription.of(image, cmdline, memory))
         return kernel
 
     @contextmanager
@@ -107,13 +115,18 @@ class Session:
         if not self._file.exists():
             image = image or self._store.current()
             kernel = Kernel.boot(image, store=self._store, progress=progress)
-            return kernel, MachineDescription(image.identity, image.release, "", DEFAULT_MEMORY)
+            return kernel, MachineDescription.of(image, "", DEFAULT_MEMORY)
         description, saved, delta = self._read()
         known = self._image(description)
         if image is not None and image.identity != known.identity:
             raise InputError(
                 f"the machine runs {description.release}, not {image.release}",
                 hint=f"start it over with that kernel: kodojo boot {image.release}",
+            )
+        if description != MachineDescription.of(known, description.cmdline, description.memory):
+            raise CorruptError(
+                f"{self._file}: of another version of kodojo, which boots differently",
+                hint="start over: kodojo boot",
             )
         snapshot, facts = snapshot_for(self._store, known, description.cmdline, description.memory, progress)
         if not delta:

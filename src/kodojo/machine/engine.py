@@ -232,14 +232,24 @@ class Engine:
         return RegisterBatch(self._uc, names, [self.register_id(name) for name in names])
 
     # -- memory -------------------------------------------------------------------------------------
-    def write_physical(self, address: int, data: bytes) -> None:
-        """Write RAM; code that was translated from there is translated anew."""
-        self._uc.mem_write(address, data)
+    def map_ram(self, ram: Ram) -> None:
+        """Map more memory beside the machine's own; the caller keeps it alive."""
+        self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)
 
-    def forget_code(self, address: int, size: int) -> None:
-        """Drop what was translated from these virtual addresses."""
-        with self._without_a_trace():
-            self._uc.ctl_remove_cache(address, address + size)
+    def forget_code(self, address: int, size: int, word: int, value: int) -> None:
+        """Drop what was translated from the memory that these virtual addresses stand for.
+
+        They are looked up as if the 64-bit word at offset ``word`` of the CPU's state were ``value``. The
+        engine cannot be told a physical address, and it does not notice what Python writes.
+        """
+        self._uc.context_update(self._context)
+        place = ctypes.c_uint64.from_address(self._context.context.value + word)
+        kept = place.value
+        place.value = value
+        self._uc.context_restore(self._context)
+        self._uc.ctl_remove_cache(address, address + size)
+        place.value = kept
+        self._uc.context_restore(self._context)
 
     # -- the whole state ----------------------------------------------------------------------------
     def save_state(self) -> bytes:

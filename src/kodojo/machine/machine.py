@@ -126,8 +126,8 @@ class Machine:
             ram = snapshot.map()
             ram.pages[pages] = content
             return cls._with_state(ram, head["state"], snapshot)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise CorruptError(f"the machine's saved state is damaged: {error}") from error
+        except (ValueError, KeyError, TypeError, IndexError, MachineError) as error:
+            raise CorruptError(f"the machine's saved state cannot be used: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,8 @@ class Snapshot:
             payload = json.loads(read_checked(state, "snapshot"))
             if payload["format"] != _FORMAT:
                 raise CorruptError(f"{directory}: written by another version of kodojo")
+            if payload["machine"]["identity"] != X86_64.identity():
+                raise CorruptError(f"{directory}: written with another emulator")
             mark = _FileMark.of(ram)
             if payload["mark"] != [mark.size, mark.modified, mark.changed, mark.inode]:
                 if mark.size != payload["memory"] or _digest(ram) != payload["digest"]:

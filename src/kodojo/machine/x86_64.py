@@ -51,6 +51,12 @@ BLOCKS_PER_TICK = 250_000
 _PHYSICAL_BITS = 40
 _PHYSICAL_MASK = 0xFFFFFFFFFF000
 _IDT_ENTRY = struct.Struct("<HHBBHII")
+_GIB = 1 << 30
+_TABLE_FLAGS = 0x23  # present, writable, accessed
+_LARGE_PAGE = 0x80
+_WINDOW_SLOT = 271  # 0xffff800000000000 to 0xffff87ffffffffff: Documentation/arch/x86/x86_64/mm.rst, "hypervisor"
+_WINDOW = 0xFFFF878000000000
+_UNUSUAL = 0x5AC3_0F96_3CA5_6978
 
 
 class X86_64:  # noqa: N801  the architecture's name
@@ -67,8 +73,8 @@ class X86_64:  # noqa: N801  the architecture's name
         self.board = board
         self.in_flight = in_flight or _find_in_flight()
         self.engine = Engine("x86_64", _CPU_MODEL, ram)
-        end = ram.base + ram.size
-        self.engine.map_bus(end, 1 << _PHYSICAL_BITS, board.bus_read, board.bus_write)
+        self._window = _Window(self.engine, ram)
+        self.engine.map_bus(ram.base + ram.size, self._window.ram.base, board.bus_read, board.bus_write)
         self.engine.hook_instruction("IN", board.port_in)
         self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value))
         self.engine.hook_instruction("CPUID", self._cpuid)
@@ -270,17 +276,20 @@ class X86_64:  # noqa: N801  the architecture's name
         return b"".join(self.ram.read(physical, part) for physical, part in self._pieces(address, size))
 
     def write(self, address: int, data: bytes) -> None:
-        offset = 0
+        view = memoryview(data)
         for physical, part in self._pieces(address, len(data)):
-            self.engine.write_physical(physical, bytes(data[offset : offset + part]))
-            offset += part
+            self.ram.write(physical, view[:part])
+            if self._started:
+                self._window.forget_code(physical, part)
+            view = view[part:]
 
     # -- breakpoints ------------------------------------------------------------------------------
     def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
         self._breakpoints[address] = handler
         self.engine.add_breakpoint(address)
-        if self._started:
-            self.engine.forget_code(address, 1)
+        physical = self.translate(address) if self._started else None
+        if physical is not None:
+            self._window.forget_code(physical, 1)
 
     def has_breakpoint(self, address: int) -> bool:
         return address in self._breakpoints
@@ -304,7 +313,8 @@ class X86_64:  # noqa: N801  the architecture's name
         self.blocks, self.ticks, self._until_tick = state.blocks, state.ticks, state.until_tick
         self.trap_time_stamp_reads(state.time_stamp_sites)
 
-    def identity(self) -> str:
+    @staticmethod
+    def identity() -> str:
         """A saved state of this processor can be restored into one of the same identity."""
         return f"{engine_identity()}-{_CPU_MODEL}"
 
@@ -319,6 +329,48 @@ class X86_64:  # noqa: N801  the architecture's name
         engine.set("rflags", 2)
         engine.set("rsi", rsi)
         engine.set("rip", entry)
+
+
+class _Window:
+    """A view of the whole RAM through page tables that the guest does not see, for :meth:`forget_code`.
+
+    Memory is reached in a place of the address space that the x86-64 ABI of operating systems leaves to
+    hypervisors. An entry that the engine keeps in its TLB after a look-up is never wrong: what it maps to
+    does not change.
+    """
+
+    def __init__(self, engine: Engine, ram: Ram) -> None:
+        self._engine = engine
+        tables = -(-(ram.base + ram.size) // _GIB)  # of 512 pages of 2 MiB
+        size = (2 + tables) * PAGE_SIZE
+        self.ram = Ram(size, base=(1 << _PHYSICAL_BITS) - size)
+        root, middle, last = (self.ram.base + PAGE_SIZE * page for page in range(3))
+        self.ram.write(root + 8 * _WINDOW_SLOT, struct.pack("<Q", middle | _TABLE_FLAGS))
+        addresses = (last + PAGE_SIZE * table | _TABLE_FLAGS for table in range(tables))
+        self.ram.write(middle, struct.pack(f"<{tables}Q", *addresses))
+        pages = (page << 21 | _TABLE_FLAGS | _LARGE_PAGE for page in range(512 * tables))
+        self.ram.write(last, struct.pack(f"<{512 * tables}Q", *pages))
+        engine.map_ram(self.ram)
+        self._cr3_offset = _find_cr3(engine)
+
+    def forget_code(self, physical: int, size: int) -> None:
+        """Drop what was translated from physical memory."""
+        self._engine.forget_code(_WINDOW + physical, size, self._cr3_offset, self.ram.base)
+
+
+def _find_cr3(engine: Engine) -> int:
+    """Where a saved state keeps CR3: behind CR2, which can be given any value."""
+    old = engine.get("cr2")
+    engine.set("cr2", _UNUSUAL)
+    state = engine.save_state()
+    engine.set("cr2", old)
+    where = state.find(struct.pack("<Q", _UNUSUAL))
+    if where < 0:
+        raise MachineError(
+            "this build of Unicorn keeps its control registers where kodojo cannot find them",
+            hint="install unicorn 2.1.4",
+        )
+    return where + 8
 
 
 def _arrived() -> None:

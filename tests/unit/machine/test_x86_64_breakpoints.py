@@ -190,16 +190,6 @@ def test_where_nothing_runs(address):
     assert (frame.rip, frame.error_code) == (CODE, 2)
 
 
-def test_end_of_a_run_where_nothing_is_mapped():
-    """A run may end at an address that is not mapped: it ends before anything is fetched there."""
-    guest = BareMachine()
-    guest.code("ff e0", rax=ABSENT)
-    guest.cpu.run(ABSENT)
-    assert guest.cpu.get("rip") == ABSENT
-    guest.code("c6 00 01", rax=ABSENT)
-    assert guest.run_to_handler(PAGE_FAULT).rip == CODE
-
-
 def test_code_that_python_writes():
     """Code that was executed and is overwritten by Python is executed as it is now."""
     guest = BareMachine()
@@ -219,6 +209,30 @@ def test_code_that_python_writes_at_another_address():
     guest.cpu.set("rip", CODE)
     guest.cpu.run(CODE + 5)
     assert guest.cpu.get("rax") == 3
+
+
+def test_code_in_pages_that_lie_apart():
+    """What is written across pages that are not neighbours in physical memory is forgotten in both."""
+    guest = BareMachine()
+    guest.page(0x61000, 3, physical=0x70000)
+    guest.page(0x62000, 3, physical=0x6F000)
+    for value in (1, 2):
+        # mov eax, VALUE, of which the last four bytes are in the second page; mov ebx, VALUE
+        guest.run(f"b8 {value:02x} 00 00 00 bb {value:02x} 00 00 00", at=0x61FFF)
+        assert (guest.cpu.get("rax"), guest.cpu.get("rbx")) == (value, value)
+    assert guest.ram.read(0x70FFF, 1) == b"\xb8"
+    assert guest.ram.read(0x6F000, 1) == b"\x02"
+
+
+def test_code_that_is_written_where_it_cannot_be_executed():
+    """Code that ran is also forgotten if it is overwritten by way of a page that forbids execution."""
+    guest = BareMachine()
+    guest.run("b8 01 00 00 00")
+    guest.page(0x61000, 3 | 1 << 63, physical=CODE)
+    guest.cpu.write(0x61001, b"\x05")
+    guest.cpu.set("rip", CODE)
+    guest.cpu.run(CODE + 5)
+    assert guest.cpu.get("rax") == 5
 
 
 def test_code_that_the_guest_writes():

@@ -97,7 +97,6 @@ def test_several_faults_in_a_row():
 
     def noted(vector, length):
         def handle():
-            guest.cpu.set("rsp", guest.cpu.get("rsp"))
             error = struct.unpack("<Q", guest.cpu.read(guest.cpu.get("rsp"), 8))[0]
             seen.append((vector, error if vector in (PAGE_FAULT, GENERAL_PROTECTION) else None))
             where = guest.cpu.get("rsp") + (8 if vector in (PAGE_FAULT, GENERAL_PROTECTION) else 0)

@@ -1,0 +1,181 @@
+"""The command as people run it: a process for each line, a machine that lasts from one to the next."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from kodojo.image.store import Store
+from tests.support import distribution
+
+pytestmark = pytest.mark.kernel
+
+
+@lru_cache
+def store_with_kernels() -> Path:
+    """A store of its own that lasts from one run to the next, so that the kernels are booted once."""
+    root = distribution.cache_directory() / "cli-store"
+    store = Store(root)
+    for files in distribution.kernels().values():
+        store.add(files.image_root)
+    return root
+
+
+class Shell:
+    """Runs ``kodojo`` in the store, with a freshly booted machine to begin with."""
+
+    def __init__(self, release: str) -> None:
+        self.environment = {**os.environ, "KODOJO_STORE": str(store_with_kernels())}
+        assert self("boot", release).returncode == 0
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "kodojo", *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words: str) -> str:
+        done = self(*words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+
+@pytest.fixture
+def shell(series: str) -> Shell:
+    return Shell(distribution.kernels()[series].release)
+
+
+def test_state_lasts(shell: Shell, built: dict[str, Path]) -> None:
+    """What one command loads, the next lists; what one writes, the next reads; rmmod ends it."""
+    assert shell.ok("insmod", str(built["kd_proc"])) == ""
+    assert [line.split()[0] for line in shell.ok("lsmod").splitlines()] == ["Module", "kd_proc"]
+    assert shell.ok("cat", "/proc/modules").startswith("kd_proc ")
+    shell.ok("write", "/proc/kd_proc", "from the shell\n")
+    assert shell.ok("cat", "/proc/kd_proc") == "from the shell\n"
+    assert "kd_proc" in shell.ok("ls", "/sys/module").split()
+    shell.ok("rmmod", "kd_proc")
+    assert len(shell.ok("lsmod").splitlines()) == 1
+    assert "kd_proc: loading out-of-tree module taints kernel." in shell.ok("dmesg")
+
+
+def test_parameters(shell: Shell, built: dict[str, Path]) -> None:
+    """Arguments reach the module, and their files in sysfs show them."""
+    shell.ok("insmod", str(built["kd_hello"]), "int=7", "whom=everybody")
+    assert shell.ok("cat", "/sys/module/kd_hello/parameters/int") == "7\n"
+    assert "kd_hello: whom=everybody" in shell.ok("dmesg")
+
+
+def test_fresh_leaves_no_trace(shell: Shell, built: dict[str, Path]) -> None:
+    """--fresh works on a copy."""
+    shell.ok("insmod", "--fresh", str(built["kd_proc"]))
+    assert len(shell.ok("lsmod").splitlines()) == 1
+
+
+def test_refusal(shell: Shell, built: dict[str, Path]) -> None:
+    """A refusal has insmod's line, the kernel's, the reason and a hint; exit 1; its log lines stay in the machine."""
+    done = shell("insmod", str(built["kd_unknown"]))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"insmod: ERROR: could not insert module {built['kd_unknown']}: Unknown symbol in module"
+    assert any(line.endswith("kd_unknown: Unknown symbol kd_exists_nowhere (err -2)") for line in lines)
+    assert any(line.startswith("why: ") for line in lines)
+    assert any(line.startswith("hint: ") for line in lines)
+    assert "Unknown symbol kd_exists_nowhere" in shell.ok("dmesg")
+
+
+def test_json_has_every_step(shell: Shell, built: dict[str, Path]) -> None:
+    """--json tells the steps of a load in their order, and of a refusal up to the one that refused."""
+    loaded = json.loads(shell.ok("insmod", "--json", str(built["kd_hello"])))
+    names = [step["name"] for step in loaded["steps"]]
+    order = [
+        "insmod", "may_init_module", "kernel_read_file", "module_sig_check", "elf_validity_check", "setup_load_info",
+        "check_modinfo", "layout_and_allocate", "add_unformed_module", "simplify_symbols", "apply_relocations",
+        "post_relocation", "strndup_user", "complete_formation", "parse_args", "mod_sysfs_setup", "do_init_module",
+        "live",
+    ]  # fmt: skip
+    assert [name for name in names if name in order] == order
+    assert loaded["ok"] is True
+    done = shell("insmod", "--json", str(built["kd_unknown"]))
+    refused = json.loads(done.stdout)
+    assert (done.returncode, refused["ok"], refused["errno"]) == (1, False, 2)
+    assert refused["steps"][-1]["name"] == refused["step"] == "simplify_symbols"
+
+
+def test_crash_leaves_the_state_before(shell: Shell, built: dict[str, Path]) -> None:
+    """An oops is reported as one, with registers and backtrace, and the machine is as it was."""
+    shell.ok("insmod", str(built["kd_proc"]))
+    done = shell("insmod", str(built["kd_oops"]), "how=0")
+    assert done.returncode == 1
+    assert "NULL pointer dereference" in done.stderr
+    assert "kd_oops_inner" in done.stderr
+    assert [line.split()[0] for line in shell.ok("lsmod").splitlines()] == ["Module", "kd_proc"]
+
+
+def test_interruption_leaves_the_state_before(shell: Shell, built: dict[str, Path]) -> None:
+    """Ctrl-C ends a command whose module never returns with status 130, and nothing has happened."""
+    process = shell.start("insmod", str(built["kd_spin"]), "how=0", "--limit", "3000")
+    lock = Path(shell.environment["KODOJO_STORE"]) / "machine" / "lock"
+    deadline = time.monotonic() + 60
+    while str(process.pid) not in lock.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)  # until it holds the machine
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(shell.ok("lsmod").splitlines()) == 1
+
+
+def test_two_at_once(shell: Shell, built: dict[str, Path]) -> None:
+    """Two commands at the same time both take effect."""
+    processes = [shell.start("insmod", str(built[name])) for name in ("kd_proc", "kd_noinit")]
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert {line.split()[0] for line in shell.ok("lsmod").splitlines()[1:]} == {"kd_proc", "kd_noinit"}
+
+
+def test_damaged_state(shell: Shell) -> None:
+    """A damaged state file is refused with the way out, which works."""
+    state = Path(shell.environment["KODOJO_STORE"]) / "machine" / "state"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    done = shell("lsmod")
+    assert done.returncode == 1
+    assert "kodojo boot" in done.stderr
+    shell.ok("boot")
+    shell.ok("lsmod")
+
+
+def test_rmmod_refusals(shell: Shell, built: dict[str, Path]) -> None:
+    """What cannot be removed is refused in rmmod's words."""
+    shell.ok("insmod", str(built["kd_export"]))
+    shell.ok("insmod", str(built["kd_import"]))
+    used = shell("rmmod", "kd_export")
+    assert (used.returncode, used.stderr.splitlines()[0]) == (
+        1,
+        "rmmod: ERROR: Module kd_export is in use by: kd_import",
+    )
+    absent = shell("rmmod", "kd_absent")
+    assert (absent.returncode, absent.stderr.splitlines()[0]) == (
+        1,
+        "rmmod: ERROR: Module kd_absent is not currently loaded",
+    )
