@@ -14,8 +14,8 @@
     ├── UnloadError                the kernel refuses to remove a module: errno
     ├── GuestOSError               a system call made on the user's behalf failed: errno
     ├── MachineError               the emulated machine cannot go on
-    │   ├── MachineFault           oops or panic in guest code: registers, backtrace, log
-    │   └── MachineHang            guest code did not come back within the limit: backtrace
+    │   └── MachineFault           oops or panic in guest code: registers, backtrace, log
+    │       └── MachineHang        guest code did not come back within the limit: backtrace
     └── UnmodelledError            a situation that kodojo does not model yet; a gap of ours
 
 Errno numbers are the guest's. Exceptions never format themselves for a screen beyond one plain

@@ -81,8 +81,5 @@ def tainted(kernel: Kernel) -> set[int]:
 
 def commands(kernel: Kernel) -> list[str]:
     """The names of all processes and kernel threads."""
-    found = []
-    for name in names(kernel, "/proc"):
-        if name.isdigit():
-            found.append(kernel.read_file(f"/proc/{name}/comm").decode().rstrip("\n"))
-    return found
+    numbers = [name for name in names(kernel, "/proc") if name.isdigit()]
+    return [kernel.read_file(f"/proc/{number}/comm").decode().rstrip("\n") for number in numbers]

@@ -17,7 +17,9 @@ O_RDWR, O_CREAT, O_DIRECTORY = 0o2, 0o100, 0o200000
 
 
 # -- calls ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("square", "root"), [(0, 0), (1, 1), (144, 12), (145, 12), ((1 << 32) ** 2 - 1, (1 << 32) - 1)])
+@pytest.mark.parametrize(
+    ("square", "root"), [(0, 0), (1, 1), (144, 12), (145, 12), ((1 << 32) ** 2 - 1, (1 << 32) - 1)]
+)
 def test_pure_function(kernel, square, root):
     """A function of numbers gives its result."""
     assert kernel.call("int_sqrt", square) == root
@@ -150,7 +152,7 @@ def test_call_that_crashes(kernel):
     assert fault.value.backtrace[0].symbol.startswith("strlen+")
 
 
-# -- time ------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------------
 def jiffies(kernel) -> int:
     return kernel.memory.u64(kernel.image.kallsyms.address("jiffies_64"))
 
@@ -187,7 +189,7 @@ def test_uptime_follows(kernel):
     assert second - first == pytest.approx(kernel.time - began, abs=0.02)
 
 
-# -- files -----------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
 def test_read(kernel, image):
     """Files of procfs and sysfs are read whole, however long."""
     assert kernel.read_file("/proc/sys/kernel/osrelease") == image.release.encode() + b"\n"
@@ -289,7 +291,7 @@ def test_descriptors_are_closed(kernel):
     assert not exists(kernel, "/nowhere")
 
 
-# -- the log -----------------------------------------------------------------------------------------------------
+# -- the log -------------------------------------------------------------------------------------------------
 def test_log_since_boot(kernel, image):
     """The log begins with the kernel's banner; its records are single lines with a level and rising times."""
     log = kernel.log

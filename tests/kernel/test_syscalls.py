@@ -125,7 +125,7 @@ def mapping_at_its_end(kernel: Kernel, data: bytes) -> int:
     return page + 4096 - len(data)
 
 
-# -- init_module -------------------------------------------------------------------------------------------------
+# -- init_module ---------------------------------------------------------------------------------------------
 def test_init_module(both, noinit):
     """A module is loaded, and a second time refused."""
     assert both(lambda calls: calls.init(noinit)) == 0
@@ -145,16 +145,11 @@ def test_image_that_is_no_module(both):
         assert both(lambda calls, data=data: calls.init(data)) == -ENOEXEC
 
 
-@pytest.mark.parametrize("address", UNMAPPED)
-def test_unmapped_image(both, address):
-    """An image where nothing is mapped, or where the kernel is, gives -EFAULT."""
-    assert both(lambda calls: calls.init(address, "", 5000)) == -EFAULT
-
-
-@pytest.mark.parametrize("address", UNMAPPED)
-def test_length_is_looked_at_before_the_image(both, address):
-    """A length that is too short is refused before the image is touched."""
-    assert both(lambda calls: calls.init(address, "", 63)) == -ENOEXEC
+def test_unmapped_image(both):
+    """An image where nothing is mapped, or where the kernel is, gives -EFAULT; too short a length is seen first."""
+    for address in UNMAPPED:
+        assert both(lambda calls, address=address: calls.init(address, "", 5000)) == -EFAULT
+        assert both(lambda calls, address=address: calls.init(address, "", 63)) == -ENOEXEC
 
 
 def test_length_beyond_the_mapping(both, noinit):
@@ -171,11 +166,11 @@ def test_absurd_length(both, noinit, length):
     assert both(lambda calls: calls.init(0, "", length)) == -ENOMEM
 
 
-@pytest.mark.parametrize("address", UNMAPPED)
-def test_unreadable_arguments(both, noinit, address):
+def test_unreadable_arguments(both, noinit):
     """An argument pointer that cannot be read gives -EFAULT, and the module is gone."""
-    assert both(lambda calls: calls.init(noinit, address)) == -EFAULT
-    assert both.ours.kernel.modules == []
+    for address in UNMAPPED:
+        assert both(lambda calls, address=address: calls.init(noinit, address)) == -EFAULT
+        assert both.ours.kernel.modules == []
     assert both(lambda calls: calls.init(noinit)) == 0
 
 
@@ -213,7 +208,7 @@ def test_init_error_is_the_value(both, built):
     assert both(lambda calls: calls.init(fail, "error=0")) == 0
 
 
-# -- finit_module --------------------------------------------------------------------------------------------------
+# -- finit_module --------------------------------------------------------------------------------------------
 def test_finit_module(both, built):
     """A module is loaded from a file with its arguments, and a second time refused."""
     assert both(lambda calls: calls.finit(built["kd_noinit"], "number=9")) == 0
@@ -358,17 +353,17 @@ def test_compressed_file(both, noinit, image, tmp_path):
     assert len(both.ours.kernel.modules) == possible
 
 
-# -- delete_module -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["kd_nothing", "", "x" * 54, "x" * 55, "x" * 56, "x" * 57, "x" * 5000, b"\xff\n "])
-def test_delete_unknown_name(both, name):
+# -- delete_module -------------------------------------------------------------------------------------------
+def test_delete_unknown_name(both):
     """A name that no module has, none at all, or one that is too long gives -ENOENT."""
-    assert both(lambda calls: calls.delete(name)) == -ENOENT
+    for name in ("kd_nothing", "", "x" * 54, "x" * 55, "x" * 56, "x" * 57, "x" * 5000, b"\xff\n "):
+        assert both(lambda calls, name=name: calls.delete(name)) == -ENOENT
 
 
-@pytest.mark.parametrize("address", UNMAPPED)
-def test_delete_unreadable_name(both, address):
+def test_delete_unreadable_name(both):
     """A name that cannot be read gives -EFAULT."""
-    assert both(lambda calls: calls.delete(address)) == -EFAULT
+    for address in UNMAPPED:
+        assert both(lambda calls, address=address: calls.delete(address)) == -EFAULT
 
 
 def test_delete_by_address(both, noinit):
@@ -384,7 +379,7 @@ def test_delete_by_address(both, noinit):
     assert both(lambda calls: delete(calls, b"kd_noinit\0")) == 0
 
 
-@pytest.mark.parametrize("flags", [0, 0o4000, 0o1000, 0o5000, 0xFFFFFFFF])
+@pytest.mark.parametrize("flags", [0, 0o4000, 0xFFFFFFFF])
 def test_delete_flags(both, noinit, flags):
     """Whatever the flags, a module that nobody uses is removed, and is unknown afterwards."""
     both(lambda calls: calls.init(noinit))
@@ -392,7 +387,7 @@ def test_delete_flags(both, noinit, flags):
     assert both(lambda calls: calls.delete("kd_noinit", flags)) == -ENOENT
 
 
-@pytest.mark.parametrize("flags", [0, 0o4000, 0o1000, 0o5000])
+@pytest.mark.parametrize("flags", [0, 0o5000])
 def test_delete_what_is_used(both, built, flags):
     """A module that another one needs stays, by force too; one without exit goes by force."""
     for name in ("kd_export", "kd_import", "kd_noexit"):
@@ -421,7 +416,7 @@ def test_delete_longest_name(both, image):
     assert both(lambda calls: calls.delete(55 * "n")) == (0 if longer else -ENOENT)
 
 
-# -- who may -----------------------------------------------------------------------------------------------------
+# -- who may -------------------------------------------------------------------------------------------------
 def every_call(built, errno: int):
     """Each of the three calls, with arguments that are wrong in other ways too."""
     noinit = built["kd_noinit"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tests.support.distribution import SERIES, cache_directory
-from tests.sweep import results
-from tests.sweep.runner import sweep
 
 from kodojo.report.progress import Bar
 from kodojo.report.table import drawn_table, plain_table
+from tests.support.distribution import SERIES, cache_directory
+from tests.sweep import results
+from tests.sweep.runner import sweep
 
 COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
 
@@ -25,9 +25,7 @@ COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
 @click.option("--native/--no-native", default=True, help="Compare with the native loader, or only run ours.")
 @click.option("--resume", is_flag=True, help="Keep the results that this very code had.")
-def main(
-    series: tuple[str, ...], sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool
-) -> None:
+def main(series: tuple[str, ...], sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool) -> None:
     """Load every module of both kernels' trees with its dependencies by our loader and natively."""
     entries = results.accepted()
     everything: list[dict[str, Any]] = []

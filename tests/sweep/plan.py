@@ -149,4 +149,6 @@ def _modinfo(elf: ElfFile) -> Iterator[str]:
 
 def _softdeps_before(value: str) -> list[str]:
     words = _SOFTDEP.split(value)
-    return [name for kind, names in zip(words[1::2], words[2::2], strict=True) if kind == "pre" for name in names.split()]
+    return [
+        name for kind, names in zip(words[1::2], words[2::2], strict=True) if kind == "pre" for name in names.split()
+    ]

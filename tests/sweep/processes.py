@@ -22,13 +22,19 @@ _libc = ctypes.CDLL(None)
 class NoAnswer(Exception):  # noqa: N818
     """A process ended, or was ended, before it answered."""
 
+    status = ""
+
 
 class Crashed(NoAnswer):
     """It died by itself."""
 
+    status = "crashed"
+
 
 class TimedOut(NoAnswer):
     """It took too long and was killed."""
+
+    status = "timed out"
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -69,8 +75,8 @@ class Answering:
             os.close(read)
             try:
                 answer = (True, work())
-            except Exception:  # noqa: BLE001  a bug of ours is an answer too
-                answer = (False, traceback.format_exc(limit=-3))
+            except Exception as error:  # noqa: BLE001  a bug of ours is an answer too
+                answer = (False, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
             data = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             with open(write, "wb") as file:  # noqa: PTH123
                 file.write(_LENGTH.pack(len(data)) + data)
@@ -89,7 +95,7 @@ class Answering:
                 if not select.select([self.pipe], [], [], max(0.0, self.deadline - time.monotonic()))[0]:
                     os.kill(self.pid, signal.SIGKILL)
                     self.wait()
-                    raise TimedOut
+                    raise TimedOut("no answer within its limit")
                 piece = os.read(self.pipe, 1 << 20)
                 if not piece:
                     raise Crashed(_ending(self.wait()))

@@ -40,11 +40,12 @@ def sweep(
 ) -> tuple[list[dict[str, Any]], int, float]:
     """Test modules of a tree: all, those named, or a sample.
 
-    :param path: the file of results; what stands there for the same code and module is not done again with ``resume``.
+    :param path: the file of results; what stands there for the same code and module is kept with ``resume``.
     :returns: one record for each module, how many of them were tested now, and the seconds which that took.
     """
     modules = Modules(image_of(series), facts_file(series))
-    wanted = list(names) or modules.sample(sample or len(modules.facts))
+    chosen = [name for name in names if name in modules.facts]
+    wanted = chosen if names else modules.sample(sample or len(modules.facts))
     source = results.source_hash()
     keys = {
         name: results.key(source, modules.image.identity, modules.facts[name].digest, str(native)) for name in wanted
@@ -72,9 +73,11 @@ def sweep(
     seconds = time.monotonic() - began
     found = results.read(path)
     missing = {"status": "crashed", "lines": ["the sweep itself: no result"], "count": 1, "seconds": 0.0}
-    return [
-        found[name] if found.get(name, {}).get("key") == keys[name] else record(name, missing) for name in wanted
-    ], len(todo), seconds
+    return (
+        [found[name] if found.get(name, {}).get("key") == keys[name] else record(name, missing) for name in wanted],
+        len(todo),
+        seconds,
+    )
 
 
 def _watch(pid: int, path: Path, known: int, total: int, progress: Progress) -> None:

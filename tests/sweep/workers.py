@@ -1,4 +1,4 @@
-"""Walk over a plan in forked processes: each copy of a machine that has loaded a dependency serves what depends on it.
+"""Walk over a plan in forked processes: the copy of a machine that has loaded a module serves what depends on it.
 
 ``os.fork()`` copies the emulator with the code that it has translated, and the guest's memory page by page when it
 is written. Each load happens in a copy of its own; the copy that loaded natively goes on as the machine for
@@ -13,9 +13,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kodojo.errors import MachineError
+from kodojo.kernel.kernel import Kernel
 from tests.differential.compare import (
     SETTLE,
     TIMED,
@@ -27,16 +30,17 @@ from tests.differential.compare import (
     place,
 )
 from tests.sweep.plan import Node
-from tests.sweep.processes import Answering, Crashed, NoAnswer, TimedOut, Tokens, fork
+from tests.sweep.processes import Answering, NoAnswer, Tokens, fork
 
-from kodojo.errors import MachineError
-from kodojo.kernel.kernel import Kernel
+__all__ = ["Job", "run"]
+
+Load = Callable[[Kernel, bytes, str], int]
 
 GUEST_LIMIT = 20.0  # seconds of guest time
 WALL_LIMIT = 120.0  # seconds
 LINES_KEPT, LINE_LENGTH = 24, 300
 # Small modules that are loaded and removed once by both loaders, so that all copies have their code translated.
-_WARMING = ("crc8", "ts_kmp", "nls_iso8859_2", "dummy")
+_WARMING = ("ts_kmp", "nls_iso8859_2", "dummy")
 _MOMENTS = (0.1, 0.2, 0.3)
 
 
@@ -105,27 +109,23 @@ class _Worker:
         """Test a module on this machine as it stands, and everything that depends on it."""
         began = time.monotonic()
         data = self._kernel.image.modules[node.name].read()
-        below: Callable[[], None] | None = (lambda: self.serve(node)) if node.children else None
-        goes_on = None
-        found: dict[str, Any] = {"status": "agreed", "lines": []}
-        who = "our loader"
+        below = partial(self.serve, node) if node.children else None
+        found: dict[str, Any] = {}
+        goes_on: Answering | None = None
         try:
-            ours = self._ours(node, data, None if self._job.native else below)
             if not self._job.native:
-                native, goes_on = ours, self._last
+                outcome, goes_on = self._load(our_init_module, node.name, data, then=below)
+                found = {"status": "agreed", "lines": []}
+            elif not node.tested:
+                outcome, goes_on = self._load(native_init_module, node.name, data, then=below)
             else:
-                who = "native"
-                native = self._load(native_init_module, node.name, data, below)
-                goes_on = self._last
-                if node.tested:
-                    who = "native, later"
-                    lines = self._compare(node.name, data, ours, native)
-                    found = {"status": "disagreed" if lines else "agreed", "lines": lines}
-            found |= {"value": native.value, "fault": native.fault}
-        except TimedOut:
-            found = {"status": "timed out", "lines": [f"{who}: no answer in {WALL_LIMIT:g} seconds"]}
-        except Crashed as error:
-            found = {"status": "crashed", "lines": [f"{who}: {error}"]}
+                ours, _ = self._load(our_init_module, node.name, data, look=True)
+                outcome, goes_on = self._load(native_init_module, node.name, data, look=True, then=below)
+                lines = self._compare(node.name, data, ours, outcome)
+                found = {"status": "disagreed" if lines else "agreed", "lines": lines}
+            found |= {"value": outcome.value, "fault": outcome.fault}
+        except NoAnswer as error:
+            found = {"status": error.status, "lines": [str(error)]}
         if node.tested:
             self._write(node.name, {**found, "seconds": round(time.monotonic() - began, 3)})
         if goes_on is not None:
@@ -133,17 +133,21 @@ class _Worker:
         elif below is not None:
             below()  # as on a system where this module could not be loaded
 
-    def _ours(self, node: Node, data: bytes, then: Callable[[], None] | None) -> Outcome | None:
-        if not node.tested and self._job.native:
-            return None
-        return self._load(our_init_module, node.name, data, then)
+    def _load(
+        self,
+        load: Load,
+        name: str,
+        data: bytes,
+        *,
+        look: bool = False,
+        then: Callable[[], None] | None = None,
+        moment: float = 0,
+    ) -> tuple[Outcome, Answering | None]:
+        """What a load in a copy of this machine comes to, and the process that goes on with ``then``, if one does.
 
-    def _load(self, load: Any, name: str, data: bytes, then: Callable[[], None] | None, moment: float = 0) -> Outcome:
-        """What a load in a copy of this machine comes to; the copy goes on with ``then`` if the machine can.
-
-        ``_last`` is the process that goes on, if one does.
+        :param look: at everything that the load has left, not only at what it returned.
+        :param moment: seconds of guest time to wait before.
         """
-        self._last = None
         kernel = self._kernel
 
         def work() -> Outcome:
@@ -151,21 +155,28 @@ class _Worker:
                 kernel.sleep(moment)
                 kernel.calls("__delay", round(500_000 * moment))  # another point between two ticks
             try:
-                return outcome_of(kernel, load, data, "", name)
-            except MachineError as error:  # after the load: what it started has crashed
-                return Outcome(0, fault=f"{type(error).__name__} afterwards")
+                if look:
+                    return outcome_of(kernel, load, data, "", name)
+                value = load(kernel, data, "")
+                if then is not None:
+                    kernel.sleep(SETTLE)
+            except MachineError as error:
+                return Outcome(0, fault=type(error).__name__)
+            return Outcome(value)
 
         def goes_on() -> None:
             if then is not None and kernel.calls.stopped is None:
                 then()
 
         process = Answering.start(work, goes_on, WALL_LIMIT)
-        outcome: Outcome = process.answer()
+        try:
+            outcome: Outcome = process.answer()
+        except NoAnswer as error:
+            raise type(error)(f"{load.__name__}: {error}") from None
         if then is not None and not outcome.fault:
-            self._last = process
-        else:
-            process.wait()
-        return outcome
+            return outcome, process
+        process.wait()
+        return outcome, None
 
     def _compare(self, name: str, data: bytes, ours: Outcome, native: Outcome) -> list[str]:
         """The differences, but for what two native loads at different moments do not have in common either."""
@@ -173,9 +184,7 @@ class _Worker:
         for moment in _MOMENTS:
             if not any(line.startswith(TIMED) for line in found):
                 break
-            last = self._last
-            again = self._load(native_init_module, name, data, None, moment)
-            self._last = last
+            again, _ = self._load(native_init_module, name, data, look=True, moment=moment)
             unstable = {place(line) for line in differences(self._kernel, again, native)}
             found = [line for line in found if not line.startswith(TIMED) or place(line) not in unstable]
         return found
@@ -184,6 +193,3 @@ class _Worker:
         lines = found.pop("lines")
         kept = {"lines": [line[:LINE_LENGTH] for line in lines[:LINES_KEPT]], "count": len(lines)}
         os.write(self._results, json.dumps(self._job.record(name, found | kept)).encode() + b"\n")
-
-
-__all__ = ["Job", "NoAnswer", "run"]

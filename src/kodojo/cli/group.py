@@ -25,6 +25,8 @@ _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "insmod": ("kodojo.cli.insmod", "Load a module."),
         "rmmod": ("kodojo.cli.rmmod", "Remove modules."),
         "lsmod": ("kodojo.cli.lsmod", "List the loaded modules."),
+        "modprobe": ("kodojo.cli.modprobe", "Load or remove a module by name, with what it needs."),
+        "modinfo": ("kodojo.cli.modinfo", "Show what a module says about itself."),
     },
     "Looking around in the machine": {
         "dmesg": ("kodojo.cli.dmesg", "Print the kernel's log."),

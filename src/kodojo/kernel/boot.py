@@ -16,6 +16,7 @@ from functools import partial
 
 from kodojo.errors import FaultReport, ImageError, InputError, MachineFault
 from kodojo.image.image import Image
+from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.x86_64 import X86_64
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "make_initramfs",
     "run_to_user_space",
+    "trap_time_stamp_reads",
 ]
 
 DEFAULT_MEMORY = 256 << 20
@@ -170,6 +172,21 @@ def time_stamp_sites(image: Image) -> list[int]:
             code = bytes(image.elf.section_data(name))
             found.extend(section.address + match.start() for match in _TIME_STAMP_READ.finditer(code))
     return found
+
+
+def trap_time_stamp_reads(cpu: X86_64, calls: Calls) -> None:
+    """Trap the time-stamp reads in the code as the boot has left it, and nothing that only looks like one.
+
+    The kernel has patched itself (``apply_alternatives()`` moves RDTSC behind a fence) and freed its init code. Its
+    own decoder (``arch/x86/kernel/kprobes/core.c: can_probe``) tells which addresses are instructions; a kernel
+    without it gets them all.
+    """
+    start, end = calls.address("_stext"), calls.address("_etext")
+    code = cpu.read(start, end - start)
+    sites = [start + match.start() for match in _TIME_STAMP_READ.finditer(code)]
+    if calls.has("can_probe"):
+        sites = [site for site in sites if calls("can_probe", site) & 0xFF]
+    cpu.trap_time_stamp_reads(sites)
 
 
 def run_to_user_space(cpu: X86_64, image: Image, progress: Callable[[float], None] | None = None) -> RestingPlace:

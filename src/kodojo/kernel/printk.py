@@ -45,7 +45,7 @@ class Printk:
         found: list[LogRecord] = []
         # Newest first: most callers want what came since a moment ago.
         identifier = head
-        while True:
+        for _ in range(1 << self._ring("desc_ring.count_bits")):
             record = self._record(identifier)
             if record is not None:
                 sequence, level, time, text = record

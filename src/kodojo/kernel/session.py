@@ -159,7 +159,7 @@ class Session:
             line, _, delta = read_checked(self._file, _KIND).partition(b"\n")
             head = json.loads(line)
             known = head["format"] == _FORMAT
-            description, saved = MachineDescription(**head["machine"]), head["saved"]
+            description, saved = MachineDescription(**head["machine"]), {"once": list(head["saved"]["once"])}
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:

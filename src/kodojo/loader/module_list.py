@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kodojo.loader.refusal import refuse
+from kodojo.errors import encode
+from kodojo.loader.refusal import refuse, would_damage
 from kodojo.loader.target import Errno, KernelErrno, ModuleState
 
 if TYPE_CHECKING:
     from kodojo.loader.target import Module, Target
 
 __all__ = ["add_unformed_module", "find_module", "find_module_all", "module_patient_check_exists"]
+
+MODULE_NAME_LEN = 56
 
 
 def find_module_all(target: Target, name: str, *, even_unformed: bool) -> Module | None:
@@ -69,5 +72,17 @@ def add_unformed_module(target: Target, mod: Module) -> None:
     Source: ``kernel/module/main.c: add_unformed_module``.
     """
     target.set_state(mod, ModuleState.UNFORMED)
+    if _counts_name_in_bounds(target) and len(encode(mod.name)) >= MODULE_NAME_LEN:
+        raise would_damage(mod.name, f"the name in struct module does not end within its {MODULE_NAME_LEN} bytes")
     module_patient_check_exists(target, mod.name)
     target.add_unformed_module(mod)
+
+
+def _counts_name_in_bounds(target: Target) -> bool:
+    """Whether this function itself measures the name, a member of known size, and panics if it has no end.
+
+    Since 6.4 another function does, which gets a pointer and so has no size to check; in the same release
+    ``struct module`` got its array ``mem``.
+    """
+    image = target.image
+    return image.config.enabled("FORTIFY_SOURCE") and not image.btf.struct("module").has("mem")

@@ -51,6 +51,16 @@ _COUNTING_ROUTINES = {
     ("Linux", "aarch64"): bytes.fromhex("640040f9 840400f1 640000f9 40000054 c0035fd6 640440f9 80001fd6"),
 }
 
+# Registers that are a plain number of 64 bits. They are asked for all the time, and unicorn's own way to one of them
+# takes longer than most pieces of guest code.
+_WORDS = frozenset(
+    (
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "rflags", "cr2", "cr3", "gs_base",
+        *(f"r{number}" for number in range(8, 16)),
+        *(f"x{number}" for number in range(31)), "sp", "pc",
+    )
+)  # fmt: skip
+
 
 def engine_identity() -> str:
     """Name and version of the emulator; a saved CPU state is valid for the same one only."""
@@ -92,6 +102,8 @@ class Engine:
         self._context = self._uc.context_save()
         self._keep: list[object] = []  # callbacks that the engine holds pointers to
         self._words = _Words(0, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
+        self._word = ctypes.c_uint64()
+        self._word_pointer = ctypes.cast(ctypes.pointer(self._word), ctypes.c_void_p)
         self._armed = 0
         self._stop = Stop.HALTED
         self._vector = 0
@@ -223,10 +235,17 @@ class Engine:
         return number
 
     def get(self, name: str) -> Any:
-        return self._uc.reg_read(self.register_id(name))
+        if name not in _WORDS:
+            return self._uc.reg_read(self.register_id(name))
+        uclib.uc_reg_read(self._uc._uch, self.register_id(name), self._word_pointer)
+        return self._word.value
 
     def set(self, name: str, value: Any) -> None:
-        self._uc.reg_write(self.register_id(name), value)
+        if name not in _WORDS:
+            self._uc.reg_write(self.register_id(name), value)
+            return
+        self._word.value = value
+        uclib.uc_reg_write(self._uc._uch, self.register_id(name), self._word_pointer)
 
     def batch(self, names: Sequence[str]) -> RegisterBatch:
         return RegisterBatch(self._uc, names, [self.register_id(name) for name in names])

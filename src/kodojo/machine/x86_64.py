@@ -193,15 +193,18 @@ class X86_64:  # noqa: N801  the architecture's name
         return 1
 
     def trap_time_stamp_reads(self, addresses: Iterable[int]) -> None:
-        """Answer RDTSC and RDTSCP at these addresses from the blocks executed, not from the host.
+        """Answer RDTSC and RDTSCP at exactly these addresses from the blocks executed, not from the host.
 
         The engine has no hook for the instruction itself. An address that later holds something else
-        (its memory was used again) is passed over.
+        (its memory was used again) is passed over. Each costs: the engine compares every instruction
+        that it translates with all of them.
         """
-        for address in addresses:
-            if address not in self._tsc_sites:
-                self._tsc_sites.add(address)
-                self.add_breakpoint(address, self._read_time_stamp)
+        wanted = set(addresses)
+        for address in self._tsc_sites - wanted:
+            self.remove_breakpoint(address)
+        for address in sorted(wanted - self._tsc_sites):
+            self.add_breakpoint(address, self._read_time_stamp)
+        self._tsc_sites = wanted
 
     def _read_time_stamp(self) -> None:
         rip = self.engine.get("rip")

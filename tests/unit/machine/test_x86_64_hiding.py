@@ -78,6 +78,15 @@ def test_time_stamp_is_split():
     assert guest.cpu.get("rcx") == 0
 
 
+def test_time_stamp_sites_are_replaced():
+    """Of the addresses trapped before, those that are not named again are executed as they are."""
+    guest = BareMachine()
+    guest.cpu.trap_time_stamp_reads([CODE, CODE + 2])
+    guest.cpu.trap_time_stamp_reads([CODE + 2, CODE + 4])
+    assert [guest.cpu.has_breakpoint(CODE + offset) for offset in (0, 2, 4)] == [False, True, True]
+    assert guest.cpu.save_state().time_stamp_sites == (CODE + 2, CODE + 4)
+
+
 def test_time_stamp_site_that_holds_something_else():
     """A trapped address whose memory was used again is executed as it is."""
     guest = BareMachine()

@@ -217,6 +217,8 @@ def _apply_one(
 ) -> None:
     r_offset, r_info, r_addend = entry
     symbol, kind = r_info >> 32, r_info & 0xFFFFFFFF
+    if symbol >= len(patch.symbols):  # the kernel reads the symbol before it looks at the type
+        raise would_damage(mod.name, f"a relocation names symbol {symbol} of {len(patch.symbols)}")
     if kind == R_X86_64_NONE:
         return
     if kind not in SIZES:
@@ -228,8 +230,6 @@ def _apply_one(
             f"it contains a relocation of type {kind}, which kernels of this architecture do not know",
             "Build it with the kernel's own flags (no TLS, no GOT, no PIC).",
         )
-    if symbol >= len(patch.symbols):
-        raise would_damage(mod.name, f"a relocation names symbol {symbol} of {len(patch.symbols)}")
     size = SIZES[kind]
     loc = (patch.address + r_offset) & ADDRESS_MASK
     # The kernel does not look where it writes: any place inside the module's memory will do.

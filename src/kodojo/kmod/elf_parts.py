@@ -1,0 +1,120 @@
+"""The few parts of a module's file that kmod looks at, read without reading the rest."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from mmap import mmap
+from typing import NamedTuple
+
+import numpy as np
+
+from kodojo.image.elf import SYM
+
+__all__ = ["NotElfError", "Parts", "modinfo_section", "modinfo_strings", "module_parts"]
+
+_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SHT_SYMTAB, _SHT_NOBITS = 2, 8
+_ELFCLASS64, _ELFDATA2LSB = 2, 1
+_LONGEST_SYMBOL = 512  # KSYM_NAME_LEN
+_MOST_SYMBOLS = 1 << 16  # of one module; what is more is no module but an attempt to use up memory
+_EXPORTED = re.compile(rb"\0__ksymtab_([^\0]{1,511})(?=\0)")
+
+
+class NotElfError(ValueError):
+    """The file is no ELF file of this architecture, or a damaged one."""
+
+
+class _Section(NamedTuple):
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
+
+
+class Parts(NamedTuple):
+    """What :func:`module_parts` finds.
+
+    :param exports: the symbols that it exports. :param undefined: those that it needs, in its symbol table's order.
+    """
+
+    modinfo: bytes
+    exports: tuple[bytes, ...]
+    undefined: tuple[bytes, ...]
+
+
+def modinfo_section(data: bytes | mmap) -> bytes | None:
+    """The content of section ``.modinfo``; None if there is none.
+
+    :raises NotElfError: damaged, or no ELF file of this architecture.
+    """
+    for section, name in _sections(data):
+        if name == b".modinfo":
+            return _content(data, section)
+    return None
+
+
+def module_parts(data: bytes | mmap) -> Parts:
+    """Read what depmod needs of a module. Raises NotElfError as :func:`modinfo_section`."""
+    sections = list(_sections(data))
+    modinfo = next((_content(data, section) for section, name in sections if name == b".modinfo"), b"")
+    table = next((section for section, _ in sections if section.type == _SHT_SYMTAB), None)
+    if table is None or table.link >= len(sections):
+        return Parts(modinfo, (), ())
+    strings = _content(data, sections[table.link][0])
+    exports: list[bytes] = []
+    if any(name.startswith(b"__ksymtab") for _, name in sections):
+        exports = [match[1] for _, match in zip(range(_MOST_SYMBOLS), _EXPORTED.finditer(strings), strict=False)]
+    return Parts(modinfo, tuple(exports), _undefined(_content(data, table), strings))
+
+
+def modinfo_strings(section: bytes) -> list[bytes]:
+    """The strings of a .modinfo, as libkmod takes it apart: padding and empty ones left out."""
+    return [entry for entry in section.split(b"\0") if entry]
+
+
+def _undefined(table: bytes, strings: bytes) -> tuple[bytes, ...]:
+    symbols = np.frombuffer(table, SYM, len(table) // SYM.itemsize)[1:]
+    names = symbols["st_name"][(symbols["st_shndx"] == 0) & (symbols["st_name"] != 0)][:_MOST_SYMBOLS]
+    found = []
+    for start in names.tolist():
+        end = strings.find(b"\0", start, start + _LONGEST_SYMBOL)
+        if end > start:
+            found.append(strings[start:end])
+    return tuple(found)
+
+
+def _sections(data: bytes | mmap) -> Iterator[tuple[_Section, bytes]]:
+    """The sections of a file with their names.
+
+    :raises NotElfError: a table is not inside the file.
+    """
+    if len(data) < _HEADER.size:
+        raise NotElfError
+    magic, elf_class, order, *_, offset, _flags, _, _, _, entry_size, count, names = _HEADER.unpack_from(data)
+    if magic != b"\x7fELF" or (elf_class, order) != (_ELFCLASS64, _ELFDATA2LSB):
+        raise NotElfError
+    end = offset + count * _SECTION.size
+    if entry_size != _SECTION.size or end > len(data) or names >= count:
+        raise NotElfError
+    sections = [_Section._make(row) for row in _SECTION.iter_unpack(data[offset:end])]
+    texts = _content(data, sections[names])
+    for section in sections:
+        stop = texts.find(b"\0", section.name, section.name + _LONGEST_SYMBOL)
+        yield section, texts[section.name : stop] if stop >= 0 else b""
+
+
+def _content(data: bytes | mmap, section: _Section) -> bytes:
+    if section.type == _SHT_NOBITS:
+        return b""
+    if section.offset + section.size > len(data):
+        raise NotElfError
+    return data[section.offset : section.offset + section.size]

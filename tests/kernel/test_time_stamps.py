@@ -1,0 +1,34 @@
+"""The time-stamp counter of a booted kernel."""
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+RDTSC, RDTSCP = b"\x0f\x31", b"\x0f\x01\xf9"
+
+
+def test_every_trapped_address_reads_the_counter(kernel):
+    """What is trapped after the boot is there, in the kernel's code as it is then."""
+    cpu = kernel.machine.cpu
+    start, end = (kernel.image.kallsyms.address(name) for name in ("_stext", "_etext"))
+    assert cpu._tsc_sites
+    for address in cpu._tsc_sites:
+        assert start <= address < end
+        assert cpu.read(address, 3).startswith((RDTSC, RDTSCP))
+
+
+def test_code_that_the_kernel_patched_while_it_booted(kernel):
+    """``rdtsc_ordered()`` was patched to read the counter behind a fence; that read is trapped."""
+    function = kernel.image.kallsyms.address("trace_clock_x86_tsc")
+    code = kernel.machine.cpu.read(function, 64)
+    assert code.find(RDTSC) >= 0 or code.find(RDTSCP) >= 0
+    values = [kernel.fork().call("trace_clock_x86_tsc") for _ in range(2)]
+    assert values[0] == values[1]
+    assert 0 < values[0] <= 8 * (kernel.machine.cpu.blocks + 100)
+
+
+def test_only_instructions_are_trapped(kernel):
+    """Bytes inside other instructions that only look like RDTSC are not trapped: each slows the machine down."""
+    text = kernel.image.elf.section_data(".text")
+    looks_like_it = bytes(text).count(RDTSC)
+    assert 0 < len(kernel.machine.cpu._tsc_sites) < looks_like_it

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+
+import pytest
+from tests.support.flat_memory import FlatMemory
+
+from kodojo.errors import GuestOSError
+from kodojo.kernel.files import DirectoryEntry, Files
+from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
+
+SCRATCH = 0x7F0000000000
+EIO, ENOENT, EBADF = 5, 2, 9
+O_WRONLY, O_CREAT, O_TRUNC, O_DIRECTORY = 0o1, 0o100, 0o1000, 0o200000
+
+
+class PaperKernel(UserSpace):
+    """The system calls of a kernel with one file and one directory.
+
+    :param most: bytes that one read() or write() takes.
+    """
+
+    def __init__(self, content: bytes = b"", entries: tuple[tuple[str, int], ...] = (), most: int = 1 << 20) -> None:
+        machine = SimpleNamespace(cpu=FlatMemory(SCRATCH_SIZE, SCRATCH))
+        super().__init__(machine, SimpleNamespace(stopped=None), 0, SCRATCH)
+        self.content = content
+        self.entries = [_dirent(name, kind) for name, kind in entries]
+        self.most = most
+        self.open_files: dict[int, int] = {}
+        self.opened: list[tuple[bytes, int, int]] = []
+        self.written: list[bytes] = []
+
+    def syscall(self, name: str, *arguments: int, limit: object = None) -> int:
+        return getattr(self, f"sys_{name}")(*arguments)
+
+    def sys_open(self, path: int, flags: int, mode: int) -> int:
+        name = self.machine.cpu.read(path, 4096).split(b"\0")[0]
+        self.opened.append((name, flags, mode))
+        if name == b"/gone":
+            return -ENOENT
+        self.open_files[3] = 0
+        return 3
+
+    def sys_close(self, fd: int) -> int:
+        return 0 if self.open_files.pop(fd, None) is not None else -EBADF
+
+    def sys_read(self, fd: int, buffer: int, count: int) -> int:
+        at = self.open_files[fd]
+        piece = self.content[at : at + min(count, self.most)]
+        self.machine.cpu.write(buffer, piece)
+        self.open_files[fd] += len(piece)
+        return len(piece)
+
+    def sys_write(self, fd: int, buffer: int, count: int) -> int:
+        piece = self.machine.cpu.read(buffer, min(count, self.most))
+        self.written.append(piece)
+        return len(piece)
+
+    def sys_getdents64(self, fd: int, buffer: int, count: int) -> int:
+        assert count <= SCRATCH_SIZE
+        batch, self.entries = self.entries[:2], self.entries[2:]
+        self.machine.cpu.write(buffer, b"".join(batch))
+        return sum(map(len, batch))
+
+    def sys_ioctl(self, fd: int, request: int, argument: int) -> int:
+        if request == 1:
+            return argument + 1
+        data = self.machine.cpu.read(argument, 4)
+        self.machine.cpu.write(argument, data[::-1])
+        return 0
+
+    def sys_lseek(self, fd: int, offset: int, whence: int) -> int:
+        self.open_files[fd] = offset if whence == 0 else len(self.content) + offset
+        return self.open_files[fd]
+
+
+def _dirent(name: str, kind: int) -> bytes:
+    """struct linux_dirent64: inode, offset, record length, type, name; records are multiples of 8 bytes."""
+    raw = name.encode("utf-8", "surrogateescape") + b"\0"
+    length = (19 + len(raw) + 7) & ~7
+    return (struct.pack("<QqHB", 5, 6, length, kind) + raw).ljust(length, b"\xee")
+
+
+@pytest.mark.parametrize("most", [1, 7, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, 100, 300_000])
+def test_read(size, most):
+    """A file is read to its end, however little each read() gives, and closed."""
+    if size > 1000 and most < 1000:
+        most *= 5000
+    kernel = PaperKernel(bytes(range(251)) * (size // 251 + 1), most=most)
+    kernel.content = kernel.content[:size]
+    assert Files(kernel).read("/proc/file") == kernel.content
+    assert kernel.opened == [(b"/proc/file", 0, 0o644)]
+    assert kernel.open_files == {}
+
+
+def test_missing_file():
+    """The guest's error names the path and has the guest's number."""
+    with pytest.raises(GuestOSError, match=r"^/gone: No such file") as caught:
+        Files(PaperKernel()).read("/gone")
+    assert caught.value.errno == ENOENT
+
+
+def test_write():
+    """A file is created or truncated, and written in as few pieces as there can be."""
+    kernel = PaperKernel()
+    Files(kernel).write("/proc/sys/x", b"7\n")
+    assert kernel.opened == [(b"/proc/sys/x", O_WRONLY | O_CREAT | O_TRUNC, 0o644)]
+    assert kernel.written == [b"7\n"]
+    assert kernel.open_files == {}
+
+
+def test_write_nothing():
+    """Nothing is written by one write() of nothing: a device may want to see it."""
+    kernel = PaperKernel()
+    Files(kernel).write("/dev/x", b"")
+    assert kernel.written == [b""]
+
+
+def test_write_in_pieces():
+    """What a write() does not take is offered again; data that is larger than the buffer goes in pieces."""
+    kernel = PaperKernel(most=1000)
+    data = bytes(range(250)) * 2000
+    Files(kernel).write("/dev/x", data)
+    assert b"".join(kernel.written) == data
+    assert max(map(len, kernel.written)) == 1000
+
+
+def test_write_that_takes_nothing():
+    """A file that takes nothing and does not say why is an I/O error, not an endless loop."""
+    kernel = PaperKernel(most=0)
+    with pytest.raises(GuestOSError) as caught:
+        Files(kernel).write("/dev/full", b"x")
+    assert caught.value.errno == EIO
+    assert kernel.open_files == {}
+
+
+def test_list():
+    """Directory entries come sorted, with their kinds, without the directory itself and its parent."""
+    names = ((".", 4), ("..", 4), ("zero", 2), ("a-file", 8), ("dir", 4), ("link", 10), ("odd\udcff", 99))
+    kernel = PaperKernel(entries=names)
+    assert Files(kernel).list("/dev") == (
+        DirectoryEntry("a-file", "file"),
+        DirectoryEntry("dir", "directory"),
+        DirectoryEntry("link", "link"),
+        DirectoryEntry("odd\udcff", "unknown"),
+        DirectoryEntry("zero", "character device"),
+    )
+    assert kernel.opened == [(b"/dev", O_DIRECTORY, 0o644)]
+
+
+def test_empty_directory():
+    """A directory without entries has none."""
+    assert Files(PaperKernel()).list("/empty") == ()
+
+
+def test_seek_and_read():
+    """An open file can be read in parts, from where one wants."""
+    kernel = PaperKernel(b"0123456789")
+    with Files(kernel).open("/x") as file:
+        assert file.read(4) == b"0123"
+        assert file.seek(-2, 2) == 8
+        assert file.read_all() == b"89"
+
+
+def test_ioctl():
+    """ioctl takes a number or bytes; bytes come back as the kernel left them."""
+    with Files(PaperKernel()).open("/x") as file:
+        assert file.ioctl(1, 41) == (42, b"")
+        assert file.ioctl(2, b"abcd") == (0, b"dcba")
+
+
+def test_close_after_a_crash():
+    """A file of a machine that stopped is not closed: nothing can be called any more."""
+    kernel = PaperKernel(b"x")
+    with Files(kernel).open("/x"):
+        kernel.calls.stopped = GuestOSError("crash", EIO)
+    assert kernel.open_files == {3: 0}
