@@ -339,7 +339,12 @@ def test_init_waits(kernel, built):
 
 
 def test_request_module(kernel, built):
-    """A module that asks user space for another one is told that there is no modprobe."""
+    """A module that asks for another one gets what modprobe's exit status says, or that there is no modprobe."""
+    with listening(kernel) as said:
+        kernel.insmod(built["kd_request"])
+    assert said.by("kd_request")[-1] == f"request_module={1 << 8}"
+    kernel.rmmod("kd_request")
+    kernel.answers_requests = False
     with listening(kernel) as said:
         kernel.insmod(built["kd_request"])
     assert said.by("kd_request")[-1] == f"request_module=-{ENOENT}"
@@ -347,6 +352,15 @@ def test_request_module(kernel, built):
     with listening(kernel) as said:
         kernel.insmod(built["kd_request"], "name=")
     assert said.lines == []
+
+
+def test_request_is_fulfilled(kernel, built):
+    """What the kernel asks for is loaded from its own tree, dependencies and all, before the asker goes on."""
+    with listening(kernel) as said:
+        kernel.insmod(built["kd_request"], "name=fs-vfat")
+    assert said.by("kd_request")[-1] == "request_module=0"
+    assert {module.name for module in kernel.modules} == {"kd_request", "vfat", "fat"}
+    assert b"\tvfat\n" in kernel.read_file("/proc/filesystems")
 
 
 THREAD_STACK = 5 * 4096  # with its guard page; threads of the kernel come and go

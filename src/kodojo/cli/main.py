@@ -19,9 +19,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit: 0 ok, 1 failure, 2 wrong usage, 130 interrupted."""
-    gc.set_threshold(
-        100_000
-    )  # imports make much that stays: to search it for garbage takes a tenth of a short command
+    # Imports make much that stays: to search it for garbage takes a tenth of a short command.
+    gc.set_threshold(100_000)
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -33,6 +32,7 @@ def main() -> NoReturn:
         status: int | str | None = INTERRUPTED
     except SystemExit as ending:
         status = ending.code
+    gc.freeze()  # the interpreter searches all there is once more at its end: another tenth
     sys.exit(_flushed(status))
 
 

@@ -203,6 +203,7 @@ class Btf:
         self._name_hashes = index["name_hashes"]
         self._name_ids = index["name_ids"]
         self._records: dict[int, _Type] = {0: _VOID_TYPE}
+        self._known_members: dict[int, list[_RawMember]] = {}
         self._structs: dict[str, Struct | None] = {}
         self._prototypes: dict[str, Prototype | None] = {}
         self._enumerator_values: dict[str, int | None] = {}
@@ -438,8 +439,13 @@ class Btf:
         type_id, record = self._resolve(typedef)
         return Struct(self, name, type_id) if record.kind in COMPOUND else None
 
-    def _members(self, type_id: int) -> Iterator[_RawMember]:
-        record = self._record(type_id)
+    def _members(self, type_id: int) -> list[_RawMember]:
+        known = self._known_members.get(type_id)
+        if known is None:
+            known = self._known_members[type_id] = list(self._read_members(self._record(type_id)))
+        return known
+
+    def _read_members(self, record: _Type) -> Iterator[_RawMember]:
         items = self._items(record)
         for index in range(0, len(items), 3):
             name_offset, member_type, bits = items[index : index + 3]

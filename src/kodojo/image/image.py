@@ -265,6 +265,11 @@ class Image:
         return check(self, file, *args)
 
     @property
+    def index_directory(self) -> Path:
+        """Where what was computed from this image once is kept."""
+        return self._index.directory
+
+    @property
     def config_path(self) -> Path | None:
         """The config file; None if the kernel came without one."""
         return self._config_path

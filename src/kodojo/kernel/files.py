@@ -56,6 +56,7 @@ class OpenFile:
         return self._user.machine.cpu.read(buffer, count)
 
     def read_all(self) -> bytes:
+        """``read()`` until the end."""
         pieces: list[bytes] = []
         total = 0
         while piece := self.read():

@@ -15,6 +15,7 @@ from kodojo.errors import (
     LogRecord,
     MachineError,
     UnloadError,
+    decode,
     encode,
 )
 from kodojo.image.compression import compression_of, decompress
@@ -32,6 +33,7 @@ from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
 from kodojo.loader.steps import Steps
+from kodojo.loader.target import ModuleState
 from kodojo.loader.syscalls import (
     sys_delete_module,
     sys_finit_module,
@@ -73,6 +75,7 @@ class Kernel:
         self.tasks = Tasks(self.calls, self.memory)
         self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
         self.requests = ModuleRequests(self.calls, self.memory)
+        self.answers_requests = True
         self.target = BootedTarget(
             image,
             self.calls,
@@ -121,6 +124,7 @@ class Kernel:
         """An independent kernel in the same state."""
         self._alive()
         twin = type(self)(self.image, self.machine.fork(), self._facts, self._once)
+        twin.answers_requests = self.answers_requests
         twin.calls.limit = self.calls.limit
         return twin
 
@@ -149,6 +153,42 @@ class Kernel:
         if seconds <= 0:
             raise InputError(f"{seconds}: a limit is a positive number of seconds")
         self.calls.limit = self._limit(seconds)
+
+    @property
+    def answers_requests(self) -> bool:
+        """Whether the kernel's ``request_module()`` finds a modprobe, which knows the image's module tree.
+
+        Otherwise, and where the image has no tree, it is a system without ``/sbin/modprobe``.
+        """
+        return self.requests.answer is not None
+
+    @answers_requests.setter
+    def answers_requests(self, wanted: bool) -> None:
+        self.requests.answer = self._modprobe if wanted else None
+
+    def _modprobe(self, name: str) -> int | None:
+        """``modprobe -q -- NAME``: its exit status; None where the image has no modules, and so no modprobe."""
+        if not self.image.modules:
+            return None
+        # Only when something is asked for.
+        from kodojo.kmod.config import ModprobeConfig  # noqa: PLC0415
+        from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415
+        from kodojo.kmod.modprobe import modprobe_quietly  # noqa: PLC0415
+
+        def loaded(wanted: str) -> bool:
+            return any(m.name == wanted and m.state is ModuleState.LIVE for m in self.target.modules())
+
+        def insmod(path: Path, options: str) -> None:
+            self._insmod(path, options, Steps())
+
+        config = ModprobeConfig.read(command_line=self.command_line)
+        return modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
+
+    @property
+    def command_line(self) -> str:
+        """The kernel's command line, as it was booted with."""
+        address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
+        return decode(self.memory.string(address))
 
     # -- looking --------------------------------------------------------------------------------------
     @property

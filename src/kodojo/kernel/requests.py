@@ -22,15 +22,15 @@ _ARGUMENT_LIMIT = 16
 class ModuleRequests:
     """Watches for the kernel's calls of modprobe.
 
-    :attr answer: called with the name that is asked for, returns modprobe's exit status. None: there is no
-        ``/sbin/modprobe``, and the kernel finds out by itself.
+    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, as function or
+        as status: there is no ``/sbin/modprobe``, and the kernel finds out by itself.
     """
 
     def __init__(self, calls: Calls, memory: KernelMemory) -> None:
         self._calls = calls
         self._memory = memory
         self._modprobe_path = calls.address("modprobe_path")
-        self.answer: Callable[[str], int] | None = None
+        self.answer: Callable[[str], int | None] | None = None
         self._cpu = calls.cpu
         self._cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
 
@@ -40,6 +40,8 @@ class ModuleRequests:
         if self.answer is None or not self._is_modprobe(info):
             return
         status = self.answer(self._arguments(info)[-1])
+        if status is None:
+            return
         cleanup = info.get("cleanup")
         if cleanup:
             self._calls(cleanup, info.address)

@@ -50,7 +50,7 @@ class ModuleIndex:
     def of(cls, image: Image, *, refresh: bool = False, progress: Progress | None = None) -> ModuleIndex:
         """The index of an image's module tree, kept beside the image's own index. Raises as :meth:`open`."""
         tree = image.modules
-        return cls.open(tree, image._index.directory, refresh=refresh, progress=progress)
+        return cls.open(tree, image.index_directory, refresh=refresh, progress=progress)
 
     @classmethod
     def open(

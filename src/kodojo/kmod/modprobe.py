@@ -372,6 +372,8 @@ class Modprobe:
             self._show(f"remove {command}")
             if not self._flags.dry_run and self._run("remove", name, command):
                 return False
+        elif self._flags.remove_holders and not unloader.present(name):
+            pass  # it went as something that its last holder had needed
         elif not self._remove_unused(unloader, name):
             return False
         self._remove_softdeps(unloader, softdep.pre, depth)

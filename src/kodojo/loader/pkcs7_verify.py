@@ -102,6 +102,7 @@ class Verification:
         return actual
 
     def pkcs7_verify_one(self, message: Pkcs7Message, info: SignedInfo) -> int:
+        """Check the data's digest and one signature of it: 0 or an errno."""
         name = info.sig.hash_algo
         if name not in self.capabilities.hashes:
             return ENOPKG
@@ -184,6 +185,7 @@ class Verification:
         return cached
 
     def pkcs7_validate_trust_one(self, info: SignedInfo, ring: str) -> int:
+        """Look for a trusted key on the way from a signature up its chain of certificates: 0 or an errno."""
         if info.unsupported_crypto:
             return ENOPKG
         sig, last, cert = info.sig, None, info.signer

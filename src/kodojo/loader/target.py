@@ -271,8 +271,11 @@ class Target(Protocol):
     def place_module(self, mod: Module, info: LoadInfo) -> None:
         """The end of move_module: ``struct module`` now is at ``mod.address``; region sizes and bases are in it."""
 
+    def struct_module(self, mod: Module) -> bytes:
+        """The bytes of ``struct module`` as they are in the kernel's memory now; empty where there is none."""
+
     def commit(self, mod: Module, info: LoadInfo) -> None:
-        """Write all regions' bytes to their places; what the kernel set in struct module is kept."""
+        """Write all regions' bytes to their places."""
 
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
         """Reserve per-CPU space; the offset, or 0 if there is none left."""

@@ -77,6 +77,7 @@ def record_list(entries: Iterable[LogRecord]) -> list[dict[str, Any]]:
 
 
 def module(loaded: Module) -> dict[str, Any]:
+    """A module that is loaded, with what lsmod and /proc/modules tell of it."""
     return {
         "name": loaded.name,
         "size": loaded.size,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import struct
 
 import pytest
@@ -101,10 +101,10 @@ def _pkcs7() -> tuple[bytes, int]:
     key = ec.generate_private_key(ec.SECP256R1())
     organization = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Nobody")
     name = x509.Name([organization, x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test key")])
-    day = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    day = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     serial = 0xF1234567
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), serial, day, day + datetime.timedelta(days=9999))
+        x509.CertificateBuilder(name, name, key.public_key(), serial, day, day + dt.timedelta(days=9999))
     ).sign(key, hashes.SHA256())
     builder = pkcs7.PKCS7SignatureBuilder().set_data(b"module").add_signer(certificate, key, hashes.SHA512())
     options = [

@@ -91,7 +91,8 @@ class Part:
         return address
 
     def kfree(self, address: int) -> None:
-        self.call("kfree", address)
+        if self.call.stopped is None:  # else we are on the way out
+            self.call("kfree", address)
 
     def new_string(self, text: bytes) -> int:
         """A kmalloc'ed copy of ``text`` with a NUL."""

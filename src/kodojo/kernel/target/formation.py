@@ -9,6 +9,7 @@ from kodojo.image.elf import SHDR
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import GFP_KERNEL, Part, as_int
 from kodojo.loader.load_info import LoadInfo
+from kodojo.loader.refusal import would_damage
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, ModuleState
 
 __all__ = ["FormationPart"]
@@ -234,24 +235,31 @@ class FormationPart(Part):
         size = self.image.btf.struct("kernel_param").size
         return self.memory.struct("kernel_param", self.of(mod).get("kp") + size * index)
 
+    def _ops(self, mod: Module, parameter: StructView) -> StructView:
+        """The parameter's operations. DamageError if there is nothing where they are said to be."""
+        ops = parameter.get("ops")
+        if self.call.cpu.translate(ops) is None:
+            raise would_damage(mod.name, f"the operations of a parameter are at {ops:#x}, where there is nothing")
+        return self.memory.struct("kernel_param_ops", ops)
+
     def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
         parameter = self._parameter(mod, index)
-        setter = self.memory.struct("kernel_param_ops", parameter.get("ops")).get("set")
+        owner = parameter.get("mod")
         text = self.new_string(value) if value is not None else 0
-        self.call("kernel_param_lock", mod.address)
+        self.call("kernel_param_lock", owner)
         try:
+            setter = self._ops(mod, parameter).get("set")
             answer = self.call_int(setter, text, parameter.address)
         finally:
-            self.call("kernel_param_unlock", mod.address)
+            if self.call.stopped is None:
+                self.call("kernel_param_unlock", owner)
             if text:
                 self.kfree(text)
         return -answer if answer < 0 else 0
 
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
         parameter = self._parameter(mod, index)
-        ops = parameter.get("ops")
-        flags = self.memory.struct("kernel_param_ops", ops).get("flags") if ops else 0
-        return flags, parameter.get("flags")
+        return self._ops(mod, parameter).get("flags"), parameter.get("flags")
 
     def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
         if not self.call.has("ddebug_dyndbg_module_param_cb"):
@@ -275,7 +283,7 @@ class FormationPart(Part):
     def destroy_params(self, mod: Module) -> None:
         for index in range(self.of(mod).get("num_kp")):
             parameter = self._parameter(mod, index)
-            free = self.memory.struct("kernel_param_ops", parameter.get("ops")).get("free")
+            free = self._ops(mod, parameter).get("free")
             if free:
                 self.call(free, parameter.get("arg"))
 

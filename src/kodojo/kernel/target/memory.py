@@ -144,7 +144,7 @@ class MemoryPart(Part):
 
     def place_module(self, mod: Module, info: LoadInfo) -> None:
         region, offset = info.placement[info.index.mod]
-        size = int(info.sechdrs[info.index.mod]["sh_size"])
+        size = self.image.btf.struct("module").size  # whatever the section's size: the kernel uses all of it
         self.memory.write(mod.address, bytes(region.data[offset : offset + size]))
         view = self.of(mod)
         for kind, part in mod.regions.items():
@@ -160,20 +160,13 @@ class MemoryPart(Part):
                 view.set(f"mem[{index}].base", part.base)
                 view.set(f"mem[{index}].size", part.size)
 
+    def struct_module(self, mod: Module) -> bytes:
+        return self.memory.read(mod.address, self.image.btf.struct("module").size)
+
     def commit(self, mod: Module, info: LoadInfo) -> None:
-        holder, start = info.placement[info.index.mod]
-        size = int(info.sechdrs[info.index.mod]["sh_size"])
         for region in mod.regions.values():
-            if not region.base:
-                continue
-            if region is not holder:
+            if region.base:
                 self.memory.write(region.base, bytes(region.data))
-                continue
-            self.memory.write(region.base, bytes(region.data[:start]))
-            self.memory.write(region.base + start + size, bytes(region.data[start + size :]))
-            for member in ("init", "exit"):
-                offset = self.of(mod).offset(member)
-                self.memory.write(mod.address + offset, bytes(region.data[start + offset : start + offset + 8]))
 
     # -- per-CPU space --------------------------------------------------------------------------------
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:

@@ -42,6 +42,7 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
     apply_relocate_add = ARCHITECTURES.get(target.image.architecture)
     if apply_relocate_add is None:
         raise UnmodelledError(f"relocations of {target.image.architecture} are not modelled yet")
+    _take_over_struct_module(target, mod, info)
     sections = entries = 0
     for index in _relocation_sections(info.sechdrs):
         section = info.sechdrs[index]
@@ -60,6 +61,13 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
             entries += apply_relocate_add(target, mod, info, index)
             sections += 1
     return {"sections": sections, "entries": entries}
+
+
+def _take_over_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
+    """The kernel has filled in much of struct module by now, and relocations find it so."""
+    live = target.struct_module(mod)
+    region, offset = info.placement[info.index.mod]
+    region.data[offset : offset + len(live)] = live
 
 
 def _relocation_sections(sechdrs: NDArray[np.void]) -> list[int]:

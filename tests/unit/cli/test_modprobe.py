@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from tests.support.elf_writer import module_writer
+
+from kodojo.errors import LoadError, LogRecord, Refusal
+from kodojo.image.tree import ModuleTree
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path, kernel, cards):
+    """The machine's kernel has two modules; one needs the other."""
+    root = tmp_path / "modules"
+    root.mkdir()
+    base = module_writer(name="base")
+    base.add("__ksymtab", b"\0" * 12, 2)
+    base.symbol("base_get", ".text")
+    base.symbol("__ksymtab_base_get", "__ksymtab")
+    user = module_writer(name="user", info={"alias": "some-thing", "description": "uses base"})
+    user.symbol("base_get")
+    for name, writer in (("base", base), ("user", user)):
+        (root / f"{name}.ko").write_bytes(writer.build())
+    index = SimpleNamespace(directory=tmp_path / "index")
+    kernel.image = SimpleNamespace(release="9.9-paper", modules=ModuleTree(root), _index=index)
+    cards.images["9.9-paper"] = kernel.image
+    return root
+
+
+def test_modprobe_loads_a_module_and_what_it_needs_and_says_nothing(run, kernel, tree):
+    result = run("modprobe", "user", "a=1", "b=x y")
+    assert (result.exit_code, result.output) == (0, "")
+    assert kernel.loaded == [(f"{tree}/base.ko",), (f"{tree}/user.ko", 'a=1 b="x y"')]
+
+
+def test_modprobe_v_prints_what_it_does_as_modprobe_does(run, tree):
+    assert run("modprobe", "-v", "some-thing").output == f"insmod {tree}/base.ko \ninsmod {tree}/user.ko \n"
+
+
+@pytest.mark.parametrize("options", [("-n", "-v"), ("-D",)])
+def test_a_dry_run_loads_nothing_and_saves_nothing(run, kernel, session, tree, options):
+    result = run("modprobe", *options, "user")
+    assert result.output == f"insmod {tree}/base.ko \ninsmod {tree}/user.ko \n"
+    assert (kernel.loaded, session.asked_to_save) == ([], False)
+
+
+def test_an_unknown_name_is_fatal_and_with_a_a_warning(run, tree):
+    result = run("modprobe", "nosuch")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"modprobe: FATAL: Module nosuch not found in directory {tree}\n"
+    result = run("modprobe", "-a", "user", "nosuch")
+    assert result.stderr == f"modprobe: WARNING: Module nosuch not found in directory {tree}\n"
+    assert run("modprobe", "-q", "nosuch").output == ""
+
+
+def test_no_name_is_an_error_in_modprobes_words(run):
+    result = run("modprobe")
+    assert (result.exit_code, result.stderr) == (1, "modprobe: ERROR: missing parameters. See -h.\n")
+
+
+def test_a_refusal_has_modprobes_text_the_log_and_the_reason(run, kernel):
+    def refuse():
+        log = (LogRecord(3, "base: no hardware"),)
+        raise LoadError("no", Refusal(19, "do_init_module", "init-failed", log, "its init said no", "buy one"))
+
+    kernel.on_insmod = refuse
+    result = run("modprobe", "user")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "modprobe: ERROR: could not insert 'user': No such device"
+    for text in ("base: no hardware", "its init said no", "buy one"):
+        assert text in result.stderr
+
+
+def test_first_time_complains_about_a_loaded_module(run, kernel, module):
+    kernel.modules = [module("user")]
+    assert run("modprobe", "user").exit_code == 0
+    result = run("modprobe", "--first-time", "user")
+    assert result.exit_code == 1
+    assert result.stderr == "modprobe: ERROR: could not insert 'user': Module already in kernel\n"
+
+
+def test_modprobe_r_removes_what_is_no_longer_needed(run, kernel, module):
+    kernel.modules = [module("user"), module("base")]
+    assert run("modprobe", "-r", "-v", "user").output == "rmmod user\nrmmod base\n"
+    assert kernel.removed == ["user", "base"]
+
+
+def test_modprobe_r_leaves_what_is_in_use(run, kernel, module):
+    kernel.modules = [module("base", refcount=1)]
+    result = run("modprobe", "-r", "base")
+    assert (result.exit_code, result.stderr) == (1, "modprobe: FATAL: Module base is in use.\n")
+
+
+def test_modprobe_reads_the_configuration_it_is_given_and_the_kernels_command_line(run, kernel, tmp_path):
+    (tmp_path / "x.conf").write_text("options base x=1\n")
+    kernel.files["/proc/cmdline"] = b"quiet base.y=2\n"
+    run("modprobe", "-C", str(tmp_path), "base")
+    assert kernel.loaded[0][1].split() == ["x=1", "y=2"]
+
+
+def test_modprobe_big_r_prints_names_without_a_machine(run, session):
+    assert run("modprobe", "-R", "some-thing").output == "user\n"
+    assert session.fresh is None
+    assert run("modprobe", "-R", "nosuch").exit_code == 1
+
+
+def test_modprobe_json_has_the_actions_and_the_failures(run, kernel, tree):
+    shape = json.loads(run("modprobe", "--json", "-n", "user", "a=1").output)
+    assert (shape["ok"], shape["dry_run"]) == (True, True)
+    assert [(a["action"], a["name"], a["options"]) for a in shape["actions"]] == [
+        ("insmod", "base", ""),
+        ("insmod", "user", "a=1"),
+    ]
+    kernel.on_insmod = lambda: (_ for _ in ()).throw(LoadError("no", Refusal(8, "elf", "bad-elf")))
+    result = run("modprobe", "--json", "user")
+    shape = json.loads(result.stdout)
+    assert (result.exit_code, shape["ok"], shape["failures"][0]["errno_name"]) == (1, False, "ENOEXEC")
+
+
+# -- modinfo ------------------------------------------------------------------------------------------------
+
+
+def test_modinfo_finds_files_names_and_aliases(run, tree):
+    by_file = run("modinfo", str(tree / "user.ko"))
+    assert by_file.exit_code == 0
+    assert f"filename:       {tree}/user.ko\n" in by_file.output
+    assert run("modinfo", "user").output == run("modinfo", "some-thing").output == by_file.output
+
+
+def test_modinfo_prints_one_field_only_if_asked(run):
+    assert run("modinfo", "-F", "description", "user").output == "uses base\n"
+    assert run("modinfo", "-d", "user").output == "uses base\n"
+    assert run("modinfo", "-F", "nosuch", "user").output == ""
+
+
+def test_modinfo_tells_what_it_does_not_find(run, tree):
+    result = run("modinfo", "nosuch", "user")
+    assert (result.exit_code, result.stderr) == (1, "modinfo: ERROR: Module nosuch not found.\n")
+    assert "uses base" in result.stdout
+    assert run("modinfo").stderr == "modinfo: ERROR: missing module or filename.\n"
+
+
+def test_modinfo_tells_of_a_file_that_is_no_module(run, tmp_path):
+    bad = tmp_path / "bad.ko"
+    bad.write_bytes(b"junk")
+    result = run("modinfo", str(bad))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("modinfo: ERROR: could not get modinfo from 'bad': Invalid argument")
+
+
+def test_modinfo_json_has_the_fields_in_order(run):
+    (shape,) = json.loads(run("modinfo", "--json", "user").output)
+    assert shape["ok"] is True
+    assert [field["key"] for field in shape["fields"]][:4] == ["license", "retpoline", "intree", "name"]
