@@ -18,12 +18,15 @@ demo: $(VENV)/.installed ## fetch a kernel, boot it, load real modules, show wha
 
 test: $(VENV)/.tested ## all tests; fetches both kernels the first time
 	$(BIN)/python -m tests.support.distribution
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.tested ## types, style
 	$(BIN)/mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones, against the native loader (hours)
+	$(BIN)/python -m tests.sweep $(ARGS)
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
 	$(BIN)/python -m tests.bench

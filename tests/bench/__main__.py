@@ -49,7 +49,7 @@ def report(results: Results) -> None:
     rows = results.rows()
     if sys.stdout.isatty():
         width = os.get_terminal_size().columns
-        lines = [drawn_table(COLUMNS, rows, width, ("", "", "bold", "", "dim", ""))]
+        lines = [drawn_table(COLUMNS, rows, width, ("", "", "bold", "", "", "dim", ""))]
     else:
         lines = plain_table(COLUMNS, rows)
     for title, spent in results.breakdowns():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from kodojo.image.store import Store
 from kodojo.kernel.kernel import Kernel
@@ -40,10 +42,25 @@ def loop() -> None:
         total += number & 7
 
 
-def seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+class Clock(NamedTuple):
+    """Seconds on the wall, and of processor time: this process's, or that of its children."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls, *, children: bool = False) -> Clock:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
+        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime)
+
+    def since(self, earlier: Clock) -> Clock:
+        return Clock(self.wall - earlier.wall, self.processor - earlier.processor)
+
+
+def measured(function: Callable[[], object], *, children: bool = False) -> Clock:
+    began = Clock.now(children=children)
     function()
-    return time.perf_counter() - began
+    return Clock.now(children=children).since(began)
 
 
 def say(text: str) -> None:
@@ -90,13 +107,10 @@ class Bench:
     @contextmanager
     def _timed(self, what: str, aim: float | None = None) -> Iterator[None]:
         """One value of a row, and its yardstick."""
-        yardstick = seconds(loop)
-        began = time.perf_counter()
+        yardstick = measured(loop)
+        began = Clock.now()
         yield
-        value = time.perf_counter() - began
-        row = self._row(what, aim)
-        row.values.append(value)
-        row.yardsticks.append(yardstick)
+        self._note(self._row(what, aim), Clock.now().since(began), yardstick)
 
     # -- booting --------------------------------------------------------------------------------------
     def _add(self) -> None:
@@ -166,19 +180,20 @@ class Bench:
         watch = Stopwatch()
         with Session(self._store).machine(save=False) as kernel, _watching(watch):
             for run in range(self._runs + 1):  # the first one warms up
-                yardstick = seconds(loop)
+                yardstick = measured(loop)
                 watch.forget()
-                inserting = seconds(lambda: kernel.insmod(self._paths[name]))
+                inserting = measured(lambda: kernel.insmod(self._paths[name]))
                 spent = dict(watch.own)
-                removing = seconds(lambda: kernel.rmmod(name))
+                removing = measured(lambda: kernel.rmmod(name))
                 if run:
                     self._note(self._row(f"insmod {name}: warm", aim), inserting, yardstick, spent)
                     self._note(self._row(f"rmmod {name}: warm"), removing, yardstick)
 
     @staticmethod
-    def _note(row: Row, value: float, yardstick: float, spent: Mapping[str, float] | None = None) -> None:
-        row.values.append(value)
-        row.yardsticks.append(yardstick)
+    def _note(row: Row, value: Clock, yardstick: Clock, spent: Mapping[str, float] | None = None) -> None:
+        row.values.append(value.wall)
+        row.processor.append(value.processor)
+        row.yardsticks.append(yardstick.wall)
         if spent:
             row.spent.append(dict(spent))
 
@@ -192,9 +207,9 @@ class Bench:
         for name, state in ((SMALL, self._fresh), (self._large, self._ready)):
             row = self._row(f"insmod {name}: in a new process, without start-up")
             for _ in range(self._runs):
-                yardstick = seconds(loop)
+                yardstick = measured(loop)
                 report = self._inside(state, "insmod", self._paths[name])
-                self._note(row, report["whole"][INSMOD], yardstick)
+                self._note(row, Clock(report["whole"][INSMOD], report["processor"][INSMOD]), yardstick)
 
     def _inside(self, state: bytes, *words: str) -> dict[str, dict[str, float]]:
         self._state.write_bytes(state)
@@ -215,18 +230,17 @@ class Bench:
             ("kodojo lsmod", self._ready, ("lsmod",), None),
         )
         for run in range(self._runs + 1):  # the first one has Python compile
-            yardstick = seconds(lambda: self._run([sys.executable, "-c", _IMPORTS]))
+            yardstick = measured(lambda: self._run([sys.executable, "-c", _IMPORTS]), children=True)
             taken = []
             for _, state, words, _ in commands:
                 self._state.write_bytes(state)
-                taken.append(seconds(lambda words=words: self._run([*entry_point(), *words])))
+                taken.append(measured(lambda words=words: self._run([*entry_point(), *words]), children=True))
             spent = self._inside(self._fresh, "insmod", self._paths[SMALL])["own"]
             if not run:
                 continue
             self._note(python, yardstick, yardstick)
             for (what, _, words, aim), value in zip(commands, taken, strict=True):
-                measured = spent if words == ("insmod", self._paths[SMALL]) else None
-                self._note(self._row(what, aim), value, yardstick, measured)
+                self._note(self._row(what, aim), value, yardstick, spent if words[-1] == self._paths[SMALL] else None)
 
 
 @contextmanager

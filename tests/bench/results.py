@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["COLUMNS", "Results", "Row"]
 
-COLUMNS = ("kernel", "what", "median", "min", "ratio", "aim")
+COLUMNS = ("kernel", "what", "median", "min", "processor", "ratio", "aim")
 
 
 @dataclass
@@ -16,6 +16,7 @@ class Row:
     """One thing, measured several times.
 
     :param values: seconds; ``yardsticks``: seconds of the yardstick, measured beside each of them.
+    :param processor: seconds of processor time, what other processes do meanwhile left out.
     :param aim: seconds that the median should not exceed.
     :param spent: for each run, where the time went: seconds by name.
     """
@@ -25,6 +26,7 @@ class Row:
     aim: float | None = None
     values: list[float] = field(default_factory=list)
     yardsticks: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     spent: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -66,6 +68,7 @@ class Results:
                 row.what,
                 _shown(row.median),
                 _shown(min(row.values)),
+                _shown(statistics.median(row.processor)) if row.processor else "",
                 f"{row.ratio:.2f}" if row.yardsticks else "",
                 f"{_shown(row.aim)} {'MISSED' if row.missed else 'met'}" if row.aim else "",
             )
@@ -89,6 +92,7 @@ class Results:
                 "seconds": row.values,
                 "median": row.median,
                 "min": min(row.values),
+                "processor": statistics.median(row.processor) if row.processor else None,
                 "ratio": row.ratio if row.yardsticks else None,
                 "aim": row.aim,
                 "spent": row.where_it_went(),

@@ -17,12 +17,14 @@ class Stopwatch:
     """Seconds by the name of what was going on.
 
     :attr own: without what was watched inside; all of them together are the time that passed.
-    :attr whole: from the first call to the end of it, everything inside included.
+    :attr whole: from the first call to the end of it, everything inside included; ``processor``: the same in
+        seconds of processor time.
     """
 
     def __init__(self) -> None:
         self.own: dict[str, float] = defaultdict(float)
         self.whole: dict[str, float] = defaultdict(float)
+        self.processor: dict[str, float] = defaultdict(float)
         self._stack: list[str] = []
         self._originals: list[tuple[Any, str, Any]] = []
         self._since = time.perf_counter()
@@ -35,7 +37,7 @@ class Stopwatch:
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        began = self._book(self._stack[-1] if self._stack else "the rest")
+        began, processor = self._book(self._stack[-1] if self._stack else "the rest"), time.process_time()
         outermost = name not in self._stack
         self._stack.append(name)
         try:
@@ -44,6 +46,7 @@ class Stopwatch:
             now = self._book(self._stack.pop())
             if outermost:
                 self.whole[name] += now - began
+                self.processor[name] += time.process_time() - processor
 
     def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -89,4 +92,5 @@ class Stopwatch:
         """Start anew."""
         self.own.clear()
         self.whole.clear()
+        self.processor.clear()
         self._since = time.perf_counter()

@@ -16,7 +16,8 @@ import pytest
 from kodojo.image.store import Store
 from tests.support import distribution
 
-pytestmark = pytest.mark.kernel
+# One machine for all: they run one after the other.
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("command line")]
 
 
 @lru_cache

@@ -139,7 +139,9 @@ def table(series: str, judgements: Sequence[Judgement]) -> str:
     rows = [f"{series:16}" + "".join(f"  {head}" for head in heads)]
     for kind in (*KINDS, None):
         numbers = [sum(n for (k, v), n in counts.items() if kind in {k, None} and v is one) for one in verdicts]
-        cells = "".join(f"  {number:{len(head)}}" for number, head in zip([sum(numbers), *numbers], heads, strict=True))
+        cells = "".join(
+            f"  {number:{len(head)}}" for number, head in zip([sum(numbers), *numbers], heads, strict=True)
+        )
         rows.append(f"{kind or 'all':16}{cells}")
     for one in judgements:
         if one.verdict in (Verdict.DIFFERENT, Verdict.BROKEN):

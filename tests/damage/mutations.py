@@ -264,8 +264,23 @@ def this_module(rng: random.Random, base: Base, data: bytearray) -> str:
     what = rng.choice(("name", "name", "size", "bytes", "init"))
     if what == "name":
         name = rng.choice(
-            (b"", b"x", b"dummy", b"x_tables", b"a/b", b"x" * 55, b"x" * 56, b"\xff\x01", b"ndiswrapper", b"lve",
-             b"driverloader", b"vmlinux", b"..", b"%s", b"new\nline")  # fmt: skip
+            (
+                b"",
+                b"x",
+                b"dummy",
+                b"x_tables",
+                b"a/b",
+                b"x" * 55,
+                b"x" * 56,
+                b"\xff\x01",
+                b"ndiswrapper",
+                b"lve",
+                b"driverloader",
+                b"vmlinux",
+                b"..",
+                b"%s",
+                b"new\nline",
+            )  # fmt: skip
         )
         data[section.start + 24 : section.start + 80] = name.ljust(56, b"\0")
         return f"struct module: name {name!r}"

@@ -91,9 +91,7 @@ def native_load(kernel: Kernel, image: bytes, arguments: str) -> Result:
     return result
 
 
-def _observe(
-    kernel: Kernel, image: bytes, arguments: str, load: Callable[[int, int], int], result: Result
-) -> None:
+def _observe(kernel: Kernel, image: bytes, arguments: str, load: Callable[[int, int], int], result: Result) -> None:
     mark = kernel.printk.next_sequence()
     result.before = kernel.read_file("/proc/sys/kernel/tainted")
     known = {mod.address for mod in kernel.target.modules()}
@@ -119,7 +117,7 @@ def _look_at_module(kernel: Kernel, known: set[int], outcome: Outcome) -> None:
     new = next((mod for mod in kernel.target.modules() if mod.address not in known), None)
     if new is None:
         return
-    if new.name and "/" not in new.name:
+    if new.name not in {"", ".", ".."} and "/" not in new.name:
         outcome.sysfs = _files(kernel, f"/sys/module/{new.name}")
     outcome.struct_module = kernel.memory.read(new.address, kernel.image.btf.struct("module").size)
     for kind, region in kernel.target._regions(kernel.target.of(new)).items():
@@ -209,4 +207,3 @@ def _read(descriptor: int, size: int) -> bytes | None:
             return content
         content += piece
     return content
-

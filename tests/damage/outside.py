@@ -1,8 +1,8 @@
-"""Watch the kernel's own loader for reads of what lies behind the file.
+"""Watch the kernel's own loader for reads of what is not the module's.
 
 The temporary copy of the file fills its last page only in part. What follows in that page is nobody's;
 then comes a page that is not mapped. A read there shows that a file makes the kernel read behind its end, even
-where nothing faults.
+where nothing faults. And relocations have no business in the memory of other modules.
 """
 
 from __future__ import annotations
@@ -17,35 +17,78 @@ from tests.damage.outcomes import Result, native_load
 __all__ = ["native_load_watched"]
 
 PAGE_SIZE = 4096
+MODULES = range(0xFFFFFFFFC0000000, 0xFFFFFFFFC4000000, PAGE_SIZE)  # more than these are never in use here
+
+
+class Watch:
+    """Hooks in the engine of a machine that is used up afterwards.
+
+    :attr seen: what was read where it should not have been, in words.
+    """
+
+    def __init__(self, kernel: Kernel, length: int) -> None:
+        self._kernel = kernel
+        self._length = length
+        self._end = 0
+        self._start = 0
+        self._foreign: dict[int, int] = {}
+        self._uc = kernel.machine.cpu.engine._uc
+        self.seen: list[str] = []
+        kallsyms = kernel.image.kallsyms
+        kernel.machine.cpu.add_breakpoint(kallsyms.address("load_module"), self._entered)
+        kernel.machine.cpu.add_breakpoint(kallsyms.address("apply_relocate_add"), self._relocating)
+        self._uc.ctl_flush_tb()
+
+    def _entered(self) -> None:
+        """``load_module(struct load_info *info, ...)``."""
+        self._end = (
+            self._kernel.memory.struct("load_info", self._kernel.machine.cpu.get("rdi")).get("hdr") + self._length
+        )
+        rest = -self._end % PAGE_SIZE
+        if rest:
+            self._start = self._kernel.machine.cpu.translate(self._end)
+            self._hook(self._behind, self._start, self._start + rest - 1)
+
+    def _hook(self, callback: Any, begin: int, end: int) -> None:
+        """The engine's hooks are told physical addresses. It asks for them only in code translated from now on."""
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_READ, callback, begin=begin, end=end)
+        self._uc.ctl_flush_tb()
+
+    def _relocating(self) -> None:
+        """``apply_relocate_add(sechdrs, strtab, symindex, relsec, struct module *me)``."""
+        if self._foreign:
+            return
+        mod = self._kernel.memory.struct("module", self._kernel.machine.cpu.get("r8"))
+        regions = self._kernel.target._regions(mod).values()
+        own = [range(region.base, region.base + region.size) for region in regions if region.base]
+        for page in MODULES:
+            if not any(page in region for region in own):
+                place = self._kernel.machine.cpu.translate(page)
+                if place is not None:
+                    self._foreign[place] = page
+        self._hook(self._in_modules, 1, 0)
+
+    def _where(self) -> str:
+        rip = self._uc.reg_read(unicorn.x86_const.UC_X86_REG_RIP)
+        place = self._kernel.image.kallsyms.symbol_at(rip)
+        return place.name if place else f"{rip:#x}"
+
+    def _behind(self, _uc: Any, _access: int, address: int, *_rest: Any) -> None:
+        if len(self.seen) < 2:
+            self.seen.append(f"{self._where()} read {address - self._start:#x} bytes behind the end of the file")
+
+    def _in_modules(self, _uc: Any, _access: int, address: int, *_rest: Any) -> None:
+        page = self._foreign.get(address & ~(PAGE_SIZE - 1))
+        if page is not None and len(self.seen) < 2:
+            where = self._where()
+            if "relocate" in where:
+                self.seen.append(f"{where} read {page + address % PAGE_SIZE:#x}, which is not the module's")
 
 
 def native_load_watched(kernel: Kernel, image: bytes, arguments: str) -> Result:
-    """The kernel's own answer; ``damage`` says where it read behind the file, if it did."""
-    seen: list[tuple[int, int]] = []
-    load_module = kernel.image.kallsyms.address("load_module")
-    uc = kernel.machine.cpu.engine._uc
-
-    def on_read(_uc: Any, _access: int, address: int, size: int, _value: int, _data: Any) -> None:
-        if len(seen) < 4:
-            seen.append((address, uc.reg_read(unicorn.x86_const.UC_X86_REG_RIP)))
-
-    starts: list[int] = []
-
-    def entered() -> None:
-        info = kernel.memory.struct("load_info", kernel.machine.cpu.get("rdi"))
-        start = info.get("hdr")
-        starts.append(start)
-        end = start + len(image)
-        last = (end + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
-        if last > end:
-            uc.hook_add(unicorn.UC_HOOK_MEM_READ, on_read, begin=end, end=last - 1)
-            uc.ctl_flush_tb()
-
-    kernel.machine.cpu.add_breakpoint(load_module, entered)
+    """The kernel's own answer; ``damage`` says what it read that was not the module's, if it did."""
+    watch = Watch(kernel, len(image))
     result = native_load(kernel, image, arguments)
-    if seen:
-        address, rip = seen[0]
-        place = kernel.image.kallsyms.symbol_at(rip)
-        name = place.name if place else f"{rip:#x}"
-        result.damage = f"{name} read {address - starts[0] - len(image):#x} bytes behind the end of the file"
+    if watch.seen:
+        result.damage = watch.seen[0]
     return result

@@ -44,11 +44,10 @@ def fork(work: Callable[[], None]) -> int:
         return pid
     status = 1
     try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides, and all die with it
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         work()
         status = 0
-    except KeyboardInterrupt:
-        pass
     except BaseException:  # noqa: BLE001  nothing may return into the parent's code
         traceback.print_exc()
     finally:

@@ -72,7 +72,7 @@ def sweep(
         raise
     seconds = time.monotonic() - began
     found = results.read(path)
-    missing = {"status": "crashed", "lines": ["the sweep itself: no result"], "count": 1, "seconds": 0.0}
+    missing = {"status": "crashed", "lines": ["no result: the run itself has ended"], "count": 1, "seconds": 0.0}
     return (
         [found[name] if found.get(name, {}).get("key") == keys[name] else record(name, missing) for name in wanted],
         len(todo),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.support.bare_machine import ABSENT, DATA, HIGH, LARGE, MEMORY, PDPT, PML4, READ_ONLY, BareMachine
+from tests.support.bare_machine import ABSENT, DATA, HIGH, LARGE, MEMORY, PD, PDPT, PML4, READ_ONLY, BareMachine
 
 from kodojo.errors import MachineError
 
@@ -51,6 +51,8 @@ def test_translate_ignores_attributes():
     guest = BareMachine()
     guest.page(DATA, 3 | 1 << 63 | 0xF << 59 | 0xE00 | 0x80)
     assert guest.cpu.translate(DATA + 7) == DATA + 7
+    guest.ram.write(PD + 8, struct.pack("<Q", LARGE | 0x83 | 1 << 12 | 1 << 63))  # PAT is bit 12 of a large page
+    assert guest.cpu.translate(LARGE + 7) == LARGE + 7
 
 
 @pytest.mark.parametrize("table", [MEMORY, 1 << 50, 0xFFFFFFFFFF000], ids=hex)
