@@ -12,6 +12,7 @@ import struct
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from kodojo.errors import DamageError, LoadError, MachineError
 from kodojo.kernel.kernel import Kernel
@@ -20,7 +21,7 @@ from kodojo.loader.syscalls import sys_init_module
 from tests.damage.mutations import Case
 from tests.differential.compare import Outcome, _files, _texts
 
-__all__ = ["LIMIT", "Load", "Result", "in_children", "our_load", "native_load"]
+__all__ = ["LIMIT", "Load", "Result", "in_children", "native_load", "our_load"]
 
 Load = Callable[[Kernel, bytes, str], "Result"]
 
@@ -192,8 +193,7 @@ def _serve(kernel: Kernel, load: Load, cases: Iterable[Case], writing: int, *, e
 
 
 def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 
 
 def _read(descriptor: int, size: int) -> bytes | None:

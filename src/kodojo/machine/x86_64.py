@@ -47,6 +47,9 @@ _CPU_MODEL = "QEMU64"
 
 # A guest that does not wait gets a timer tick each time it has executed this many basic blocks.
 BLOCKS_PER_TICK = 250_000
+# An exception takes as much of a timer period as this many blocks. Code that faults for ever, having executed
+# next to nothing, so comes to its limit too.
+BLOCKS_PER_EXCEPTION = 1_000
 
 _PHYSICAL_BITS = 40
 _PHYSICAL_MASK = 0xFFFFFFFFFF000
@@ -141,6 +144,7 @@ class X86_64:  # noqa: N801  the architecture's name
     # -- exceptions and interrupts --------------------------------------------------------------------
     def _deliver_exception(self, vector: int) -> None:
         """Clear the engine's "exception in flight" and enter the guest's handler."""
+        self._until_tick -= BLOCKS_PER_EXCEPTION
         where, error_code = self.in_flight
         code = self.engine.exchange_word(where, -1, error_code)
         self._enter_handler(vector, (code & 0xFFFFFFFF) if vector in _VECTORS_WITH_ERROR_CODE else None)
