@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -199,7 +200,13 @@ class Bench:
 
     # -- processes ------------------------------------------------------------------------------------
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, env=self._environment, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"bench: {shlex.join(command)} failed:\n{done.stderr}")
+        return done
+
+    def _time(self, command: list[str]) -> Clock:
+        return measured(lambda: self._run(command), children=True)
 
     def _in_new_processes(self) -> None:
         """The load alone, in a process that has never run this kernel."""
@@ -230,11 +237,11 @@ class Bench:
             ("kodojo lsmod", self._ready, ("lsmod",), None),
         )
         for run in range(self._runs + 1):  # the first one has Python compile
-            yardstick = measured(lambda: self._run([sys.executable, "-c", _IMPORTS]), children=True)
+            yardstick = self._time([sys.executable, "-c", _IMPORTS])
             taken = []
             for _, state, words, _ in commands:
                 self._state.write_bytes(state)
-                taken.append(measured(lambda words=words: self._run([*entry_point(), *words]), children=True))
+                taken.append(self._time([*entry_point(), *words]))
             spent = self._inside(self._fresh, "insmod", self._paths[SMALL])["own"]
             if not run:
                 continue

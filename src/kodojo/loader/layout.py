@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.errors import UnmodelledError, decode
-from kodojo.image.elf import SYM
+from kodojo.image.elf import SHDR, SYM
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
@@ -43,6 +43,7 @@ NOT_PLACED = (1 << 64) - 1
 INIT_SHIFT = 63  # of the bit in sh_entsize that says: in the init region
 TYPE_SHIFT = 60  # of the four bits in sh_entsize that say: in this one of seven regions
 PAGE_SIZE = 4096
+SH_ADDR = 16  # offset of sh_addr in a section header
 SIZE_MASK = 0xFFFFFFFF  # the kernel counts sizes of regions in unsigned int
 KALLSYMS_ALIGN = 8
 RO_AFTER_INIT_PASS = 2
@@ -171,7 +172,10 @@ def layout_sections(target: Target, mod: Module, info: LoadInfo) -> None:
     Source: ``kernel/module/main.c: layout_sections``.
     """
     scheme = _scheme(target.image)
-    mod.regions = {kind: Region(kind) for kind in scheme.marks}
+    # The kernel counts on from what the file's own struct module has there: 0, unless the file is damaged.
+    mod.regions = {
+        kind: Region(kind, info.struct_member(target.image, f"{_member(scheme, kind)}.size")) for kind in scheme.marks
+    }
     info.sechdrs["sh_entsize"] = NOT_PLACED
     passes = _passes(info.sechdrs["sh_flags"])
     prefixes = (b".init",) if target.image.config.enabled("MODULE_UNLOAD") else (b".init", b".exit")
@@ -314,8 +318,9 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
     try:
         for region in regions:
             region.data = bytearray(region.size)
-        _copy_sections(info)
         _fill_struct_module(target, mod, info)
+        _copy_sections(info)
+        _find_struct_module(target, mod, info)
         target.place_module(mod, info)
     except BaseException:
         target.module_memfree(regions)
@@ -325,10 +330,36 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         info.symbols = np.frombuffer(region.data, SYM, len(info.symbols), offset)
 
 
+def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Enter what is known so far into the struct module in the temporary copy, as the kernel does.
+
+    Whatever is copied or read from there later finds it, and the section headers as they are now.
+    """
+    start = int(info.sechdrs["sh_offset"][info.index.mod])
+    struct = target.image.btf.struct("module")
+    values = {"taints": mod.taints}
+    if mod.klp:
+        values["klp"] = 1
+    for kind, region in mod.regions.items():
+        values |= _region_fields(target, kind, region)
+    if start + struct.size > len(info.data):
+        raise info.damage("struct module reaches beyond the end of the file")
+    content = bytearray(info.data)
+    for path, value in values.items():
+        field = struct.field(path)
+        place = start + field.offset
+        content[place : place + field.size] = value.to_bytes(field.size, "little")
+    headers = info.sechdrs.tobytes()
+    place = int(info.header["e_shoff"])
+    content[place : place + len(headers)] = headers
+    info.data = bytes(content)
+
+
 def _copy_sections(info: LoadInfo) -> None:
     sechdrs = info.sechdrs
     types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
-    content = memoryview(info.data)
+    content = bytearray(info.data)
+    headers = int(info.header["e_shoff"])
     for index in map(int, np.flatnonzero((sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0)):
         region, offset = info.placement[index]
         size, start = sizes[index], offsets[index]
@@ -337,40 +368,37 @@ def _copy_sections(info: LoadInfo) -> None:
         if types[index] != SHT_NOBITS:
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
-            memoryview(region.data)[offset : offset + size] = content[start : start + size]
-        sechdrs["sh_addr"][index] = (region.base + offset) & NOT_PLACED
+            region.data[offset : offset + size] = content[start : start + size]
+        address = (region.base + offset) & NOT_PLACED
+        sechdrs["sh_addr"][index] = address
+        place = headers + index * SHDR.itemsize + SH_ADDR
+        content[place : place + 8] = address.to_bytes(8, "little")
+    info.data = bytes(content)
 
 
-def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
-    """Enter what is known so far into the struct module at its final place, which counts from now on."""
+def _find_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
+    """From now on the struct module at its final place counts, with what has arrived there."""
     index = info.index.mod
     region, offset = info.placement[index]
     struct = target.image.btf.struct("module")
     if info.sechdrs["sh_type"][index] == SHT_NOBITS or offset + struct.size > len(region.data):
         raise info.damage("the section .gnu.linkonce.this_module does not contain a struct module")
     mod.address = region.base + offset
-    values = {"taints": mod.taints}
-    if mod.klp:
-        values["klp"] = 1
-    for kind, region_of_kind in mod.regions.items():
-        values |= _region_fields(target, kind, region_of_kind)
-    for path, value in values.items():
-        field = struct.field(path)
-        start = offset + field.offset
-        region.data[start : start + field.size] = value.to_bytes(field.size, "little")
+    taints = struct.field("taints")
+    mod.taints = int.from_bytes(region.data[offset + taints.offset :][: taints.size], "little")
+
+
+def _member(scheme: Scheme, kind: Memory) -> str:
+    """The member of struct module that describes a region."""
+    return f"{kind.value}_layout" if scheme.merged else f"mem[{scheme.marks[kind] >> TYPE_SHIFT}]"
 
 
 def _region_fields(target: Target, kind: Memory, region: Region) -> dict[str, int]:
-    """The members of struct module that describe a region."""
+    """The fields of struct module that describe a region."""
     scheme = _scheme(target.image)
-    if not scheme.merged:
-        number = scheme.marks[kind] >> TYPE_SHIFT
-        return {f"mem[{number}].base": region.base, f"mem[{number}].size": region.size}
-    layout = f"{kind.value}_layout"
-    return {
-        f"{layout}.base": region.base,
-        f"{layout}.size": region.size,
-        f"{layout}.text_size": region.text_size,
-        f"{layout}.ro_size": region.ro_size,
-        f"{layout}.ro_after_init_size": region.ro_after_init_size,
-    }
+    member = _member(scheme, kind)
+    fields = {f"{member}.base": region.base, f"{member}.size": region.size}
+    if scheme.merged:
+        for name in ("text_size", "ro_size", "ro_after_init_size"):
+            fields[f"{member}.{name}"] = getattr(region, name)
+    return fields

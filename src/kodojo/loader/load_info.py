@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kodojo.image.image import Image
     from kodojo.loader.target import Region, Target
 
 __all__ = [
@@ -70,7 +71,7 @@ class LoadInfo:
     Whatever is read from the file is bounded by the file: the kernel would read what happens to lie behind
     its copy, and often oops; here that is a :class:`~kodojo.errors.DamageError`.
 
-    :param data: the temporary copy, whole and as it came (the kernel's changes to it are in ``sechdrs``).
+    :param data: the temporary copy: as it came, and after the layout with what the kernel has changed in it.
     :param address: of the temporary copy in the kernel.
     :param flags: of finit_module.
     :param length: ``info->len``; less than ``len(data)`` once a signature has been cut off.
@@ -183,6 +184,15 @@ class LoadInfo:
         start = self.secstrings + offset
         end = self.data.find(b"\0", start)
         return None if end < 0 else self.data[start:end]
+
+    def struct_member(self, image: Image, path: str) -> int:
+        """A member of struct module as the file has it; 0 in all but damaged files."""
+        struct = image.btf.struct("module")
+        if not self.index.mod or not struct.has(path.partition(".")[0].partition("[")[0]):
+            return 0
+        member = struct.field(path)
+        start = int(self.sechdrs["sh_offset"][self.index.mod]) + member.offset
+        return int.from_bytes(self.data[start : start + member.size], "little")
 
     # -- .modinfo -----------------------------------------------------------------------------------
     def get_modinfo(self, tag: bytes) -> bytes | None:

@@ -132,7 +132,13 @@ def early_checks(target: Target, info: LoadInfo, steps: Steps) -> Module:
     steps.note(**indices(info))
     run(blacklisted, target, info)
     run(rewrite_section_headers, info)
-    mod = Module(name=decode(info.module_name))
+    mod = Module(
+        name=decode(info.module_name),
+        taints=info.struct_member(target.image, "taints"),
+        klp=bool(info.struct_member(target.image, "klp")),
+        using_gplonly_symbols=bool(info.struct_member(target.image, "using_gplonly_symbols")),
+        percpu=info.struct_member(target.image, "percpu"),
+    )
     run(check_modstruct_version, target, mod, info)
     run(check_modinfo, target, mod, info)
     steps.note(vermagic=decode(info.get_modinfo(b"vermagic") or b""))

@@ -24,7 +24,7 @@ def tree(tmp_path, kernel, cards):
     for name, writer in (("base", base), ("user", user)):
         (root / f"{name}.ko").write_bytes(writer.build())
     index = SimpleNamespace(directory=tmp_path / "index")
-    kernel.image = SimpleNamespace(release="9.9-paper", modules=ModuleTree(root), _index=index)
+    kernel.image = SimpleNamespace(release="9.9-paper", modules=ModuleTree(root), index_directory=index.directory)
     cards.images["9.9-paper"] = kernel.image
     return root
 

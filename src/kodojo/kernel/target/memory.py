@@ -163,7 +163,7 @@ class MemoryPart(Part):
     def struct_module(self, mod: Module) -> bytes:
         return self.memory.read(mod.address, self.image.btf.struct("module").size)
 
-    def commit(self, mod: Module, info: LoadInfo) -> None:
+    def commit(self, mod: Module, info: LoadInfo) -> None:  # noqa: ARG002
         for region in mod.regions.values():
             if region.base:
                 self.memory.write(region.base, bytes(region.data))

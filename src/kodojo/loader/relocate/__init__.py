@@ -65,6 +65,8 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
 
 def _take_over_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     """The kernel has filled in much of struct module by now, and relocations find it so."""
+    if info.index.mod not in info.placement:
+        return
     live = target.struct_module(mod)
     region, offset = info.placement[info.index.mod]
     region.data[offset : offset + len(live)] = live
