@@ -259,29 +259,17 @@ def versions(rng: random.Random, base: Base, data: bytearray) -> str:
     return f"__versions {what}: {name}"
 
 
+STRUCT_NAMES = (
+    b"", b"x", b"dummy", b"x_tables", b"a/b", b"x" * 55, b"x" * 56, b"\xff\x01", b"ndiswrapper", b"lve",
+    b"driverloader", b"vmlinux", b"..", b"%s", b"new\nline",
+)  # fmt: skip
+
+
 def this_module(rng: random.Random, base: Base, data: bytearray) -> str:
     section = base.section(".gnu.linkonce.this_module")
     what = rng.choice(("name", "name", "size", "bytes", "init"))
     if what == "name":
-        name = rng.choice(
-            (
-                b"",
-                b"x",
-                b"dummy",
-                b"x_tables",
-                b"a/b",
-                b"x" * 55,
-                b"x" * 56,
-                b"\xff\x01",
-                b"ndiswrapper",
-                b"lve",
-                b"driverloader",
-                b"vmlinux",
-                b"..",
-                b"%s",
-                b"new\nline",
-            )  # fmt: skip
-        )
+        name = rng.choice(STRUCT_NAMES)
         data[section.start + 24 : section.start + 80] = name.ljust(56, b"\0")
         return f"struct module: name {name!r}"
     if what == "size":

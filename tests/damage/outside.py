@@ -18,6 +18,8 @@ __all__ = ["native_load_watched"]
 
 PAGE_SIZE = 4096
 MODULES = range(0xFFFFFFFFC0000000, 0xFFFFFFFFC4000000, PAGE_SIZE)  # more than these are never in use here
+AREAS_BEHIND = 4096  # pages of other memory behind the copy
+READERS = frozenset({"strcmp", "strncmp", "strlen", "load_module", "module_finalize", "find_sec"})
 
 
 class Watch:
@@ -31,6 +33,7 @@ class Watch:
         self._length = length
         self._end = 0
         self._start = 0
+        self._others: dict[int, int] = {}
         self._foreign: dict[int, int] = {}
         self._uc = kernel.machine.cpu.engine._uc
         self.seen: list[str] = []
@@ -44,10 +47,13 @@ class Watch:
         self._end = (
             self._kernel.memory.struct("load_info", self._kernel.machine.cpu.get("rdi")).get("hdr") + self._length
         )
-        rest = -self._end % PAGE_SIZE
-        if rest:
-            self._start = self._kernel.machine.cpu.translate(self._end)
-            self._hook(self._behind, self._start, self._start + rest - 1)
+        self._start = self._kernel.machine.cpu.translate(self._end) or 0
+        first = (self._end + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+        for page in range(first, first + PAGE_SIZE * AREAS_BEHIND, PAGE_SIZE):
+            place = self._kernel.machine.cpu.translate(page)
+            if place is not None:
+                self._others[place] = page
+        self._hook(self._behind, 1, 0)
 
     def _hook(self, callback: Any, begin: int, end: int) -> None:
         """The engine's hooks are told physical addresses. It asks for them only in code translated from now on."""
@@ -75,13 +81,19 @@ class Watch:
 
     def _behind(self, _uc: Any, _access: int, address: int, *_rest: Any) -> None:
         if len(self.seen) < 2:
-            self.seen.append(f"{self._where()} read {address - self._start:#x} bytes behind the end of the file")
+            rest = -self._end % PAGE_SIZE
+            page = self._others.get(address & ~(PAGE_SIZE - 1))
+            if rest and self._start <= address < self._start + rest:
+                self.seen.append(f"{self._where()} read {address - self._start:#x} bytes behind the end of the file")
+            elif page is not None and self._where() in READERS:
+                far = page + address % PAGE_SIZE - self._end
+                self.seen.append(f"{self._where()} read {far:#x} bytes behind the end of the file")
 
     def _in_modules(self, _uc: Any, _access: int, address: int, *_rest: Any) -> None:
         page = self._foreign.get(address & ~(PAGE_SIZE - 1))
         if page is not None and len(self.seen) < 2:
             where = self._where()
-            if "relocate" in where:
+            if "relocate" in where or where == "memcmp":  # by which it looks whether a place is zero
                 self.seen.append(f"{where} read {page + address % PAGE_SIZE:#x}, which is not the module's")
 
 

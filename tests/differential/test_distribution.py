@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import booted_kernel
 from tests.differential.compare import Comparison
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.differential.compare import differences, native_init_module, our_init_module, outcome_of
 from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer, versions
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tests.sweep import results
 from tests.sweep.runner import sweep
 

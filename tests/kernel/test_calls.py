@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.kernel.looking import errno_of, exists, listening, names
 
 from kodojo.errors import GuestOSError, InputError, MachineError, MissingInformationError
+from tests.kernel.looking import errno_of, exists, listening, names
 
 pytestmark = pytest.mark.kernel
 

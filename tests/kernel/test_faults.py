@@ -6,9 +6,9 @@ import pickle
 import re
 
 import pytest
-from tests.kernel.looking import listening, tainted
 
 from kodojo.errors import KodojoError, MachineError, MachineFault, MachineHang
+from tests.kernel.looking import listening, tainted
 
 pytestmark = pytest.mark.kernel
 

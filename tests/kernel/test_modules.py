@@ -6,10 +6,10 @@ import struct
 from collections import Counter
 
 import pytest
-from tests.kernel.looking import commands, errno_of, exists, listening, mode_of, module_line, names, tainted
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.loader.target import Errno
+from tests.kernel.looking import commands, errno_of, exists, listening, mode_of, module_line, names, tainted
 
 pytestmark = pytest.mark.kernel
 

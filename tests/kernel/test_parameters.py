@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.looking import errno_of, exists, listening, mode_of, names, tainted
 
 from kodojo.errors import LoadError
+from tests.kernel.looking import errno_of, exists, listening, mode_of, names, tainted
 
 pytestmark = pytest.mark.kernel
 

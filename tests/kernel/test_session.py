@@ -12,14 +12,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.conftest import image_of, shared_store
-from tests.kernel.looking import exists
 
 from kodojo.durable import read_checked, write_checked
 from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, MachineFault, StoreError, UnloadError
 from kodojo.image.store import Store
 from kodojo.kernel import snapshots
 from kodojo.kernel.session import Session
+from tests.conftest import image_of, shared_store
+from tests.kernel.looking import exists
 
 pytestmark = pytest.mark.kernel
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import booted_kernel, image_of, shared_store
-from tests.kernel.looking import exists, listening
 
 from kodojo.durable import read_checked, write_checked
 from kodojo.errors import CorruptError, MachineHang, StoreError
@@ -24,6 +22,8 @@ from kodojo.kernel import snapshots
 from kodojo.kernel.kernel import Kernel
 from kodojo.kernel.snapshots import existing, snapshot_for
 from kodojo.machine.machine import Machine, Snapshot
+from tests.conftest import booted_kernel, image_of, shared_store
+from tests.kernel.looking import exists, listening
 
 pytestmark = pytest.mark.kernel
 

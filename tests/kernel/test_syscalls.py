@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.kernel.looking import listening, tainted
-from tests.support.elf_writer import module_writer
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.kernel.kernel import Kernel
+from tests.kernel.looking import listening, tainted
+from tests.support.elf_writer import module_writer
 
 pytestmark = pytest.mark.kernel
 

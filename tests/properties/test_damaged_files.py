@@ -7,13 +7,13 @@ from functools import lru_cache
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support.elf_writer import ElfWriter
-from tests.support.loading import SpyTarget, export, finish, load, loadable, parameters
 
 from kodojo.errors import DamageError, ImageError, LoadError
 from kodojo.image.compression import compression_of
 from kodojo.image.elf import SHDR
 from kodojo.loader.verdict import Verdict, check
+from tests.support.elf_writer import ElfWriter
+from tests.support.loading import SpyTarget, export, finish, load, loadable, parameters
 
 R_X86_64 = (1, 2, 4, 10, 11, 24)  # 64, PC32, PLT32, 32, 32S, PC64: what the kernel knows
 PARAMETERS = {"number": ("int", 0), "text": ("charp", 8), "list": ("array", 16), "flag": ("bool", 4)}

@@ -7,11 +7,11 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import SERIES, booted_kernel
-from tests.support import kbuild
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.kernel.kernel import Kernel
+from tests.conftest import SERIES, booted_kernel
+from tests.support import kbuild
 
 pytestmark = pytest.mark.kernel
 

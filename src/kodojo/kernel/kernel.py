@@ -33,12 +33,12 @@ from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
 from kodojo.loader.steps import Steps
-from kodojo.loader.target import ModuleState
 from kodojo.loader.syscalls import (
     sys_delete_module,
     sys_finit_module,
     sys_init_module,
 )
+from kodojo.loader.target import ModuleState
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 

@@ -337,17 +337,15 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     """
     start = int(info.sechdrs["sh_offset"][info.index.mod])
     struct = target.image.btf.struct("module")
-    values = {"taints": mod.taints}
-    if mod.klp:
-        values["klp"] = 1
+    values = {path: value for path, value in (("taints", mod.taints), ("klp", int(mod.klp))) if value}
     for kind, region in mod.regions.items():
         values |= _region_fields(target, kind, region)
-    if start + struct.size > len(info.data):
-        raise info.damage("struct module reaches beyond the end of the file")
     content = bytearray(info.data)
     for path, value in values.items():
         field = struct.field(path)
         place = start + field.offset
+        if place + field.size > len(content):
+            raise info.damage("struct module reaches beyond the end of the file")
         content[place : place + field.size] = value.to_bytes(field.size, "little")
     headers = info.sechdrs.tobytes()
     place = int(info.header["e_shoff"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kodojo.errors import LoadError, decode
+from kodojo.errors import LoadError, MachineError, MachineFault, decode
 from kodojo.loader.delete_module import free_module, module_regions
 from kodojo.loader.elf_checks import elf_validity_check
 from kodojo.loader.layout import layout_and_allocate
@@ -80,7 +80,7 @@ def load_module(target: Target, info: LoadInfo, uargs: int, flags: int, steps: S
 def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Module:
     """Everything before init. What fails undoes what came before it, in the reverse order."""
     run = steps.run
-    with ExitStack() as undo, unwinding(undo):
+    with first_fault(), ExitStack() as undo, unwinding(undo):
         undo.callback(target.vfree, info.address)
         with auditing_failure(target, info):
             mod = early_checks(target, info, steps)
@@ -376,6 +376,23 @@ def unwinding(undo: ExitStack) -> Iterator[None]:
         undo.pop_all()
         raise
     undo.pop_all()
+
+
+@contextmanager
+def first_fault() -> Iterator[None]:
+    """A kernel that oopses while it undoes something undoes nothing more: it is the oops that is told."""
+    try:
+        yield
+    except MachineError as error:
+        fault = error
+        context: BaseException | None = error
+        while context is not None:
+            if isinstance(context, MachineFault):
+                fault = context
+            context = context.__context__
+        if fault is error:
+            raise
+        raise fault from error
 
 
 @contextmanager

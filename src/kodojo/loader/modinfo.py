@@ -130,8 +130,12 @@ def check_export_symbol_versions(target: Target, mod: Module, info: LoadInfo) ->
 
 def setup_modinfo(target: Target, mod: Module, info: LoadInfo) -> None:
     """Keep version and srcversion for sysfs (``kernel/module/main.c: setup_modinfo``)."""
-    target.set_string(mod, "version", info.get_modinfo(b"version"))
-    target.set_string(mod, "srcversion", info.get_modinfo(b"srcversion"))
+    for member in ("version", "srcversion"):
+        text = info.get_modinfo(member.encode())
+        if text is None:
+            target.set_field(mod, member, 0)  # whatever the file's struct module has there
+        else:
+            target.set_string(mod, member, text)
 
 
 # -- the tests one by one ---------------------------------------------------------------------------------

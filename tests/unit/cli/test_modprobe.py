@@ -4,10 +4,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tests.support.elf_writer import module_writer
 
 from kodojo.errors import LoadError, LogRecord, Refusal
 from kodojo.image.tree import ModuleTree
+from tests.support.elf_writer import module_writer
 
 
 @pytest.fixture(autouse=True)

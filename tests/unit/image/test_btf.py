@@ -37,9 +37,7 @@ class Writer:
         return len(self.types)
 
     def int(self, name, size, encoding=0, bits=None, offset=0):
-        return self.add(
-            INT, name, size, [encoding << 24 | offset << 16 | (size * 8 if bits is None else bits)]
-        )
+        return self.add(INT, name, size, [encoding << 24 | offset << 16 | (size * 8 if bits is None else bits)])
 
     def array(self, element, count):
         return self.add(ARRAY, words=[element, 0, count])

@@ -1,10 +1,10 @@
 import struct
 
 import pytest
-from tests.support.kernel_file import ALLOC, BASE, EXEC, OFFSET, KernelWriter
 
 from kodojo.errors import ImageError
 from kodojo.image.elf import EHDR, RELA, SHDR, SYM, ElfFile
+from tests.support.kernel_file import ALLOC, BASE, EXEC, OFFSET, KernelWriter
 
 
 def writer():

@@ -1,10 +1,10 @@
 import pytest
-from tests.support.kernel_file import ALLOC, EXEC, KernelWriter, export_tables, small_kernel
 
 from kodojo.errors import ImageError
 from kodojo.image.elf import ElfFile
 from kodojo.image.exports import Export, Exports, Symver, parse_symvers
 from kodojo.image.kallsyms import Kallsyms
+from tests.support.kernel_file import ALLOC, EXEC, KernelWriter, export_tables, small_kernel
 
 
 def tables(number=50, crc_bytes=4):

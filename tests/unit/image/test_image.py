@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+
+from kodojo.errors import ImageError, InputError, MissingInformationError, StoreError
+from kodojo.image import vmlinuz as vmlinuz_module
+from kodojo.image.image import Image
 from tests.support.kernel_file import (
     BANNER,
     BASE,
@@ -16,10 +20,6 @@ from tests.support.kernel_file import (
     bzimage,
     small_kernel,
 )
-
-from kodojo.errors import ImageError, InputError, MissingInformationError, StoreError
-from kodojo.image import vmlinuz as vmlinuz_module
-from kodojo.image.image import Image
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,9 @@
 import pytest
-from tests.support.kernel_file import ALLOC, BASE, EXEC, KallsymsWriter, KernelWriter, small_kernel
 
 from kodojo.errors import ImageError, MissingInformationError
 from kodojo.image.elf import ElfFile
 from kodojo.image.kallsyms import Kallsyms, Located
+from tests.support.kernel_file import ALLOC, BASE, EXEC, KallsymsWriter, KernelWriter, small_kernel
 
 LONG = "x" * 300 + "_lock"
 

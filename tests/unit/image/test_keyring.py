@@ -119,9 +119,7 @@ def test_a_damaged_list_is_an_image_error(rsa_key):
     for data in (good[:-1], good + b"\x30\x82", good + bytes(8), b"\x30\x80\x00\x00"):
         with pytest.raises(ImageError):
             keyring.x509_load_certificate_list(data)
-    elf, symbols = kernel(
-        system_certificate_list=good, system_certificate_list_size=struct.pack("<Q", 1 << 40)
-    )
+    elf, symbols = kernel(system_certificate_list=good, system_certificate_list_size=struct.pack("<Q", 1 << 40))
     with pytest.raises(ImageError):
         keyring.trusted_certificates(elf, symbols)
 
@@ -213,9 +211,7 @@ def test_the_registry_of_a_kernel_gives_the_numbers():
     index = [0]
     for data in known:
         index.append(index[-1] + len(data))
-    elf, symbols = kernel(
-        oid_index=struct.pack("<4H", *index) + bytes(16), oid_data=b"".join(known), next_symbol=b""
-    )
+    elf, symbols = kernel(oid_index=struct.pack("<4H", *index) + bytes(16), oid_data=b"".join(known), next_symbol=b"")
     registry = OidRegistry.from_kernel(elf, symbols)
     assert len(registry) == 3
     assert [registry.look_up(data) for data in known] == [0, 1, 2]

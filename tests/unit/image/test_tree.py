@@ -3,10 +3,10 @@ import lzma
 
 import pytest
 import zstandard
-from tests.support.kernel_file import KernelWriter
 
 from kodojo.errors import ImageError, InputError, MissingInformationError
 from kodojo.image.tree import ModuleTree, module_name
+from tests.support.kernel_file import KernelWriter
 
 
 def module(depends=""):

@@ -5,12 +5,12 @@ import struct
 
 import pytest
 import zstandard
-from tests.support.kernel_file import KernelWriter, bzimage, small_kernel
 
 from kodojo.errors import ImageError
 from kodojo.image import vmlinuz as vmlinuz_module
 from kodojo.image.compression import compression_of, decompress
 from kodojo.image.vmlinuz import extract
+from tests.support.kernel_file import KernelWriter, bzimage, small_kernel
 
 
 def lz4_length(value):

@@ -4,11 +4,11 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from tests.support.bare_machine import RFLAGS_IF, BareMachine
 
 from kodojo.errors import InputError, MachineError, MachineHang, MissingInformationError, UnmodelledError
 from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
+from tests.support.bare_machine import RFLAGS_IF, BareMachine
 
 STACK = 0x80000
 # name: address and instructions

@@ -4,11 +4,11 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from tests.support.flat_memory import FlatMemory
 
 from kodojo.errors import GuestOSError
 from kodojo.kernel.files import DirectoryEntry, Files
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
+from tests.support.flat_memory import FlatMemory
 
 SCRATCH = 0x7F0000000000
 EIO, ENOENT, EBADF = 5, 2, 9

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.flat_memory import PaperStruct, kernel_memory
 
 from kodojo.errors import MachineError, MissingInformationError
 from kodojo.image.btf import Field
+from tests.support.flat_memory import PaperStruct, kernel_memory
 
 THING = PaperStruct(
     64,

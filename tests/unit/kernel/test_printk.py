@@ -4,11 +4,11 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from tests.support.flat_memory import PaperStruct, kernel_memory, words
 
 from kodojo.errors import LogRecord
 from kodojo.image.btf import Field
 from kodojo.kernel.printk import Printk
+from tests.support.flat_memory import PaperStruct, kernel_memory, words
 
 RESERVED, COMMITTED, FINALIZED, REUSABLE = range(4)
 NO_TEXT = 3  # NO_LPOS of kernel/printk/printk_ringbuffer.h

@@ -4,10 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.support.bare_machine import BareMachine
 
 from kodojo.kernel import snapshots
 from kodojo.kernel.snapshots import BootFacts, SnapshotKey, existing, snapshot_for
+from tests.support.bare_machine import BareMachine
 
 FACTS = BootFacts(**{name: 0x1000 * number for number, name in enumerate(BootFacts.__slots__, 1)})
 IMAGE = SimpleNamespace(identity="abc123")

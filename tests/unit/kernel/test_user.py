@@ -4,11 +4,11 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from tests.support.flat_memory import FlatMemory
 
 from kodojo.errors import GuestOSError, InputError
 from kodojo.kernel.tasks import CAPABILITIES, _capability
 from kodojo.kernel.user import SCRATCH_SIZE, SYSCALLS, UserSpace, errno_text, signed
+from tests.support.flat_memory import FlatMemory
 
 BASE = 0x7F0000000000
 FRAME = BASE

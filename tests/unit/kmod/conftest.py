@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.elf_writer import module_writer
 
 from kodojo.image.tree import ModuleTree
 from kodojo.kmod.index import ModuleIndex
+from tests.support.elf_writer import module_writer
 
 
 class Tree:

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.elf_writer import ALLOC, EXEC, SHT_NOBITS, WRITE, module_writer
-from tests.support.stages import EARLY, LATE, STRUCT_SIZE, laid_out, lines, paper_target, rewritten
 
 from kodojo.errors import DamageError, LoadError, UnmodelledError
 from kodojo.loader.dry import DryTarget
 from kodojo.loader.layout import layout_and_allocate
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.target import KernelErrno, Memory
+from tests.support.elf_writer import ALLOC, EXEC, SHT_NOBITS, WRITE, module_writer
+from tests.support.stages import EARLY, LATE, STRUCT_SIZE, laid_out, lines, paper_target, rewritten
 
 RO_AFTER_INIT = 0x00200000
 PAGE = 4096
@@ -317,6 +317,35 @@ def test_symbol_name_outside_the_file(kernel):
     writer.symbol("far", ".text", name_offset=1 << 31)
     with pytest.raises(DamageError):
         places(kernel, writer)
+
+
+@BOTH
+def test_sizes_count_on_from_the_file(kernel):
+    """The kernel adds to the size that the file's own struct module has for a region."""
+    member = "init_layout.size" if kernel is EARLY else "mem[5].size"
+    kind = Memory.INIT if kernel is EARLY else Memory.INIT_DATA
+    plain = places(kernel, writer_for(kernel)).mod.regions[kind].size
+    writer = writer_for(kernel)
+    field = paper_target(kernel).image.btf.struct("module").field(member)
+    content = bytearray(writer.section(THIS_MODULE).data)
+    content[field.offset + 1] = 0x30  # 0x3000 bytes
+    writer.section(THIS_MODULE).data = bytes(content)
+    assert places(kernel, writer).mod.regions[kind].size == plain + 3 * PAGE
+
+
+@BOTH
+def test_sections_over_struct_module_get_what_the_kernel_wrote(kernel):
+    """A section whose contents in the file overlap struct module is copied with the sizes that were entered there."""
+    writer = writer_for(kernel)
+    writer.section(".data").header["sh_size"] = 16 + 64 + STRUCT_SIZE[kernel]
+    member = "core_layout.size" if kernel is EARLY else "mem[1].size"
+    kind = Memory.CORE if kernel is EARLY else Memory.DATA
+    got = places(kernel, writer)
+    field = paper_target(kernel).image.btf.struct("module").field(member)
+    sections = got.info.sechdrs["sh_offset"]
+    distance = int(sections[writer.index(THIS_MODULE)]) - int(sections[writer.index(".data")])
+    copied = got.content(".data", distance + field.offset + field.size)[-field.size :]
+    assert int.from_bytes(copied, "little") == got.mod.regions[kind].size
 
 
 def test_struct_module_without_contents():

@@ -1,9 +1,9 @@
 import pytest
-from tests.support.elf_writer import ALLOC, SHT_NOBITS, WRITE, module_writer
-from tests.support.stages import ADDRESS, EARLY, LATE, STRUCT_SIZE, checked, paper_target, rewritten
 
 from kodojo.errors import DamageError
 from kodojo.loader.load_info import LoadInfo, rewrite_section_headers, setup_load_info
+from tests.support.elf_writer import ALLOC, SHT_NOBITS, WRITE, module_writer
+from tests.support.stages import ADDRESS, EARLY, LATE, STRUCT_SIZE, checked, paper_target, rewritten
 
 
 def info_with(modinfo, *, behind=b"", size=None, kernel=EARLY):

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.elf_writer import ALLOC, WRITE
-from tests.support.loading import SpyTarget, export, finish, load, loadable, module, parameters
 
-from kodojo.errors import LoadError, UnmodelledError
+from kodojo.errors import DamageError, LoadError, UnmodelledError
 from kodojo.loader.steps import Steps
 from kodojo.loader.target import Memory, ModuleState
+from tests.support.elf_writer import ALLOC, WRITE
+from tests.support.loading import SpyTarget, export, finish, load, loadable, module, parameters
 
 BOTH = pytest.mark.parametrize("late", [False, True], ids=["6.1", "6.12"])
 
@@ -144,6 +144,27 @@ def test_undo_after_bad_elf():
     target = SpyTarget()
     assert refuse(target, b"#!" * 50).step == "elf_validity_check"
     assert undone(target, COPY)
+
+
+@BOTH
+@pytest.mark.parametrize("fortified", [False, True])
+def test_name_without_end(late, fortified, monkeypatch):
+    """6.1 with FORTIFY_SOURCE panics at a name that fills its 56 bytes; later kernels read on."""
+    target = SpyTarget(late=late, init=0)
+    enabled = target.image.config.enabled
+    monkeypatch.setattr(
+        type(target.image.config),
+        "enabled",
+        lambda _self, name: fortified if name == "FORTIFY_SOURCE" else enabled(name),
+    )
+    writer = module(late=late, info={"name": "paper"})
+    section = writer.section(".gnu.linkonce.this_module")
+    section.data = section.data[:24] + b"x" * 56 + section.data[80:]
+    if fortified and not late:
+        with pytest.raises(DamageError, match="does not end within"):
+            load(target, writer)
+    else:
+        assert load(target, writer).name.startswith("x" * 56)
 
 
 @BOTH

@@ -1,6 +1,4 @@
 import pytest
-from tests.support.elf_writer import module_writer
-from tests.support.stages import EARLY, LATE, STRUCT_SIZE, checked, lines, paper_target, rewritten
 
 from kodojo.errors import LoadError
 from kodojo.loader.modinfo import (
@@ -10,6 +8,8 @@ from kodojo.loader.modinfo import (
     module_augment_kernel_taints,
     setup_modinfo,
 )
+from tests.support.elf_writer import module_writer
+from tests.support.stages import EARLY, LATE, STRUCT_SIZE, checked, lines, paper_target, rewritten
 
 P, F, C, O, E, K, N = (1 << bit for bit in (0, 1, 10, 12, 13, 15, 18))  # noqa: E741  the kernel's letters
 LOCKDEP = (4, "Disabling lock debugging due to kernel taint")
@@ -279,10 +279,11 @@ def test_blacklisted_empty_name(text, hit):
 
 
 def test_setup_modinfo():
-    """version and srcversion are kept, as bytes, and None where there is none."""
+    """version and srcversion are kept, as bytes, and NULL where there is none, whatever was there before."""
     target = paper_target()
     mod, info = rewritten(target, module_writer(info={"version": "1.2"}))
     kept = {}
     target.set_string = lambda _mod, member, text: kept.update({member: text})
+    target.set_field = lambda _mod, member, value: kept.update({member: value})
     setup_modinfo(target, mod, info)
-    assert kept == {"version": b"1.2", "srcversion": None}
+    assert kept == {"version": b"1.2", "srcversion": 0}

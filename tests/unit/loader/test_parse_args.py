@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.loading import SpyTarget, finish, load, loadable, parameters
 
 from kodojo.errors import LoadError
 from kodojo.loader.target import Memory, Module
+from tests.support.loading import SpyTarget, finish, load, loadable, parameters
 
 PARAMS = {
     "number": ("int", 0),

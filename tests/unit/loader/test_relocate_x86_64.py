@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.paper import paper_image
 
 from kodojo.errors import DamageError, LoadError
 from kodojo.image.elf import RELA, SHDR, SYM
@@ -14,6 +13,7 @@ from kodojo.loader.dry import DryTarget
 from kodojo.loader.load_info import Index, LoadInfo
 from kodojo.loader.relocate import apply_relocations, x86_64
 from kodojo.loader.target import Memory, Module, Region
+from tests.support.paper import paper_image
 
 BASE = 0xFFFFFFFFC0000000
 SECTION = 0x100  # offset of the patched section in its region
@@ -98,10 +98,28 @@ def test_32_zero_extends():
 
 
 def test_none_writes_nothing_wherever_it_points():
-    """R_X86_64_NONE has no place and no symbol."""
-    it = scene([(1 << 63, NONE, 77, 5), (0, ABS64, 2, 0)])
+    """R_X86_64_NONE has no place."""
+    it = scene([(1 << 63, NONE, 1, 5), (0, ABS64, 2, 0)])
     assert it.apply() == 2
     assert it.at(0, 8) == 0x1234
+
+
+@pytest.mark.parametrize("kind", [NONE, 999])
+def test_symbol_is_read_first(kind):
+    """The kernel reads the symbol whatever the type: one that does not exist does damage, with any type."""
+    with pytest.raises(DamageError, match="symbol 77 of 3"):
+        scene([(0, kind, 77, 5)]).apply()
+
+
+def test_symbol_behind_the_table():
+    """What is behind the symbol table in the module's own memory is a symbol to the kernel."""
+    it = scene([(0, ABS64, 4, 1)])
+    start = SECTION + SIZE
+    it.info.placement[3] = (it.region, start)
+    place = start + 4 * SYM.itemsize + 8
+    it.region.data[place : place + 8] = (0x5678).to_bytes(8, "little")
+    assert it.apply() == 1
+    assert it.at(0, 8) == 0x5679
 
 
 def test_pc32_is_truncated_without_a_check():

@@ -27,9 +27,7 @@ from kodojo.loader.signature import (
 )
 
 MODULE = b"\x7fELF" + bytes(range(256)) * 8
-CAPABILITIES = SignatureCapabilities(
-    hashes=frozenset({"sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256"})
-)
+CAPABILITIES = SignatureCapabilities(hashes=frozenset({"sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256"}))
 EINVAL, ENODATA, ENOPKG, EBADMSG, EMSGSIZE, ENOKEY, EKEYREJECTED, ENOENT = 22, 61, 65, 74, 90, 126, 129, 2
 
 
@@ -72,9 +70,7 @@ class Signer:
             .serial_number(x509.random_serial_number())
             .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
             .not_valid_after(dt.datetime(2040, 1, 1, tzinfo=dt.UTC))
-            .add_extension(
-                x509.SubjectKeyIdentifier(skid or hashlib.sha1(name.encode()).digest()), critical=False
-            )
+            .add_extension(x509.SubjectKeyIdentifier(skid or hashlib.sha1(name.encode()).digest()), critical=False)
         )
         if issuer:
             builder = builder.add_extension(

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.elf_writer import ALLOC, WRITE
-from tests.support.loading import R_64, SpyTarget, export, finish, load, loadable
 
 from kodojo.errors import LoadError
 from kodojo.image.exports import Export
 from kodojo.loader.target import Module, ModuleState
+from tests.support.elf_writer import ALLOC, WRITE
+from tests.support.loading import R_64, SpyTarget, export, finish, load, loadable
 
 ADDRESS = 0xFFFFFFFF81234560
 PLAIN = Export("plain", ADDRESS, None, False, None)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import lzma
 
 import pytest
-from tests.support.loading import SpyTarget, export, finish, load, loadable, module
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import sys_delete_module, sys_finit_module, sys_init_module
 from kodojo.loader.target import ModuleState
+from tests.support.loading import SpyTarget, export, finish, load, loadable, module
 
 O_TRUNC = 0x200
 CAP_SYS_MODULE = 16

@@ -5,11 +5,11 @@ import struct
 from dataclasses import dataclass
 
 import pytest
-from tests.support.loading import SpyTarget, export, finish, loadable, module, parameters
 
 from kodojo.errors import ImageError, InputError
 from kodojo.image.exports import Export
 from kodojo.loader.verdict import check
+from tests.support.loading import SpyTarget, export, finish, loadable, module, parameters
 
 
 @dataclass

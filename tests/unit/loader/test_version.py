@@ -1,11 +1,11 @@
 import pytest
-from tests.support.elf_writer import module_writer, versions
-from tests.support.stages import EARLY, lines, paper_target, rewritten
 
 from kodojo.errors import LoadError, MissingInformationError
 from kodojo.image.exports import Export
 from kodojo.loader.target import Module
 from kodojo.loader.version import check_modstruct_version, check_version, same_magic, try_to_force_load
+from tests.support.elf_writer import module_writer, versions
+from tests.support.stages import EARLY, lines, paper_target, rewritten
 
 LAYOUT = Export("module_layout", 0xFFFFFFFF81000000, 0xDEADBEEF, gpl=False, namespace=None)
 FORCED = 1 << 1

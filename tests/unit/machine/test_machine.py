@@ -6,6 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
+
+from kodojo.durable import read_checked, write_checked
+from kodojo.errors import CorruptError, MachineError, StoreError
+from kodojo.machine.machine import Machine, Snapshot
 from tests.support.bare_machine import (
     ABSENT,
     CODE,
@@ -16,10 +20,6 @@ from tests.support.bare_machine import (
     BareMachine,
     handler,
 )
-
-from kodojo.durable import read_checked, write_checked
-from kodojo.errors import CorruptError, MachineError, StoreError
-from kodojo.machine.machine import Machine, Snapshot
 
 COUNT = "48 ff 04 25 00 00 04 00"  # inc qword [DATA]
 

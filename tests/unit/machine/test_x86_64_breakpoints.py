@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.bare_machine import ABSENT, CODE, DATA, HIGH, PAGE_FAULT, STACK, BareMachine
 
 from kodojo.errors import MachineError
+from tests.support.bare_machine import ABSENT, CODE, DATA, HIGH, PAGE_FAULT, STACK, BareMachine
 
 LOOP = "ff c3 ff c9 75 fa"  # 1: inc ebx; dec ecx; jnz 1b
 DEC = CODE + 2  # in the middle of the loop's only block

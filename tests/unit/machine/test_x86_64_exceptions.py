@@ -3,6 +3,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+
+from kodojo.errors import MachineError
 from tests.support.bare_machine import (
     ABSENT,
     BREAKPOINT,
@@ -29,8 +31,6 @@ from tests.support.bare_machine import (
     BareMachine,
     handler,
 )
-
-from kodojo.errors import MachineError
 
 READ = "8a 00"  # mov al, [rax]
 WRITE = "c6 00 01"  # mov byte [rax], 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.support.bare_machine import CODE, DATA, BareMachine
 
 TSC, RDTSCP, RDRAND, RDSEED = 1 << 4, 1 << 27, 1 << 30, 1 << 18

@@ -3,9 +3,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.support.bare_machine import ABSENT, DATA, HIGH, LARGE, MEMORY, PD, PDPT, PML4, READ_ONLY, BareMachine
 
 from kodojo.errors import MachineError
+from tests.support.bare_machine import ABSENT, DATA, HIGH, LARGE, MEMORY, PD, PDPT, PML4, READ_ONLY, BareMachine
 
 APART = 0x61000  # two pages that are neighbours only by virtual address
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.bare_machine import DATA, OPEN_TIMER, TIMER, BareMachine, handler
 
 from kodojo.errors import MachineHang
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.x86_64 import BLOCKS_PER_TICK
+from tests.support.bare_machine import DATA, OPEN_TIMER, TIMER, BareMachine, handler
 
 COUNTING = "48 ff 04 25 00 00 04 00 48 cf"  # inc qword [DATA]; iretq
 SPIN = "eb fe"  # jmp $

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from tests.support.elf_writer import ElfWriter
 from tests.sweep.plan import Modules, Node
 

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from tests.sweep.processes import Answering, Crashed, TimedOut, Tokens, fork
 
 LONG = 60.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.image.elf import RELA
+from kodojo.image.elf import RELA, SYM
 from kodojo.loader.module_memory import ADDRESS_MASK, find_place
 from kodojo.loader.refusal import refuse, would_damage
 from kodojo.loader.target import Errno
@@ -46,6 +46,8 @@ SIZES = {
 
 PC_RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64)
 
+ST_VALUE = 8  # offset of st_value in a symbol
+
 UNKNOWN = 25  # one more than the largest known type stands for all unknown ones
 SIZE_TABLE = np.array([SIZES.get(kind, -1) for kind in range(UNKNOWN + 1)], dtype=np.int64)
 PC_TABLE = np.array([kind in PC_RELATIVE for kind in range(UNKNOWN + 1)])
@@ -61,6 +63,7 @@ class Patch:
     :param entries: its ``Elf64_Rela`` records; ``symbols``: the ``Elf64_Sym`` records they refer to.
     :param data: the bytes of the region of the section to patch.
     :param offset: of that section there; ``size`` and ``address`` of it.
+    :param symtab: address of the symbol table, 0 if it has none.
     :param aliased: patching may change the entries or the symbols themselves.
     """
 
@@ -70,6 +73,7 @@ class Patch:
     offset: int
     size: int
     address: int
+    symtab: int
     aliased: bool
 
 
@@ -99,6 +103,7 @@ def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
         content = memoryview(own[0].data)[own[1] : own[1] + int(section["sh_size"])]
     count = len(content) // RELA.itemsize
     region, offset = place
+    symtab = info.placement.get(info.index.sym)
     return Patch(
         entries=np.frombuffer(content, dtype=RELA, count=count),
         symbols=info.symbols,
@@ -106,6 +111,7 @@ def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
         offset=offset,
         size=min(int(info.sechdrs[index]["sh_size"]), len(region.data) - offset),
         address=int(info.sechdrs[index]["sh_addr"]),
+        symtab=symtab[0].base + symtab[1] if symtab else 0,
         aliased=index == info.index.sym or own is not None,
     )
 
@@ -217,8 +223,7 @@ def _apply_one(
 ) -> None:
     r_offset, r_info, r_addend = entry
     symbol, kind = r_info >> 32, r_info & 0xFFFFFFFF
-    if symbol >= len(patch.symbols):  # the kernel reads the symbol before it looks at the type
-        raise would_damage(mod.name, f"a relocation names symbol {symbol} of {len(patch.symbols)}")
+    symbol_value = _symbol_value(mod, patch, symbol)  # the kernel reads it before it looks at the type
     if kind == R_X86_64_NONE:
         return
     if kind not in SIZES:
@@ -236,7 +241,7 @@ def _apply_one(
     place = find_place(mod, loc, size)
     if place is None:
         raise would_damage(mod.name, f"a relocation at offset {r_offset:#x} is outside the module's memory")
-    absolute = (int(patch.symbols["st_value"][symbol]) + r_addend) & ADDRESS_MASK
+    absolute = (symbol_value + r_addend) & ADDRESS_MASK
     value = (absolute - loc) & ADDRESS_MASK if kind in PC_RELATIVE else absolute
     before = place.region.data[place.offset : place.offset + size]
     fits = _fits_one(kind, value)
@@ -247,6 +252,17 @@ def _apply_one(
     place.region.data[place.offset : place.offset + size] = value.to_bytes(8, "little")[:size]
     if not fits:
         raise _overflow(target, mod, kind, value)
+
+
+def _symbol_value(mod: Module, patch: Patch, symbol: int) -> int:
+    """``st_value`` of a symbol; of what looks like one to the kernel, anywhere in the module's memory."""
+    if symbol < len(patch.symbols):
+        return int(patch.symbols["st_value"][symbol])
+    address = patch.symtab + symbol * SYM.itemsize + ST_VALUE
+    place = find_place(mod, address & ADDRESS_MASK, 8) if patch.symtab else None
+    if place is None:
+        raise would_damage(mod.name, f"a relocation names symbol {symbol} of {len(patch.symbols)}")
+    return int.from_bytes(place.region.data[place.offset : place.offset + 8], "little")
 
 
 def _fits_one(kind: int, value: int) -> bool:
