@@ -106,11 +106,13 @@ class Kernel:
         :param cmdline: extra words for the kernel's command line.
         :param memory: bytes of RAM.
         :param progress: told the share of the boot that is done, 0 to 1, if it has to be booted.
-        :raises InputError: the memory is too small. MachineFault: the kernel panicked.
+        :raises InputError: the memory is too small. MissingInformationError: the kernel has no symbol table or
+            type information. MachineFault: it panicked.
         """
         from kodojo.image.store import Store  # noqa: PLC0415  an unpacked image needs none
 
         opened = image if isinstance(image, Image) else Image.open(os.fspath(image))
+        _ = opened.kallsyms, opened.btf  # a kernel without them is refused before it is booted, not after
         snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress)
         return cls(opened, snapshot.start(), facts)
 
