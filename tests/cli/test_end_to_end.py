@@ -30,6 +30,11 @@ def store_with_kernels() -> Path:
     return root
 
 
+def _as_in_a_terminal() -> None:
+    """A test run in the background of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Shell:
     """Runs ``kodojo`` in the store, with a freshly booted machine to begin with."""
 
@@ -44,6 +49,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
+            preexec_fn=_as_in_a_terminal,
             text=True,
         )
 
@@ -135,11 +141,14 @@ def test_interruption_leaves_the_state_before(shell: Shell, built: dict[str, Pat
     """Ctrl-C ends a command whose module never returns with status 130, and nothing has happened."""
     process = shell.start("insmod", str(built["kd_spin"]), "how=0", "--limit", "3000")
     lock = Path(shell.environment["KODOJO_STORE"]) / "machine" / "lock"
-    deadline = time.monotonic() + 60
-    while str(process.pid) not in lock.read_text() and time.monotonic() < deadline:
-        time.sleep(0.01)  # until it holds the machine
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while str(process.pid) not in lock.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)  # until it holds the machine
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert len(shell.ok("lsmod").splitlines()) == 1
 

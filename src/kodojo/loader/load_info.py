@@ -200,6 +200,10 @@ class LoadInfo:
         start = self.get_next_modinfo(tag, None)
         return None if start is None else self.string(start, "a .modinfo value")
 
+    def has_modinfo(self, tag: bytes) -> bool:
+        """Whether there is a ``tag=value``; the value is not looked at, wherever it ends."""
+        return self.get_next_modinfo(tag, None) is not None
+
     def modinfo_values(self, tag: bytes) -> list[bytes]:
         """The values of all ``tag=value``, in order."""
         values = []

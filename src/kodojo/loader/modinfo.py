@@ -179,17 +179,17 @@ def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:
 
 def _check_origin(target: Target, mod: Module, info: LoadInfo) -> None:
     """Out of tree, without retpolines, staging: in this order in all kernels."""
-    if info.get_modinfo(b"intree") is None:
+    if not info.has_modinfo(b"intree"):
         if not target.test_taint(TAINT_OOT_MODULE):
             target.printk(4, f"{mod.name}: loading out-of-tree module taints kernel.")
         add_taint_module(target, mod, TAINT_OOT_MODULE, lockdep_ok=True)
     if (
-        info.get_modinfo(b"retpoline") is None
+        not info.has_modinfo(b"retpoline")
         and target.image.kallsyms.get("retpoline_module_ok") is not None
         and target.spectre_v2_unsafe()
     ):
         target.printk(4, f"{mod.name}: loading module not compiled with retpoline compiler.")
-    if info.get_modinfo(b"staging") is not None:
+    if info.has_modinfo(b"staging"):
         add_taint_module(target, mod, TAINT_CRAP, lockdep_ok=True)
         target.printk(
             4,
@@ -199,7 +199,7 @@ def _check_origin(target: Target, mod: Module, info: LoadInfo) -> None:
 
 def _set_livepatch_module(target: Target, mod: Module, info: LoadInfo) -> None:
     """Source: ``kernel/module/main.c: check_modinfo_livepatch``."""
-    if info.get_modinfo(b"livepatch") is None:
+    if not info.has_modinfo(b"livepatch"):
         return
     if not target.image.config.enabled("LIVEPATCH"):
         target.printk(3, f"{mod.name}: {NO_LIVEPATCH}")
@@ -233,7 +233,7 @@ def _taint_license(target: Target, mod: Module, info: LoadInfo) -> None:
 
 
 def _taint_test(target: Target, mod: Module, info: LoadInfo) -> None:
-    if info.get_modinfo(b"test") is None or not target.image.has_text(b"%s: " + TEST_MODULE.encode()):
+    if not info.has_modinfo(b"test") or not target.image.has_text(b"%s: " + TEST_MODULE.encode()):
         return
     if not target.test_taint(TAINT_TEST):
         target.printk(4, f"{mod.name}: {TEST_MODULE}")
