@@ -49,7 +49,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            preexec_fn=_as_in_a_terminal,
+            preexec_fn=_as_in_a_terminal,  # noqa: PLW1509  no threads here
             text=True,
         )
 

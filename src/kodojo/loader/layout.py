@@ -361,9 +361,9 @@ def _copy_sections(info: LoadInfo) -> None:
     for index in map(int, np.flatnonzero((sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0)):
         region, offset = info.placement[index]
         size, start = sizes[index], offsets[index]
-        if offset + size > len(region.data):  # sizes have 32 bits, and have wrapped around
-            raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
         if types[index] != SHT_NOBITS:
+            if offset + size > len(region.data):  # sizes have 32 bits, and have wrapped around
+                raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
             region.data[offset : offset + size] = content[start : start + size]

@@ -43,6 +43,18 @@ def test_modinfo_without_end():
     assert info_with(b"a=1\0tag=xtag=", behind=b"y\0").modinfo_values(b"tag") == [b"xtag=y"]
 
 
+def test_modinfo_presence():
+    """Whether there is a key can be told without its value, even if that does not end in the file."""
+    info = info_with(b"a=1\0tag=\0intree=Y")
+    assert info.has_modinfo(b"tag")
+    assert not info.has_modinfo(b"ta")
+    start = int(info.sechdrs["sh_offset"][info.index.info])
+    info.data = info.data[: start + len(b"a=1\0tag=\0intree=Y")]
+    assert info.has_modinfo(b"intree")
+    with pytest.raises(DamageError):
+        info.get_modinfo(b"intree")
+
+
 def test_modinfo_first_byte():
     """The first entry is looked at even in an empty section."""
     assert info_with(b"", behind=b"tag=1\0").get_modinfo(b"tag") == b"1"
