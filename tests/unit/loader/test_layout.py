@@ -298,11 +298,22 @@ def test_no_memory(kernel):
 
 
 @BOTH
-@pytest.mark.parametrize("size", [(1 << 32) - 512, 1 << 32, 1 << 62])
+@pytest.mark.parametrize("size", [1 << 32, 1 << 62, 1 << 63 | 8])
 def test_size_wraps_around(kernel, size):
-    """Sizes have 32 bits: a section that makes them wrap gets less memory than it has, which is damage."""
+    """Sizes have 32 bits: a section without contents gets what is left of its size, and that does no harm."""
+    plain, wrapped = writer_for(kernel), writer_for(kernel)
+    plain.section(".bss").size = size & 0xFFFFFFFF
+    wrapped.section(".bss").size = size
+    sizes = [{kind: one.size for kind, one in places(kernel, w).mod.regions.items()} for w in (plain, wrapped)]
+    assert sizes[0] == sizes[1]
+
+
+@BOTH
+def test_contents_do_not_fit_after_wrapping(kernel):
+    """Where a size that wraps around leaves less memory than there are contents before it, copying does damage."""
     writer = writer_for(kernel)
-    writer.section(".bss").size = size
+    writer.section(".data").data = bytes(8 * PAGE)
+    writer.section(".bss").size = (1 << 32) - 8 * PAGE
     target = paper_target(kernel)
     mod, info = rewritten(target, writer)
     with pytest.raises(DamageError):
