@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## fetch a kernel, boot it, load real modules, show wha
 
 test: $(VENV)/.tested ## all tests; fetches both kernels the first time
 	$(BIN)/python -m tests.support.distribution
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.tested ## types, style
 	$(BIN)/mypy

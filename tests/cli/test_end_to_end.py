@@ -8,16 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from kodojo.durable import lock
 from kodojo.image.store import Store
 from tests.support import distribution
 
-# One machine for all: they run one after the other.
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("command line")]
+pytestmark = pytest.mark.kernel
 
 
 @lru_cache
@@ -66,8 +67,10 @@ class Shell:
 
 
 @pytest.fixture
-def shell(series: str) -> Shell:
-    return Shell(distribution.kernels()[series].release)
+def shell(series: str) -> Iterator[Shell]:
+    """One machine for all tests of this file, whichever processes they run in: one after the other."""
+    with lock(distribution.cache_directory() / "cli-store.lock", timeout=None):
+        yield Shell(distribution.kernels()[series].release)
 
 
 def test_state_lasts(shell: Shell, built: dict[str, Path]) -> None:
