@@ -36,7 +36,6 @@ _MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022
 SCRATCH_SIZE = 1 << 18
 _STRING_OFFSET = SCRATCH_SIZE - (1 << 16)
 _STRING_LIMIT = 1 << 15
-_LOWEST_ERROR = (1 << 64) - 4095
 
 
 def signed(value: int) -> int:
@@ -66,8 +65,7 @@ class UserSpace:
         put(self.frame + _RAX, struct.pack("<q", -_ENOSYS))
         put(self.frame + _RDX, struct.pack("<QQQQ", padded[2], padded[1], padded[0], number))
         self.calls("do_syscall_64", self.frame, number, interrupts=False, limit=limit)
-        value: int = struct.unpack("<q", self.machine.cpu.read(self.frame + _RAX, 8))[0]
-        return value
+        return signed(int.from_bytes(self.machine.cpu.read(self.frame + _RAX, 8), "little"))
 
     def checked(self, what: str, name: str, *arguments: int) -> int:
         """As :meth:`syscall`, but an error is a GuestOSError about ``what``."""

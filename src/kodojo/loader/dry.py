@@ -185,8 +185,6 @@ class DryTarget:
             self.vfree(address)
         return self.vmalloc(len(content)), content
 
-    def write_kernel(self, address: int, data: bytes) -> None: ...
-
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         text, end, _rest = self._user_bytes(source).partition(b"\0")
         if not end:
@@ -393,8 +391,6 @@ class DryTarget:
     def call_exit(self, mod: Module) -> None: ...
 
     # -- removal --------------------------------------------------------------------------------------
-    def module_refcount(self, mod: Module) -> int:
-        return len(self.users(mod))
 
     def try_release_module_ref(self, mod: Module) -> int:
         return len(self.users(mod))

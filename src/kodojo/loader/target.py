@@ -249,9 +249,6 @@ class Target(Protocol):
         EOPNOTSUPP where the kernel can't; the kernel's log lines are printed on failure.
         """
 
-    def write_kernel(self, address: int, data: bytes) -> None:
-        """Write to kernel memory that the loader owns (temporary copy)."""
-
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         """Copy a string from user memory: address of the kernel's copy, and its bytes without NUL."""
 
@@ -416,8 +413,6 @@ class Target(Protocol):
         """``mod->exit()``."""
 
     # -- removal ------------------------------------------------------------------------------------
-    def module_refcount(self, mod: Module) -> int:
-        """References besides the base one; -1 while unloading."""
 
     def try_release_module_ref(self, mod: Module) -> int:
         """Drop the base reference: 0 if it was the last; otherwise it is taken back and the rest returned."""

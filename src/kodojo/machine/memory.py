@@ -6,7 +6,6 @@ copying, and the operating system knows which pages were written since (:meth:`R
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import struct
@@ -114,6 +113,3 @@ class Ram:
             return None
         present = (entries & _PAGEMAP_PRESENT_OR_SWAPPED) != 0
         return np.flatnonzero(present & ((entries & _PAGEMAP_FILE_OR_SHARED) == 0))
-
-    def host_pointer(self) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self.address)

@@ -51,9 +51,6 @@ class MemoryPart(Part):
             raise KernelErrno(Errno.EFAULT)
         return self.memory.read(to, size)
 
-    def write_kernel(self, address: int, data: bytes) -> None:
-        self.memory.write(address, data)
-
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         address = pointer_or_errno(self.call("strndup_user", source, _LONG_MAX))
         return address, self.memory.string(address, 1 << 30)

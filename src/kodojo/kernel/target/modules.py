@@ -115,12 +115,7 @@ class ModulesPart(Part):
         mutex = self.symbol("module_mutex")
         self.call("mutex_lock", mutex)
         self._mod_update_bounds(mod)
-        head = self.symbol("modules")
-        entry = self.of(mod).address_of("list")
-        first = self.memory.u64(head)
-        self.memory.write(entry, struct.pack("<QQ", first, head))
-        self.memory.put(first + 8, 8, entry)
-        self.memory.put(head, 8, entry)
+        self._list_add(self.of(mod).address_of("list"), self.symbol("modules"))
         self.call("mod_tree_insert", mod.address)
         self.call("mutex_unlock", mutex)
         self._tables()[mod.address] = mod
@@ -137,10 +132,8 @@ class ModulesPart(Part):
         mutex = self.symbol("module_mutex")
         self.call("mutex_lock", mutex)
         entry = self.of(mod).address_of("list")
-        following, previous = struct.unpack("<QQ", self.memory.read(entry, 16))
-        self.memory.put(following + 8, 8, previous)
-        self.memory.put(previous, 8, following)
-        self.memory.put(entry + 8, 8, _LIST_POISON2)
+        self._list_del(entry)
+        self.memory.put(entry + 8, 8, _LIST_POISON2)  # only backwards: readers may stand on it (list_del_rcu)
         self.call("mod_tree_remove", mod.address)
         self.call("synchronize_rcu")
         self.call("mutex_unlock", mutex)
@@ -218,9 +211,6 @@ class ModulesPart(Part):
         by_address = {other.address: other for other in self.modules()}
         uses = self._uses(mod, "source_list", "source_list")
         return [by_address[use.get("source")] for use in uses if use.get("source") in by_address]
-
-    def module_refcount(self, mod: Module) -> int:
-        return self.of(mod).get("refcnt.counter") - 1
 
     def try_release_module_ref(self, mod: Module) -> int:
         view = self.of(mod)
