@@ -43,19 +43,5 @@ def warm(series: str) -> Warm:
             for load in (our_load, native_load):
                 load(kernel, base.signed[:900], "")
     kernel.sleep(1.0)
-    _forget_modules(kernel)
     kernel.limit(GUEST_SECONDS)
     return Warm(kernel, whole)
-
-
-def _forget_modules(kernel: Kernel) -> None:
-    """Drop what was translated outside of the kernel's image.
-
-    The engine does not notice every write to memory whose code it has translated. Where other modules have been
-    removed, the native loader's would run their code.
-    """
-    segments = kernel.image.segments
-    start, end = min(one.paddr for one in segments), max(one.paddr + one.memsz for one in segments)
-    window = kernel.machine.cpu._window
-    window.forget_code(0, start)
-    window.forget_code(end, kernel.machine.ram.size - end)

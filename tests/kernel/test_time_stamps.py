@@ -32,3 +32,31 @@ def test_only_instructions_are_trapped(kernel):
     text = kernel.image.elf.section_data(".text")
     looks_like_it = bytes(text).count(RDTSC)
     assert 0 < len(kernel.machine.cpu._tsc_sites) < looks_like_it
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["ours", "native"])
+def test_counter_read_by_a_module(kernel, built, native):
+    """A module reads the machine's counter, not the host's: two machines in the same state read the same."""
+    image = built["kd_tsc"].read_bytes()
+    readings = []
+    for twin in (kernel.fork(), kernel.fork()):
+        if native:
+            with twin.user.memory(image) as umod, twin.user.string(b"") as uargs:
+                assert twin.user.syscall("init_module", umod, len(image), uargs) == 0
+        else:
+            twin.insmod(built["kd_tsc"])
+        readings.append([int(one.text.split()[2]) for one in twin.log if one.text.startswith("kd_tsc reads ")])
+    assert readings[0] == readings[1] == sorted(readings[0])
+    assert len(set(readings[0])) == 3
+    assert readings[0][-1] <= 8 * (kernel.machine.cpu.blocks + 10_000_000)
+
+
+def test_sites_of_memory_that_is_used_again(kernel, built):
+    """Loading and removing a module time and again does not add to what is trapped."""
+    sites = []
+    for _ in range(3):
+        kernel.insmod(built["kd_tsc"])
+        sites.append(len(kernel.machine.cpu.time_stamp_sites))
+        kernel.rmmod("kd_tsc")
+    assert sites[1] - sites[0] <= 1
+    assert sites[2] == sites[1]

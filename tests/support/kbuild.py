@@ -56,8 +56,8 @@ def build(series: str) -> dict[str, Path]:
     :raises DistributionError: if the kernel or the tools cannot be had.
     """
     kernel = kernels()[series]
-    directory = cache_directory() / series / "modules"
     key = _key(kernel)
+    directory = cache_directory() / series / f"modules-{key[:12]}"  # other checkouts may share the cache
     if not _is_current(directory, key):
         environment = tools()
         with locked():

@@ -26,6 +26,7 @@ from kodojo.kernel.faults import Faults, warnings_in
 from kodojo.kernel.files import DirectoryEntry, Files, OpenFile
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
+from kodojo.kernel.new_code import NewCode
 from kodojo.kernel.printk import Printk
 from kodojo.kernel.requests import ModuleRequests
 from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
@@ -75,6 +76,7 @@ class Kernel:
         self.tasks = Tasks(self.calls, self.memory)
         self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
         self.requests = ModuleRequests(self.calls, self.memory)
+        self.new_code = NewCode(self.calls)
         self.answers_requests = True
         self.target = BootedTarget(
             image,

@@ -73,6 +73,12 @@ class Cpu(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory, read-only pages included; translated code is dropped where needed."""
 
+    def forget_code(self, address: int, size: int) -> None:
+        """Drop what was translated from the memory at a virtual address.
+
+        Raises MachineError if a page is not mapped.
+        """
+
     def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
         """Call ``handler`` whenever the instruction at ``address`` is about to run.
 

@@ -210,6 +210,11 @@ class X86_64:  # noqa: N801  the architecture's name
             self.add_breakpoint(address, self._read_time_stamp)
         self._tsc_sites = wanted
 
+    @property
+    def time_stamp_sites(self) -> frozenset[int]:
+        """The addresses that are trapped (:meth:`trap_time_stamp_reads`)."""
+        return frozenset(self._tsc_sites)
+
     def _read_time_stamp(self) -> None:
         rip = self.engine.get("rip")
         code = self.read(rip, 3)
@@ -281,6 +286,10 @@ class X86_64:  # noqa: N801  the architecture's name
         if mapping is not None and size <= mapping[1]:
             return self.ram.read(mapping[0], size)
         return b"".join(self.ram.read(physical, part) for physical, part in self._pieces(address, size))
+
+    def forget_code(self, address: int, size: int) -> None:
+        for physical, part in self._pieces(address, size):
+            self._window.forget_code(physical, part)
 
     def write(self, address: int, data: bytes) -> None:
         view = memoryview(data)
