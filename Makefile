@@ -26,7 +26,7 @@ lint: $(VENV)/.tested ## types, style
 	$(BIN)/ruff format --check
 
 sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones, against the native loader (hours)
-	$(BIN)/python -m tests.sweep $(ARGS)
+	$(BIN)/python -m tests.sweep --resume; swept=$$?; $(BIN)/python -m tests.damage --resume && exit $$swept
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
 	$(BIN)/python -m tests.bench

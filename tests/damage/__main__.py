@@ -1,7 +1,7 @@
 """``python -m tests.damage``: damaged modules, our answer against the native loader's, as a table.
 
-What has been judged is kept (in the test cache, by series and seed), so ``--resume`` goes on where the last run
-stopped. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
+What has been judged is kept (in the test cache, by series and seed), so ``--resume`` goes on where the last run of
+the same code stopped. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
 """
 
 # ruff: noqa: T201
@@ -16,12 +16,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import SERIES
 from tests.damage.judge import GOOD, Judgement, Verdict, judge
 from tests.damage.machines import Warm, warm
 from tests.damage.mutations import KINDS, make_case
+from tests.support.accepted import ACCEPTED, accepted
+from tests.support.accepted import judge as accept
 from tests.support.distribution import cache_directory
+from tests.sweep.results import source_hash
 
 CHUNK = 48
 
@@ -35,9 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(machine, options)
             continue
         judgements = _run(machine, series, options)
-        print(table(series, judgements), flush=True)
-        bad += sum(one.verdict not in (*GOOD, Verdict.DAMAGE_SAID) for one in judgements)
+        records = [as_record(series, options.seed, one) for one in judgements]
+        unused = accept(records, accepted())
+        print(table(series, judgements, records), flush=True)
+        for entry in unused:
+            print(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
+        bad += len(unused) + sum(record["status"] == "disagreed" for record in records)
     return 1 if bad else 0
+
+
+def as_record(series: str, seed: int, one: Judgement) -> dict[str, Any]:
+    """A judgement as the list of accepted differences wants it."""
+    lines = [f"{one.verdict.value}: {one.text}", *one.details] if one.verdict not in GOOD else []
+    status = "disagreed" if lines else "agreed"
+    name = f"damage/{seed}/{one.number}"
+    return {"module": name, "series": series, "status": status, "lines": lines[:1], "count": len(lines[:1])}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -47,7 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--resume", action="store_true", help="keep what the last run has judged")
+    parser.add_argument("--resume", action="store_true", help="keep what this very code has judged")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="one case, in full")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --only: write the damaged file")
     return parser.parse_args(arguments)
@@ -70,24 +86,25 @@ def _run(machine: Warm, series: str, options: argparse.Namespace) -> list[Judgem
     if not options.resume:
         record.unlink(missing_ok=True)
     wanted = range(options.first, options.first + options.cases)
-    done = {one.number: one for one in _load(record) if one.number in wanted}
+    code = source_hash()
+    done = {one.number: one for one in _load(record, code) if one.number in wanted}
     todo = [number for number in wanted if number not in done]
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     started = time.monotonic()
     jobs = max(1, min(options.jobs, len(chunks) or 1))
-    children = [_worker(machine, options.seed, chunks[job::jobs], record) for job in range(jobs)]
+    children = [_worker(machine, options.seed, chunks[job::jobs], record, code) for job in range(jobs)]
     for child in children:
         while not os.waitpid(child, os.WNOHANG)[0]:
             _progress(series, record, len(wanted), started, len(done))
             time.sleep(0.5)
-    judgements = [one for one in _load(record) if one.number in wanted]
+    judgements = [one for one in _load(record, code) if one.number in wanted]
     seconds = time.monotonic() - started
     rate = len(todo) / seconds if seconds else 0.0
     print(f"\n{series}: {len(todo)} cases in {seconds:.0f} s, {rate:.1f}/s with {jobs} processes")
     return judgements
 
 
-def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path) -> int:
+def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path, code: str) -> int:
     child = os.fork()
     if child:
         return child
@@ -95,7 +112,7 @@ def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path)
     try:
         for chunk in chunks:
             cases = [make_case(machine.bases, seed, number) for number in chunk]
-            lines = "".join(_line(one) for one in judge(machine.kernel, cases))
+            lines = "".join(_line(one, code) for one in judge(machine.kernel, cases))
             with record.open("a") as file:  # one write: lines of several processes do not mix
                 file.write(lines)
         status = 0
@@ -103,20 +120,22 @@ def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path)
         os._exit(status)
 
 
-def _line(one: Judgement) -> str:
-    return json.dumps([one.number, one.kind, one.verdict.name, one.text, one.details]) + "\n"
+def _line(one: Judgement, code: str) -> str:
+    return json.dumps([code, one.number, one.kind, one.verdict.name, one.text, one.details]) + "\n"
 
 
-def _load(record: Path) -> list[Judgement]:
+def _load(record: Path, code: str) -> list[Judgement]:
+    """What the code with that hash has judged."""
     if not record.exists():
         return []
     found = {}
     for line in record.read_text().splitlines():
         try:
-            number, kind, verdict, text, details = json.loads(line)
+            by, number, kind, verdict, text, details = json.loads(line)
         except ValueError:
             continue  # the line that was being written
-        found[number] = Judgement(number, kind, Verdict[verdict], text, details)
+        if by == code:
+            found[number] = Judgement(number, kind, Verdict[verdict], text, details)
     return list(found.values())
 
 
@@ -131,7 +150,7 @@ def _progress(series: str, record: Path, total: int, started: float, before: int
     print(f"\r{series} [{bar}] {count}/{total} {rate:.0f}/s", end="", file=sys.stderr, flush=True)
 
 
-def table(series: str, judgements: Sequence[Judgement]) -> str:
+def table(series: str, judgements: Sequence[Judgement], records: Sequence[dict[str, Any]]) -> str:
     """Kinds of damage against verdicts; then everything that is not as it should be."""
     verdicts = [one for one in Verdict if any(j.verdict is one for j in judgements)]
     counts = Counter((one.kind, one.verdict) for one in judgements)
@@ -143,8 +162,8 @@ def table(series: str, judgements: Sequence[Judgement]) -> str:
             f"  {number:{len(head)}}" for number, head in zip([sum(numbers), *numbers], heads, strict=True)
         )
         rows.append(f"{kind or 'all':16}{cells}")
-    for one in judgements:
-        if one.verdict in (Verdict.DIFFERENT, Verdict.BROKEN):
+    for one, record in zip(judgements, records, strict=True):
+        if record["status"] == "disagreed":
             rows.append(f"{one.number} {one.kind}: {one.text}: {one.verdict.value}")
             rows += [f"    {line[:400]}" for line in one.details[:6]]
     return "\n".join(rows)

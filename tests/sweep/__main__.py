@@ -11,8 +11,8 @@ import click
 
 from kodojo.report.progress import Bar
 from kodojo.report.table import drawn_table, plain_table
+from tests.support.accepted import ACCEPTED, accepted, judge
 from tests.support.distribution import SERIES, cache_directory
-from tests.sweep import results
 from tests.sweep.runner import sweep
 
 COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
@@ -27,7 +27,7 @@ COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
 @click.option("--resume", is_flag=True, help="Keep the results that this very code had.")
 def main(series: tuple[str, ...], sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool) -> None:
     """Load every module of both kernels' trees with its dependencies by our loader and natively."""
-    entries = results.accepted()
+    entries = accepted()
     everything: list[dict[str, Any]] = []
     rows = []
     for one in series:
@@ -45,11 +45,11 @@ def main(series: tuple[str, ...], sample: int, names: tuple[str, ...], jobs: int
             )
         everything += records
         rows.append((one, path, records, tested, seconds))
-    unused = results.judge(everything, entries)
+    unused = judge(everything, entries)
     _print_failures(everything)
     _print_table(rows)
     for entry in unused:
-        click.echo(f"{results.ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
+        click.echo(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
     bad = [record for record in everything if record["status"] not in ("agreed", "accepted")]
     sys.exit(1 if bad or unused else 0)
 
