@@ -6,7 +6,8 @@ that they have there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kodojo.image.asn1 import (
@@ -43,6 +44,8 @@ __all__ = ["Pkcs7Message", "SignedInfo", "pkcs7_parse_message"]
 
 _WARNING = 4
 _INTEGER, _OCTET_STRING, _OID, _SEQUENCE = 0x02, 0x04, 0x06, 0x30
+
+_RSA_SIGNATURE_SIZES = (256, 384, 512)
 
 _DIGESTS = {
     **{name: name for name in ("md4", "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sm3")},
@@ -106,6 +109,42 @@ def pkcs7_parse_message(
     :param log: called with level and text of each line that the kernel prints.
     :raises Asn1Error: with the kernel's errno.
     """
+    for size in _RSA_SIGNATURE_SIZES:
+        if data[-size - 4 : -size] == bytes((_OCTET_STRING, 0x82, *size.to_bytes(2, "big"))):
+            template = _template(data[:-size], size, capabilities)
+            if template is not None:
+                return _with_signature(template, data[-size:])
+    return _parse(data, capabilities, blacklist, log)
+
+
+@lru_cache(maxsize=64)
+def _template(head: bytes, size: int, capabilities: SignatureCapabilities) -> Pkcs7Message | None:
+    """What all messages with this beginning and a signature of ``size`` bytes as their end have in common.
+
+    Modules of one build differ in these bytes alone, and parsing does not look at them. None where it is not so
+    simple: certificates come along, or the kernel prints something, or refuses.
+    """
+    lines: list[str] = []
+    try:
+        message = _parse(head + bytes(size), capabilities, frozenset(), lambda _level, text: lines.append(text))
+    except Asn1Error:
+        return None
+    plain = not (lines or message.certs) and [len(info.sig.s) for info in message.signed_infos] == [size]
+    return message if plain else None
+
+
+def _with_signature(template: Pkcs7Message, signature: bytes) -> Pkcs7Message:
+    info = template.signed_infos[0]
+    own = replace(info, sig=replace(info.sig, s=signature), attributes=set(info.attributes))
+    return replace(template, certs=[], signed_infos=[own])
+
+
+def _parse(
+    data: bytes,
+    capabilities: SignatureCapabilities,
+    blacklist: frozenset[str],
+    log: Callable[[int, str], None],
+) -> Pkcs7Message:
     context = _Context(capabilities, blacklist, log)
     asn1_ber_decoder(_CONTENT_INFO, context, data)
     message = context.message
