@@ -63,9 +63,9 @@ def our_load(kernel: Kernel, image: bytes, arguments: str) -> Result:
     steps = Steps()
 
     def load(umod: int, uargs: int) -> int:
-        kernel._begin()
         try:
-            sys_init_module(kernel.target, umod, len(image), uargs, steps)
+            with kernel.operation():
+                sys_init_module(kernel.target, umod, len(image), uargs, steps)
         except DamageError as error:
             result.damage = error.why
             return -error.errno

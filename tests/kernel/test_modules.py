@@ -532,3 +532,11 @@ def test_leak_is_complained_about(kernel, built, image):
     assert said.lines[-1] == "kd_leak: freed nothing"
     assert BAD_PAGE in tainted(kernel)
     assert kernel.modules == []
+
+
+def test_modules_that_nobody_waits_for(kernel):
+    """``request_module_nowait()`` in init: what was asked for needs the very module, and comes when that is live."""
+    kernel.insmod(kernel.image.modules["6lowpan"].path)
+    loaded = {module.name: module for module in kernel.modules}
+    assert {"nhc_dest", "nhc_fragment", "nhc_udp"} < loaded.keys()
+    assert loaded["6lowpan"].refcount == len(loaded) - 1

@@ -60,6 +60,11 @@ class Calls:
             address = self._symbols[function] = self.image.kallsyms.address(function)
         return address
 
+    @property
+    def under_way(self) -> bool:
+        """Whether guest code waits for what Python does right now."""
+        return self._depth > 0
+
     def has(self, function: str) -> bool:
         return self.image.kallsyms.get(function) is not None
 

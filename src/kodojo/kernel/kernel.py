@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from kodojo.errors import (
     FaultReport,
@@ -53,7 +54,20 @@ _O_NONBLOCK = 0o4000
 _COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
 _MAGIC_SIZE = 16
 _UNPACKED_LIMIT = 256 << 20
+_PROCESS_START = 0.04  # seconds of guest time
 _LOADER_NAME = "insmod"  # the task's name in messages
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _operation(method: Callable[Concatenate[Kernel, P], T]) -> Callable[Concatenate[Kernel, P], T]:
+    @wraps(method)
+    def operation(kernel: Kernel, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with kernel.operation():
+            return method(kernel, *args, **kwargs)
+
+    return operation
 
 
 class Kernel:
@@ -170,10 +184,8 @@ class Kernel:
     def answers_requests(self, wanted: bool) -> None:
         self.requests.answer = self._modprobe if wanted else None
 
-    def _modprobe(self, name: str) -> int | None:
-        """``modprobe -q -- NAME``: its exit status; None where the image has no modules, and so no modprobe."""
-        if not self.image.modules:
-            return None
+    def _modprobe(self, name: str) -> int:
+        """``modprobe -q -- NAME``: its exit status."""
         # Only when something is asked for.
         from kodojo.kmod.config import ModprobeConfig  # noqa: PLC0415
         from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415
@@ -185,6 +197,8 @@ class Kernel:
         def insmod(path: Path, options: str) -> None:
             self._insmod(path, options, Steps())
 
+        # A process that starts gives others the time to finish: init memory of modules is freed in the background.
+        self.calls("schedule_timeout_uninterruptible", round(_PROCESS_START * self.hertz))
         config = ModprobeConfig.read(command_line=self.command_line)
         return modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
 
@@ -193,6 +207,20 @@ class Kernel:
         """The kernel's command line, as it was booted with."""
         address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
         return decode(self.memory.string(address))
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """Everything that a user does is one. Reports of faults show the log from its beginning.
+
+        At its end modprobe has its turn, for those in the kernel who asked for modules without waiting.
+        """
+        self._alive()
+        self.faults.mark = self.printk.next_sequence()
+        try:
+            yield
+        finally:
+            if self.calls.stopped is None and not self.calls.under_way:
+                self.requests.answer_later_ones()
 
     # -- looking --------------------------------------------------------------------------------------
     @property
@@ -215,32 +243,28 @@ class Kernel:
         """Seconds of guest time since power-on."""
         return self.machine.cpu.ticks / self.hertz
 
+    @_operation
     def read_file(self, path: str) -> bytes:
         """The content of a file of the guest. Raises GuestOSError with the guest's errno."""
-        self._begin()
         return self.files.read(path)
 
+    @_operation
     def write_file(self, path: str, data: bytes) -> None:
         """Write to a file of the guest, as the shell's ``>`` does. Raises GuestOSError."""
-        self._begin()
         self.files.write(path, data)
 
+    @_operation
     def list_directory(self, path: str) -> tuple[DirectoryEntry, ...]:
         """The names in a directory of the guest. Raises GuestOSError."""
-        self._begin()
         return self.files.list(path)
 
+    @_operation
     def open(self, path: str, flags: int = 0) -> OpenFile:
         """``open(2)`` in the guest, for use in ``with``. Raises GuestOSError."""
-        self._begin()
         return self.files.open(path, flags)
 
     # -- doing ----------------------------------------------------------------------------------------
-    def _begin(self) -> None:
-        """A new operation: reports of faults show the log from here on."""
-        self._alive()
-        self.faults.mark = self.printk.next_sequence()
-
+    @_operation
     def call(self, function: str | int, *arguments: Argument) -> int:
         """Call any function of the kernel, by name or address.
 
@@ -249,7 +273,6 @@ class Kernel:
 
         :raises MissingInformationError: there is no such function.
         """
-        self._begin()
         value = self.calls(function, *arguments)
         prototype = self.image.btf.function(function) if isinstance(function, str) else None
         if prototype is None:
@@ -260,19 +283,20 @@ class Kernel:
         value &= (1 << (8 * returns.size)) - 1
         return value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
 
+    @_operation
     def sleep(self, seconds: float) -> None:
         """Let guest time pass: timers, work queues and threads run."""
-        self._begin()
         self.calls("schedule_timeout_uninterruptible", max(1, round(seconds * self.hertz)))
 
     @contextmanager
     def as_user(self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()) -> Iterator[None]:
         """Ask as somebody else in the ``with`` block: these ids, and exactly these capabilities."""
-        self._begin()
+        self._alive()
         with self.tasks.credentials(uid, gid, capabilities):
             yield
 
     # -- modules --------------------------------------------------------------------------------------
+    @_operation
     def insmod(self, file: str | os.PathLike[str] | bytes, *parameters: str) -> Module:
         """Load a module as ``insmod`` does: by finit_module, or by init_module if user space had to unpack it.
 
@@ -281,7 +305,6 @@ class Kernel:
         :raises LoadError: the kernel refuses it. InputError: the file cannot be read. MachineFault,
             MachineHang: guest code crashed, or did not come back.
         """
-        self._begin()
         steps = Steps()
         self.tasks.set_name(_LOADER_NAME)
         name = "the module" if isinstance(file, bytes) else os.fspath(file)
@@ -313,9 +336,9 @@ class Kernel:
             with self.user.memory(unpacked) as umod:
                 return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
 
+    @_operation
     def rmmod(self, name: str) -> None:
         """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno."""
-        self._begin()
         self.tasks.set_name("rmmod")
         sys_delete_module(self.target, name, _O_NONBLOCK)
 
@@ -338,6 +361,7 @@ class Kernel:
         with self.user.string(value if isinstance(value, bytes) else encode(value)) as address:
             yield address
 
+    @_operation
     def init_module(self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None) -> int:
         """``init_module(2)`` by our loader: 0 or -errno of the guest.
 
@@ -345,7 +369,6 @@ class Kernel:
         :param args: likewise, a string.
         :param length: the length that the caller claims; that of ``image`` by default.
         """
-        self._begin()
         with self._in_user_memory(image) as (umod, size), self._string_in_user_memory(args) as uargs:
             try:
                 sys_init_module(self.target, umod, size if length is None else length, uargs)
@@ -353,12 +376,12 @@ class Kernel:
                 return -error.errno
         return 0
 
+    @_operation
     def finit_module(self, fd: int, args: bytes | str | int = "", flags: int = 0) -> int:
         """``finit_module(2)`` by our loader: 0 or -errno of the guest.
 
         :param fd: a descriptor of this Python process.
         """
-        self._begin()
         with self._string_in_user_memory(args) as uargs:
             try:
                 sys_finit_module(self.target, fd, uargs, flags)
@@ -366,9 +389,9 @@ class Kernel:
                 return -error.errno
         return 0
 
+    @_operation
     def delete_module(self, name: bytes | str | int, flags: int = 0) -> int:
         """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
-        self._begin()
         try:
             sys_delete_module(self.target, name, flags)
         except UnloadError as error:

@@ -1,7 +1,9 @@
 """``request_module()`` from inside the guest: what ``/sbin/modprobe`` in user space would do, done in Python.
 
 The kernel wants to start a program and waits for its exit status. Nothing can be started, so its request is
-taken at the door: at the entry of ``call_usermodehelper_exec()``.
+taken at the door: at the entry of ``call_usermodehelper_exec()``. Who does not wait for the end
+(``request_module_nowait()``) is answered at once, and the program runs when the operation that is going on is over:
+it may have to wait for just that, as for a module whose init has asked.
 """
 
 from __future__ import annotations
@@ -17,36 +19,46 @@ __all__ = ["ModuleRequests"]
 
 _WAIT_FOR_EXIT = 2  # include/linux/umh.h: UMH_WAIT_PROC
 _ARGUMENT_LIMIT = 16
+_CONCURRENT_LIMIT = 50  # kernel/module/kmod.c: MAX_KMOD_CONCURRENT
 
 
 class ModuleRequests:
     """Watches for the kernel's calls of modprobe.
 
-    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, as function or
-        as status: there is no ``/sbin/modprobe``, and the kernel finds out by itself.
+    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, and where the image
+        has no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself.
     """
 
     def __init__(self, calls: Calls, memory: KernelMemory) -> None:
         self._calls = calls
         self._memory = memory
         self._modprobe_path = calls.address("modprobe_path")
-        self.answer: Callable[[str], int | None] | None = None
+        self.answer: Callable[[str], int] | None = None
+        self._later: list[str] = []
         self._cpu = calls.cpu
         self._cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
+
+    def answer_later_ones(self) -> None:
+        """Do what was asked for by those who do not wait; they may ask again, up to a limit."""
+        for _ in range(_CONCURRENT_LIMIT):
+            if self._later and self.answer is not None:
+                self.answer(self._later.pop(0))
 
     def _asked(self) -> None:
         info = self._memory.struct("subprocess_info", self._cpu.get("rdi"))
         wait = self._cpu.get("rsi") & 0xFFFFFFFF
-        if self.answer is None or not self._is_modprobe(info):
+        if self.answer is None or not self._is_modprobe(info) or not self._calls.image.modules:
             return
-        status = self.answer(self._arguments(info)[-1])
-        if status is None:
-            return
+        status, name = 0, self._arguments(info)[-1]
+        if wait & _WAIT_FOR_EXIT:
+            status = self.answer(name)
+        elif len(self._later) < _CONCURRENT_LIMIT:
+            self._later.append(name)
         cleanup = info.get("cleanup")
         if cleanup:
             self._calls(cleanup, info.address)
         self._calls("kfree", info.address)
-        self._return(status << 8 if wait & _WAIT_FOR_EXIT else 0)
+        self._return(status << 8)
 
     def _is_modprobe(self, info: StructView) -> bool:
         path = info.get("path")

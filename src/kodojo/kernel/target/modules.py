@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kodojo.errors import decode, encode
+from kodojo.errors import FaultReport, MachineHang, decode, encode
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import Part
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, ModuleState, Region, Symbol
@@ -141,14 +141,18 @@ class ModulesPart(Part):
         self._exports.pop(mod.address, None)
 
     def wait_for_module(self, mod: Module, seconds: float | None) -> None:
-        """Sleep tick by tick; somebody else's load may go on meanwhile."""
+        """Sleep tick by tick; somebody else's load may go on meanwhile.
+
+        Raises MachineHang after the time that guest code has: who loads the module waits for the end of this wait.
+        """
         hertz = int(self.image.config.get("CONFIG_HZ", "250"))
-        ticks = (seconds if seconds is not None else 3600) * hertz
+        ticks = self.call.limit.ticks if seconds is None else seconds * hertz
         while ticks > 0 and any(other is mod and other.state not in _SETTLED for other in self.modules()):
             self.call("schedule_timeout_uninterruptible", 1)
             ticks -= 1
         if seconds is None and ticks <= 0:
-            raise KernelErrno(Errno.EINTR)
+            why = f"a load waits for the module {mod.name}, which waits for that load"
+            raise MachineHang(why, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
 
     def wake_module_wq(self) -> None:
         self.call("__wake_up", self.symbol("module_wq"), 3, 0, 0)  # TASK_NORMAL, everybody
