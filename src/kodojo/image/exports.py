@@ -1,14 +1,15 @@
-"""The symbols that a kernel exports to modules, with CRC, licence and namespace."""
+"""The symbols that a kernel exports to modules, with CRC, licence and namespace, as tables that are mapped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kodojo.errors import ImageError
+from kodojo.errors import ImageError, decode, encode
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -16,18 +17,31 @@ if TYPE_CHECKING:
     from kodojo.image.elf import ElfFile
     from kodojo.image.kallsyms import Kallsyms
 
-__all__ = ["Export", "Exports", "Symver", "parse_symvers"]
+__all__ = ["VMLINUX", "Export", "Exports"]
 
-_ENTRY = 12  # struct kernel_symbol with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS
-_MASK = (1 << 64) - 1
+VMLINUX = "vmlinux"
+"""The owner of what the kernel itself exports."""
+
+_GPL, _HAS_CRC = 1, 2
+_ARRAYS: dict[str, np.dtype[Any]] = {
+    "names": np.dtype("u1"),  # each with its NUL
+    "starts": np.dtype("<u4"),  # of the names, and the end of the last one
+    "addresses": np.dtype("<u8"),
+    "crcs": np.dtype("<u4"),
+    "flags": np.dtype("u1"),
+    "namespaces": np.dtype("<u4"),  # numbers of texts
+    "owners": np.dtype("<u4"),  # numbers of texts
+    "texts": np.dtype("u1"),  # each with its NUL; the first one is empty
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
     """One ``struct kernel_symbol`` and its CRC.
 
-    :param crc: None if the kernel has no CRCs (``CONFIG_MODVERSIONS``).
+    :param crc: None if it has none (``CONFIG_MODVERSIONS``).
     :param namespace: None for the common namespace, which needs no import.
+    :param owner: who exports it: ``vmlinux``, or the path of a module in the tree without ``.ko``.
     """
 
     name: str
@@ -35,100 +49,84 @@ class Export:
     crc: int | None
     gpl: bool
     namespace: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Symver:
-    """A line of ``Module.symvers``; ``module`` is a path without ``.ko``, or ``vmlinux``."""
-
-    name: str
-    crc: int
-    module: str
-    gpl: bool
-    namespace: str | None
-
-
-class _Table:
-    """One ``__ksymtab``: decoded entry by entry, since a lookup needs about 14 of them."""
-
-    def __init__(self, elf: ElfFile, table: tuple[int, int], crcs: tuple[int, int] | None, gpl: bool) -> None:
-        self._elf = elf
-        self._gpl = gpl
-        self.address, size = table
-        self.count = size // _ENTRY
-        if size % _ENTRY or (crcs is not None and crcs[1] != 4 * self.count):
-            raise ImageError(
-                f"{elf.name}: its export table at {self.address:#x} has a format that kodojo does not know"
-            )
-        self._offsets = self._array(self.address, 3 * self.count, "<i4")
-        self._crcs = None if crcs is None else self._array(crcs[0], self.count, "<u4")
-
-    def _array(self, address: int, count: int, dtype: str) -> npt.NDArray[np.int32]:
-        start = self._elf.offset_of(address) if count else 0
-        if start is None or start + 4 * count > len(self._elf.data):
-            raise ImageError(f"{self._elf.name}: its export table at {address:#x} is not in the file")
-        return np.frombuffer(self._elf.data, dtype, count, start)
-
-    def name(self, index: int) -> bytes:
-        return self._elf.string(self._field(index, 1))
-
-    def export(self, index: int) -> Export:
-        namespace = b""
-        if self._offsets[3 * index + 2]:  # exports from assembly have no pointer, others may have an empty string
-            namespace = self._elf.string(self._field(index, 2))
-        return Export(
-            self.name(index).decode("utf-8", "surrogateescape"),
-            self._field(index, 0),
-            None if self._crcs is None else int(self._crcs[index]) & 0xFFFFFFFF,
-            self._gpl,
-            namespace.decode("utf-8", "surrogateescape") or None,
-        )
-
-    def _field(self, index: int, field: int) -> int:
-        """The value of a field is relative to the field itself."""
-        return (self.address + _ENTRY * index + 4 * field + int(self._offsets[3 * index + field])) & _MASK
-
-    def find(self, name: bytes) -> int | None:
-        """Binary search by ``strcmp`` order, as ``kernel/module/main.c: find_exported_symbol_in_section``."""
-        low, high = 0, self.count
-        while low < high:
-            middle = (low + high) // 2
-            found = self.name(middle)
-            if found == name:
-                return middle
-            if found < name:
-                low = middle + 1
-            else:
-                high = middle
-        return None
+    owner: str = VMLINUX
 
 
 class Exports:
-    """The kernel's two export tables.
+    """Two export tables, the plain one and that of GPL-only symbols, each sorted by name.
 
-    :param elf: the vmlinux; its tables are found by section name, or by ``__start___ksymtab`` and the like in
-        ``kallsyms`` if section headers have been stripped.
-    :raises ImageError: the tables are damaged or of an unknown format.
+    :param arrays: what :meth:`index_arrays` returned.
+    :raises ImageError: the arrays do not fit together.
     """
 
-    def __init__(self, elf: ElfFile, kallsyms: Kallsyms | None = None) -> None:
-        self._tables = []
-        for suffix, gpl in (("", False), ("_gpl", True)):
-            table = _locate(elf, kallsyms, "__ksymtab" + suffix)
-            if table is not None and table[1]:
-                crcs = _locate(elf, kallsyms, "__kcrctab" + suffix)
-                self._tables.append(_Table(elf, table, crcs if crcs and crcs[1] else None, gpl))
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, dtype in _ARRAYS.items():
+            if name not in arrays or arrays[name].dtype != dtype:
+                raise _damaged(name)
+        self._arrays = {name: arrays[name] for name in _ARRAYS}
+        self._names = memoryview(arrays["names"].data)
+        self._starts = memoryview(arrays["starts"].data)  # a search takes numbers one by one: numpy is slow at that
+        self._texts = bytes(arrays["texts"]).split(b"\0")[:-1]
+        count = len(arrays["addresses"])
+        if any(len(arrays[name]) != count for name in ("crcs", "flags", "namespaces", "owners")):
+            raise _damaged("arrays of different lengths")
+        if len(self._starts) != count + 1 or self._starts[-1] != len(self._names):
+            raise _damaged("positions outside the names")
+        if count and max(arrays["namespaces"].max(), arrays["owners"].max()) >= len(self._texts):
+            raise _damaged("numbers of texts that there are not")
+        self._plain = count - int(np.count_nonzero(arrays["flags"] & _GPL))
         self._known: dict[tuple[str, bool], Export | None] = {}
+
+    @classmethod
+    def decode(cls, elf: ElfFile, kallsyms: Kallsyms | None = None) -> Exports:
+        """Decode the tables of a kernel.
+
+        :param elf: the vmlinux; its tables are found by section name, or by ``__start___ksymtab`` and the like in
+            ``kallsyms`` if section headers have been stripped.
+        :raises ImageError: the tables are damaged or of an unknown format.
+        """
+        from kodojo.image.export_tables import decode_exports  # noqa: PLC0415  (once for each kernel)
+
+        return cls.of(decode_exports(elf, kallsyms))
+
+    @classmethod
+    def of(cls, exports: Iterable[Export]) -> Exports:
+        """Make the tables from their entries, in whatever order."""
+        entries = sorted((export.gpl, encode(export.name), export) for export in exports)
+        texts = {"": 0}
+        names = [name + b"\0" for _, name, _ in entries]
+        rows = [
+            (
+                export.address,
+                export.crc or 0,
+                _GPL * export.gpl | _HAS_CRC * (export.crc is not None),
+                texts.setdefault(export.namespace or "", len(texts)),
+                texts.setdefault(export.owner, len(texts)),
+            )
+            for _, _, export in entries
+        ]
+        columns: list[tuple[int, ...]] = list(zip(*rows, strict=True)) or [()] * 5
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "names": np.frombuffer(b"".join(names), np.uint8),
+            "starts": np.cumsum([0, *map(len, names)]).astype("<u4"),
+            "texts": np.frombuffer(b"".join(encode(text) + b"\0" for text in texts), np.uint8),
+        }
+        for name, column in zip(("addresses", "crcs", "flags", "namespaces", "owners"), columns, strict=True):
+            arrays[name] = np.array(column, _ARRAYS[name])
+        return cls(arrays)
+
+    def index_arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the tables as arrays, to be saved and given back to :class:`Exports`."""
+        return self._arrays
 
     def __repr__(self) -> str:
         return f"<Exports, {len(self)} symbols>"
 
     def __len__(self) -> int:
-        return sum(table.count for table in self._tables)
+        return len(self._starts) - 1
 
     def __iter__(self) -> Iterator[Export]:
-        for table in self._tables:
-            yield from (table.export(index) for index in range(table.count))
+        return map(self._export, range(len(self)))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.find(name) is not None
@@ -141,47 +139,52 @@ class Exports:
         try:
             return self._known[name, gplok]
         except KeyError:
-            found = self._known[name, gplok] = self._find(name.encode("utf-8", "surrogateescape"), gplok)
+            found = self._known[name, gplok] = self._find(encode(name), gplok)
             return found
 
     def get(self, name: str) -> Export | None:
         """Return an export of either table, None if there is none."""
         return self.find(name)
 
-    def _find(self, name: bytes, gplok: bool) -> Export | None:
-        for table in self._tables:
-            if (gplok or not table._gpl) and (index := table.find(name)) is not None:
-                return table.export(index)
-        return None
+    def owners(self) -> frozenset[str]:
+        """Who exports something: ``vmlinux``, paths of modules."""
+        return frozenset(decode(self._texts[number]) for number in np.unique(self._arrays["owners"]))
 
-
-def _locate(elf: ElfFile, kallsyms: Kallsyms | None, name: str) -> tuple[int, int] | None:
-    """Return address and size of a table."""
-    section = elf.sections.get(name)
-    if section is not None:
-        return section.address, section.size
-    if kallsyms is None:
-        return None
-    start, stop = kallsyms.get(f"__start_{name}"), kallsyms.get(f"__stop_{name}")
-    return (start, stop - start) if start is not None and stop is not None and stop >= start else None
-
-
-def parse_symvers(text: str, name: str = "Module.symvers") -> dict[str, Symver]:
-    """Parse a ``Module.symvers`` as ``scripts/mod/modpost.c: read_dump`` does; the first of two lines wins.
-
-    :param name: what messages call the text.
-    :raises ImageError: a line has another form.
-    """
-    found: dict[str, Symver] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line:
-            continue
-        fields = line.split("\t")
+    def of_owner(self, owner: str) -> list[Export]:
+        """What one owner exports, the plain table first, each sorted by name."""
         try:
-            crc = int(fields[0], 16)
-            symbol, module, kind = fields[1:4]
+            number = self._texts.index(encode(owner))
         except ValueError:
-            raise ImageError(f"{name}:{number}: not a line of a Module.symvers: {line[:80]!r}") from None
-        namespace = fields[4] if len(fields) > 4 else ""
-        found.setdefault(symbol, Symver(symbol, crc, module, kind.endswith("_GPL"), namespace or None))
-    return found
+            return []
+        return [self._export(int(index)) for index in np.flatnonzero(self._arrays["owners"] == number)]
+
+    def has_crcs(self) -> bool:
+        """Whether any export has a CRC."""
+        return bool((self._arrays["flags"] & _HAS_CRC).any())
+
+    def _find(self, name: bytes, gplok: bool) -> Export | None:
+        tables = [(0, self._plain), (self._plain, len(self))]
+        for low, high in tables if gplok else tables[:1]:
+            index = bisect_left(range(len(self)), name, low, high, key=self._name)
+            if index < high and self._name(index) == name:
+                return self._export(index)
+        return None
+
+    def _name(self, index: int) -> bytes:
+        return bytes(self._names[self._starts[index] : self._starts[index + 1] - 1])
+
+    def _export(self, index: int) -> Export:
+        arrays = self._arrays
+        flags = int(arrays["flags"][index])
+        return Export(
+            decode(self._name(index)),
+            int(arrays["addresses"][index]),
+            int(arrays["crcs"][index]) if flags & _HAS_CRC else None,
+            bool(flags & _GPL),
+            decode(self._texts[arrays["namespaces"][index]]) or None,
+            decode(self._texts[arrays["owners"][index]]),
+        )
+
+
+def _damaged(what: str) -> ImageError:
+    return ImageError(f"the index of the kernel's exports is damaged: {what}")

@@ -220,7 +220,17 @@ class Image:
         """What the kernel exports to modules."""
         from kodojo.image.exports import Exports  # noqa: PLC0415
 
-        return Exports(self.elf, None if "__ksymtab" in self.elf.sections else self.kallsyms)
+        def make() -> Mapping[str, Any]:
+            kallsyms = None if "__ksymtab" in self.elf.sections else self.kallsyms
+            return Exports.decode(self.elf, kallsyms).index_arrays()
+
+        try:
+            return Exports(self._index.arrays("exports", make))
+        except MissingInformationError:
+            raise
+        except ImageError:  # the index is not of this kernel or version
+            self._index.forget("exports")
+            return Exports(self._index.arrays("exports", make))
 
     @cached_property
     def btf(self) -> Btf:

@@ -2,7 +2,7 @@ import pytest
 
 from kodojo.errors import ImageError
 from kodojo.image.elf import ElfFile
-from kodojo.image.exports import Export, Exports, Symver, parse_symvers
+from kodojo.image.exports import Export, Exports
 from kodojo.image.kallsyms import Kallsyms
 from tests.support.kernel_file import ALLOC, EXEC, KernelWriter, export_tables, small_kernel
 
@@ -29,7 +29,7 @@ def tables(number=50, crc_bytes=4):
 def test_find():
     """Every export is found with its address, CRC, licence and namespace."""
     elf, text = tables()
-    exports = Exports(elf)
+    exports = Exports.decode(elf)
     assert len(exports) == len(list(exports)) == 54
     for i in range(50):
         assert exports.find(f"sym_{i}") == Export(f"sym_{i}", text + 16 * i, i, i % 2 == 0, None)
@@ -43,7 +43,7 @@ def test_find():
 def test_gplok():
     """The plain table comes first; that of the GPL-only symbols is closed to others."""
     elf, text = tables()
-    exports = Exports(elf)
+    exports = Exports.decode(elf)
     assert exports.find("both").address == text + 1
     assert exports.find("sym_2", gplok=False) is None
     assert exports.find("sym_2").gpl
@@ -53,52 +53,29 @@ def test_gplok():
 def test_namespaces():
     """No pointer and an empty string both mean the common namespace."""
     elf, _ = tables()
-    assert [e.name for e in Exports(elf) if e.namespace is not None] == ["in_space"]
+    assert [e.name for e in Exports.decode(elf) if e.namespace is not None] == ["in_space"]
 
 
 def test_no_crcs():
     """Without CRC tables (CONFIG_MODVERSIONS) exports have no CRC."""
     elf, _ = tables(crc_bytes=0)
-    assert Exports(elf).find("both").crc is None
+    assert Exports.decode(elf).find("both").crc is None
 
 
 def test_disagreement():
     """CRC tables of another length than the export tables are refused."""
     elf, _ = tables(crc_bytes=2)
     with pytest.raises(ImageError, match="format that kodojo does not know"):
-        Exports(elf)
+        Exports.decode(elf)
 
 
 def test_without_section_headers():
     """Tables without section headers are found through kallsyms."""
     stripped = ElfFile(small_kernel(headers=False), "vmlinux")
     whole = ElfFile(small_kernel(), "vmlinux")
-    assert list(Exports(stripped, Kallsyms.decode(stripped))) == list(Exports(whole))
-    assert len(Exports(whole)) == 3
-    assert len(Exports(stripped)) == 0
-
-
-def test_symvers():
-    """Module.symvers gives CRC, module, licence and namespace, which old files leave out."""
-    text = (
-        "0xd272d446\t__fentry__\tvmlinux\tEXPORT_SYMBOL\t\n"
-        "0x0000002a\tusb_stor\tdrivers/usb/storage\tEXPORT_SYMBOL_GPL\tUSB_STORAGE\n"
-        "\n"
-        "0x00000001\told\tvmlinux\tEXPORT_SYMBOL_GPL\n"
-        "0x00000002\told\tother\tEXPORT_SYMBOL\t\n"
-    )
-    assert parse_symvers(text) == {
-        "__fentry__": Symver("__fentry__", 0xD272D446, "vmlinux", gpl=False, namespace=None),
-        "usb_stor": Symver("usb_stor", 42, "drivers/usb/storage", gpl=True, namespace="USB_STORAGE"),
-        "old": Symver("old", 1, "vmlinux", gpl=True, namespace=None),
-    }
-
-
-@pytest.mark.parametrize("line", ["nonsense", "0xzz\ta\tb\tEXPORT_SYMBOL", "0x1\ta\tb"])
-def test_bad_symvers(line):
-    """A line of another form is refused by its number."""
-    with pytest.raises(ImageError, match=r"my\.symvers:2: "):
-        parse_symvers("0x1\ta\tvmlinux\tEXPORT_SYMBOL\t\n" + line, "my.symvers")
+    assert list(Exports.decode(stripped, Kallsyms.decode(stripped))) == list(Exports.decode(whole))
+    assert len(Exports.decode(whole)) == 3
+    assert len(Exports.decode(stripped)) == 0
 
 
 @pytest.mark.kernel
