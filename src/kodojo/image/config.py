@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["Config", "embedded_config", "parse_config"]
+__all__ = ["Config", "config_lines", "embedded_config", "parse_config"]
 
 _LINE = re.compile(r"^(CONFIG_\w+)=(.*?)\r?$", re.ASCII | re.MULTILINE)
+_SETTING = re.compile(rb"^(CONFIG_\w+)=(.*?)\r?$", re.MULTILINE)
 _LIMIT = 16 << 20
 
 
@@ -38,6 +39,11 @@ class Config(Mapping[str, str]):
 def parse_config(text: str) -> Config:
     """Parse a ``.config``; lines that are no settings are ignored, the last of two settings wins."""
     return Config({name: _unquoted(value) for name, value in _LINE.findall(text)})
+
+
+def config_lines(data: bytes) -> bytes:
+    """The lines of a ``.config`` that set something, and no others."""
+    return b"".join(b"%s=%s\n" % setting for setting in _SETTING.findall(data))
 
 
 def _unquoted(value: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kodojo.errors import ImageError, InputError, MissingInformationError, decode
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.image.index import Index, open_index
+from kodojo.image.locate import KernelFiles
 from kodojo.image.tree import ModuleTree
 
 if TYPE_CHECKING:
@@ -20,10 +21,23 @@ if TYPE_CHECKING:
     from kodojo.image.exports import Exports
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.image.keyring import Certificate
+    from kodojo.image.oids import OidRegistry
     from kodojo.image.store import Store
     from kodojo.loader.verdict import Verdict
 
-__all__ = ["Image"]
+__all__ = ["FACTS", "Image"]
+
+FACTS = frozenset(
+    {
+        "release", "architecture", "vermagic", "config", "exports", "module exports",
+        "kernel", "symbols", "types", "keys", "messages",
+    }
+)  # fmt: skip
+"""What may be known about a kernel.
+
+``kernel``: its code; ``symbols``: addresses; ``types``: the layouts of its structures; ``keys``: whom it trusts;
+``messages``: all that it can print; ``module exports``: those of the modules of its tree.
+"""
 
 _PACKAGES = (".deb", ".rpm")
 # Where the kernel's linker scripts gather constant strings; those of init code stand in .init.data.
@@ -55,8 +69,8 @@ class Image:
     def open(cls, name_or_path: str | Path) -> Image:
         """Open a kernel by its name in the store, or by path.
 
-        :param name_or_path: a directory (an unpacked package), a vmlinuz or vmlinux, a .deb or .rpm (which is
-            added to the store), or a name in the store.
+        :param name_or_path: a directory (an unpacked package, headers, a build tree), a vmlinuz or vmlinux, a
+            Module.symvers, a .deb or .rpm (which is added to the store), or a name in the store.
         :raises InputError: there is no such thing, or a directory holds none or several.
         :raises ImageError: it is no kernel that kodojo can use.
         :raises StoreError: the store or the index cannot be written.
@@ -66,6 +80,8 @@ class Image:
             image = cls.from_directory(path)
         elif path.is_file() and path.suffix in _PACKAGES:
             return _store().add(path)
+        elif path.is_file() and "symvers" in path.name:
+            image = cls.from_directory(path.parent)
         elif path.is_file():
             image = cls._from_kernel(path)
         elif isinstance(name_or_path, str) and "/" not in name_or_path and path.suffix not in _PACKAGES:
@@ -87,13 +103,20 @@ class Image:
     def from_directory(cls, root: Path, index_directory: Path | None = None) -> Image:
         """Take the kernel in a directory: an unpacked package, or the files side by side.
 
+        Where there are only headers, or a build tree without its kernel, the image is a description
+        (:class:`kodojo.image.described.DescribedImage`).
+
         :param index_directory: a directory for the image's index alone; None: one in the store's directory.
         :raises InputError: no kernel there, or several.
         """
-        from kodojo.image.locate import find_kernel  # noqa: PLC0415
+        from kodojo.image.locate import find_kernel_or_description  # noqa: PLC0415
 
-        files = find_kernel(Path(root).absolute())
-        return cls(files.vmlinuz, files.modules, files.config, index_directory)
+        files = find_kernel_or_description(Path(root).absolute())
+        if isinstance(files, KernelFiles):
+            return cls(files.vmlinuz, files.modules, files.config, index_directory)
+        from kodojo.image.described import DescribedImage  # noqa: PLC0415
+
+        return DescribedImage(files, index_directory)
 
     @classmethod
     def from_files(
@@ -139,6 +162,19 @@ class Image:
         return decode(self._index.facts[fact])
 
     # What it is
+
+    kind: ClassVar[str] = "kernel"
+    """``kernel``, or ``headers`` for one that is only described: it can be asked, but not booted."""
+
+    @property
+    def describes(self) -> frozenset[str]:
+        """Which facts there are (of :data:`FACTS`); asking for another one is a MissingInformationError."""
+        return FACTS - {"module exports"}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is incomplete or contradictory in what the image was made of, in plain words."""
+        return ()
 
     @property
     def release(self) -> str:
@@ -232,6 +268,17 @@ class Image:
             self._index.forget("exports")
             return Exports(self._index.arrays("exports", make))
 
+    @property
+    def module_exports(self) -> Exports:
+        """What the modules of the kernel's tree export, and which of them (``Export.owner``).
+
+        :raises MissingInformationError: no ``Module.symvers`` tells it.
+        """
+        raise MissingInformationError(
+            f"{self.release}: no Module.symvers is there that lists what modules export",
+            hint="look into the modules of the tree instead",
+        )
+
     @cached_property
     def btf(self) -> Btf:
         """The kernel's types.
@@ -264,6 +311,29 @@ class Image:
         from kodojo.image.keyring import trusted_certificates  # noqa: PLC0415
 
         return trusted_certificates(self.elf, self.kallsyms)
+
+    @cached_property
+    def oids(self) -> OidRegistry:
+        """The object identifiers that the kernel knows by name."""
+        from kodojo.image.oids import OidRegistry  # noqa: PLC0415
+
+        return OidRegistry.from_kernel(self.elf, self.kallsyms)
+
+    def for_dry_load(self) -> Image:
+        """The image as a loader asks it that runs nothing; what is not known is presumed, and noted."""
+        return self
+
+    def cannot_check(self, what: str) -> None:
+        """A stage of the loader says what it cannot check because the image lacks a fact.
+
+        :raises MissingInformationError: unless somebody keeps account (:meth:`for_dry_load`).
+        """
+        raise MissingInformationError(f"{self.path}: {what}")
+
+    @property
+    def unmade(self) -> tuple[str, ...]:
+        """What the stages of a loader could not check (:meth:`cannot_check`)."""
+        return ()
 
     def check(self, file: str | os.PathLike[str] | bytes, *args: str) -> Verdict:
         """Would this kernel load the file with these arguments? Nothing is booted and nothing runs.

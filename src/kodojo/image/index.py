@@ -12,7 +12,7 @@ import mmap
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,7 +27,7 @@ from kodojo.image.elf import ElfFile
 if TYPE_CHECKING:
     from kodojo.image.arrays import Arrays
 
-__all__ = ["Index", "data_directory", "open_index"]
+__all__ = ["Index", "Shelf", "data_directory", "fact_arrays", "keep", "make_directory", "open_index"]
 
 _FORMAT = b"1"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset({"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"})
@@ -37,16 +37,11 @@ _NT_GNU_BUILD_ID = 3
 
 
 @dataclass(frozen=True)
-class Index:
-    """An open index.
-
-    :param facts: by name: ``release``, ``banner``, ``vermagic``, ``build_id``, ``identity``, ...
-    :param vmlinux: the mapped file.
-    """
+class Shelf:
+    """A directory of the index, and the facts that were written into it when it was made."""
 
     directory: Path
     facts: dict[str, bytes]
-    vmlinux: mmap.mmap
 
     def arrays(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays kept under a name, made and (if possible) kept if they are absent or damaged."""
@@ -55,12 +50,24 @@ class Index:
             return read_arrays(path)
         except (OSError, CorruptError):
             made = make()
-            _keep(path, lambda file: write_arrays(file, made))
+            keep(path, lambda file: write_arrays(file, made))
             return made
 
     def forget(self, name: str) -> None:
         """Remove arrays that turned out to be useless."""
         (self.directory / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Index(Shelf):
+    """An open index of a kernel.
+
+    The facts: ``release``, ``banner``, ``vermagic``, ``build_id``, ``identity``, ...
+
+    :param vmlinux: the mapped file.
+    """
+
+    vmlinux: mmap.mmap
 
 
 def data_directory() -> Path:
@@ -100,11 +107,11 @@ def open_index(vmlinuz: Path, directory: Path | None) -> Index:
         if index is None:
             raise CorruptError(f"{directory}: cannot be read back", hint=f"remove it (rm -r {directory})")
     if note:
-        _keep(record, lambda file: file.write(note))
+        keep(record, lambda file: file.write(note))
     return index
 
 
-def _keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write what saves time later; where that cannot be written, time is not saved."""
     from kodojo.durable import write_atomically  # noqa: PLC0415
 
@@ -148,24 +155,43 @@ def _read(directory: Path, source: str) -> Index | None:
 
 
 def _make(vmlinuz: Path, directory: Path, source: str) -> None:
-    import shutil  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
-    from kodojo.durable import disk_error  # noqa: PLC0415
     from kodojo.image.vmlinuz import extract  # noqa: PLC0415
 
     with vmlinuz.open("rb") as file:
         kernel = extract(file.read(), str(vmlinuz))
     facts = _facts(kernel.elf, str(vmlinuz))
     facts |= {"source": source.encode(), "setup_header": kernel.setup_header}
+    files: dict[str, Callable[[BinaryIO], object]] = {
+        "vmlinux": lambda file: file.write(kernel.elf),
+        "facts": lambda file: write_arrays(file, fact_arrays(facts)),
+    }
+    make_directory(directory, files, lambda: _read(directory, source) is not None)
+
+
+def fact_arrays(facts: Mapping[str, bytes]) -> Arrays:
+    """Facts as they are written."""
+    return {name: np.frombuffer(value, np.uint8) for name, value in facts.items()}
+
+
+def make_directory(
+    directory: Path, files: Mapping[str, Callable[[BinaryIO], object]], there: Callable[[], bool]
+) -> None:
+    """Write a directory of the index as a whole, unless it is there by then: another process may be faster.
+
+    :raises StoreError: it cannot be written.
+    """
+    import shutil  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
+    from kodojo.durable import disk_error  # noqa: PLC0415
+
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
         try:
-            arrays = {name: np.frombuffer(value, np.uint8) for name, value in facts.items()}
-            _write(temporary / "vmlinux", lambda file: file.write(kernel.elf))
-            _write(temporary / "facts", lambda file: write_arrays(file, arrays))
-            if _read(directory, source) is None:  # else another process was faster
+            for name, write in files.items():
+                _write(temporary / name, write)
+            if not there():
                 _put_in_place(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

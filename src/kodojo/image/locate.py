@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kodojo.errors import InputError
 
-__all__ = ["KernelFiles", "files_around", "find_kernel", "find_modules"]
+if TYPE_CHECKING:
+    from kodojo.image.description import DescriptionFiles
+
+__all__ = ["KernelFiles", "files_around", "find_kernel", "find_kernel_or_description", "find_modules"]
 
 _PATTERNS = (
     "boot/vmlinuz-*",
@@ -64,6 +68,27 @@ def find_kernel(directory: Path) -> KernelFiles:
     files = files_around(next(iter(kernels.values())))
     if files.modules is None and _has_modules(directory):
         files = replace(files, modules=directory)
+    return files
+
+
+def find_kernel_or_description(directory: Path) -> KernelFiles | DescriptionFiles:
+    """The one kernel in a directory; or, where there is none, what describes one.
+
+    :raises InputError: there is neither, or there are several.
+    """
+    from kodojo.image.description import find_description  # noqa: PLC0415  (kernels are the usual case)
+
+    try:
+        files = find_kernel(directory)
+    except InputError:
+        described = find_description(directory)
+        if described is None:
+            raise
+        return described
+    if files.vmlinuz.name == "vmlinux":  # headers packages have one without code, for its types
+        described = find_description(files.vmlinuz.parent)
+        if described is not None and described.types == files.vmlinuz:
+            return described
     return files
 
 

@@ -12,8 +12,12 @@ import struct
 from typing import TYPE_CHECKING
 
 from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.image.tree import fold
 from kodojo.loader.decompress import module_decompress
+from kodojo.loader.described_modules import DescribedModules
 from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
+from kodojo.loader.load_info import NAME_OFFSET
+from kodojo.loader.module_list import MODULE_NAME_LEN
 from kodojo.loader.module_memory import find_place, read_bytes, read_string, self_relative
 from kodojo.loader.parameters import KernelParam, kernel_params
 from kodojo.loader.symbols import KERNEL_SYMBOL_SIZE
@@ -52,7 +56,7 @@ class DryTarget:
     def __init__(
         self, image: Image, *, capabilities: frozenset[int] | None = None, module_blacklist: str = ""
     ) -> None:
-        self.image = image
+        self.image = image.for_dry_load()
         self.capabilities = capabilities
         self.log: list[LogRecord] = []
         self.taints = 0
@@ -73,7 +77,8 @@ class DryTarget:
         self._vmalloc_next = VMALLOC_START
         self._user_next = USER_START
         self._percpu_used = 0
-        kallsyms = image.kallsyms
+        self._described = DescribedModules(self.image)
+        kallsyms = self.image.kallsyms
         self._param_ops = {address: name for name in TYPES if (address := kallsyms.get(name)) is not None}
 
     # -- the user's side: memory and files of the calling process -------------------------------------
@@ -212,6 +217,14 @@ class DryTarget:
 
     def place_module(self, mod: Module, info: LoadInfo) -> None:
         self._fields.setdefault(mod, {})
+        region, offset = info.placement[info.index.mod]
+        struct = bytes(region.data[offset : offset + int(info.sechdrs["sh_size"][info.index.mod])])
+        if "types" not in self.image.describes and any(
+            struct[:NAME_OFFSET] + struct[NAME_OFFSET + MODULE_NAME_LEN :]
+        ):
+            self.image.cannot_check(
+                "struct module in the file is not empty: which of its members are set is not known"
+            )
 
     def struct_module(self, mod: Module) -> bytes:
         return b""
@@ -257,7 +270,18 @@ class DryTarget:
                 symbol = _bsearch(table, name)
                 if symbol is not None:
                     return symbol
-        return None
+        # Names that the module itself exports are looked up when its tables are there; only then are they.
+        resolving = not any(mod.state == ModuleState.UNFORMED and mod in self._exports for mod in self._modules)
+        return self._described.presume(name, gplok=gplok) if self._described.active and resolving else None
+
+    def stand_in(self, names: Iterable[str]) -> None:
+        """Let modules count as loaded whose files are not there, if the image describes what modules export."""
+        loaded = {mod.name for mod in self._modules}
+        wanted = [name for name in map(fold, names) if name not in loaded]
+        if self._described.active and wanted:
+            for mod, exports in self._described.stand_ins(wanted):
+                self._exports[mod] = exports
+                self._modules.insert(0, mod)
 
     def _kernel_symbols(self, mod: Module, prefix: str) -> list[Symbol]:
         """The export table of a module, in its order."""

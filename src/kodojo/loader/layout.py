@@ -344,6 +344,8 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     for path, value in values.items():
         field = struct.field(path)
         place = start + field.offset
+        if not field.size:  # where it is is not known
+            continue
         if place + field.size > len(content):
             raise info.damage("struct module reaches beyond the end of the file")
         content[place : place + field.size] = value.to_bytes(field.size, "little")
@@ -383,6 +385,8 @@ def _find_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
         raise info.damage("the section .gnu.linkonce.this_module does not contain a struct module")
     mod.address = region.base + offset
     taints = struct.field("taints")
+    if not taints.size:  # where it is is not known
+        return
     mod.taints = int.from_bytes(region.data[offset + taints.offset :][: taints.size], "little")
 
 

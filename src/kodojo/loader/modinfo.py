@@ -164,6 +164,9 @@ def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:
             "the module does not say for which kernel it was built, and this kernel does not load by force",
             "Build the module against the headers of exactly this kernel.",
         )
+    if "vermagic" not in target.image.describes:
+        target.image.cannot_check("version magic: the description does not say for which release it is")
+        return
     vermagic = target.image.vermagic
     if same_magic(modmagic, encode(vermagic), has_crcs=bool(info.index.vers)):
         return

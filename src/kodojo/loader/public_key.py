@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from kodojo.errors import UnmodelledError
 from kodojo.image.asn1 import EBADMSG, Asn1Error, Element, Primitive, asn1_ber_decoder, sequence
-from kodojo.image.oids import OidRegistry
 from kodojo.image.x509 import Certificate, Dialect
 
 if TYPE_CHECKING:
@@ -118,6 +117,8 @@ class SignatureCapabilities:
 
         An algorithm that is a module counts as absent: nothing loads it in a kernel that has just booted.
         """
+        if "config" not in image.describes:
+            return cls()
         config = image.config
 
         def built_in(option: str) -> bool:
@@ -125,7 +126,7 @@ class SignatureCapabilities:
 
         keys = image.btf.struct("public_key") if image.btf.has("public_key") else None
         signature = image.btf.struct("public_key_signature") if image.btf.has("public_key_signature") else None
-        oids = OidRegistry.from_kernel(image.elf, image.kallsyms)
+        oids = image.oids
         public_keys = {name for name, option in _KEY_OPTIONS.items() if built_in(option)}
         if "id_ansip521r1" not in oids:
             public_keys.discard("ecdsa-nist-p521")
@@ -199,6 +200,8 @@ class TrustedKeys:
     @classmethod
     def from_image(cls, image: Image) -> TrustedKeys:
         """Return the keys of a kernel that has just booted without firmware keys."""
+        if "keys" not in image.describes:
+            return cls()
         from kodojo.image import keyring  # noqa: PLC0415  (only needed here)
 
         return cls(

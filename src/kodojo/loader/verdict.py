@@ -17,7 +17,7 @@ from kodojo.loader.target import ModuleState
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kodojo.errors import LogRecord
     from kodojo.image.image import Image
@@ -38,6 +38,8 @@ class Verdict:
     :param steps: what the loader did, in order; the last one is where it stopped.
     :param slug: kebab-case name of the reason; ``ok`` if there is none.
     :param unchecked: parameters whose values only the module's own code can judge.
+    :param unmade: checks that could not be made with what is known about the kernel, each with the reason. An
+        ``errno`` never comes from one of them; ``ok`` says that nothing else speaks against it.
     """
 
     ok: bool
@@ -48,6 +50,7 @@ class Verdict:
     steps: tuple[Step, ...] = ()
     slug: str = "ok"
     unchecked: tuple[str, ...] = ()
+    unmade: tuple[str, ...] = ()
 
 
 def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True) -> Verdict:
@@ -62,6 +65,17 @@ def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, depend
     """
     content = read_module(file)
     target = DryTarget(image)
+    verdict = _dry_load(target, content, args, dependencies=dependencies)
+    if target.image is image:
+        return verdict
+    from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
+
+    return settle(
+        verdict, target.image, lambda other: _dry_load(DryTarget(other), content, args, dependencies=dependencies)
+    )
+
+
+def _dry_load(target: DryTarget, content: bytes, args: Sequence[str], *, dependencies: bool) -> Verdict:
     if dependencies:
         load_dependencies(target, content)
     target.unchecked.clear()
@@ -79,8 +93,15 @@ def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, depend
             steps=tuple(steps),
             slug=error.slug,
             unchecked=tuple(target.unchecked),
+            unmade=target.image.unmade,
         )
-    return Verdict(ok=True, log=target.log_since(mark), steps=tuple(steps), unchecked=tuple(target.unchecked))
+    return Verdict(
+        ok=True,
+        log=target.log_since(mark),
+        steps=tuple(steps),
+        unchecked=tuple(target.unchecked),
+        unmade=target.image.unmade,
+    )
 
 
 def load(target: DryTarget, content: bytes, args: str = "", steps: Steps | None = None) -> Module:
@@ -104,12 +125,18 @@ def load_dependencies(target: DryTarget, content: bytes) -> None:
             load(target, target.image.modules[name].read())
         except LoadError:
             continue
+    target.stand_in([name for name in _depends(content) if name not in target.image.modules])
+
+
+def _depends(content: bytes) -> list[str]:
+    """The names that ``depends=`` has."""
+    found = _DEPENDS.search(content)
+    return [name for name in decode(found.group(1)).split(",") if name] if found else []
 
 
 def _dependencies(image: Image, content: bytes) -> Iterator[str]:
     """Names of modules in an order in which they can be loaded."""
-    found = _DEPENDS.search(content)
-    for name in decode(found.group(1)).split(",") if found else ():
+    for name in _depends(content):
         module = image.modules.get(name)
         if module is None:
             continue

@@ -43,8 +43,8 @@ def test_repeated():
     "line",
     [
         b"nonsense", b"0xzz\ta\tb\tEXPORT_SYMBOL", b"0x1\ta\tb", b"0x1\t\tb\tEXPORT_SYMBOL", b"0x1\ta\tb\tEXPORT",
-        b"0x100000000\ta\tb\tEXPORT_SYMBOL", b"-1\ta\tb\tEXPORT_SYMBOL", b"0x1\t" + b"a" * 600 + b"\tb\tEXPORT_SYMBOL",
-        b"\0" * 80,
+        b"0x100000000\ta\tb\tEXPORT_SYMBOL", b"-1\ta\tb\tEXPORT_SYMBOL",
+        b"0x1\t" + b"a" * 600 + b"\tb\tEXPORT_SYMBOL", b"\0" * 80,
     ],
 )  # fmt: skip
 def test_bad_line(line):
