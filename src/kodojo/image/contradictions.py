@@ -25,8 +25,8 @@ _MACHINE = re.compile(rb'^#define\s+UTS_MACHINE\s+"(\w+)"', re.MULTILINE)
 _OWNED = {
     "USB": "usb_register_driver", "SCSI": "scsi_host_alloc", "ATA": "ata_host_activate", "HID": "hid_add_device",
     "SND": "snd_card_new", "DRM": "drm_dev_register", "CFG80211": "wiphy_register", "BT": "hci_register_dev",
-    "MAC80211": "ieee80211_register_hw", "I2C": "i2c_add_adapter", "MMC": "mmc_add_host",
-    "IPV6": "inet6_register_protosw", "MII": "mii_link_ok", "JBD2": "jbd2_journal_start", "FAT_FS": "fat_fill_super", "NLS": "load_nls",
+    "MAC80211": "ieee80211_register_hw", "I2C": "i2c_add_adapter", "MMC": "mmc_add_host", "MII": "mii_link_ok",
+    "IPV6": "inet6_register_protosw", "JBD2": "jbd2_journal_start", "FAT_FS": "fat_fill_super", "NLS": "load_nls",
     "BLK_DEV_MD": "md_register_thread", "NF_CONNTRACK": "nf_conntrack_alloc", "SUNRPC": "rpc_run_task",
 }  # fmt: skip
 

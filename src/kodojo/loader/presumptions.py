@@ -22,6 +22,9 @@ _RESTING = {
     ),
 }
 
+# Slugs of refusals whose log shows the value of a symbol.
+_SHOWS_VALUE = frozenset({"relocation-target-nonzero"})
+
 
 def settle(verdict: Verdict, image: Image, again: Callable[[Image], Verdict]) -> Verdict:
     """Make of a dry load into a described kernel what can be said for sure.
@@ -41,7 +44,10 @@ def settle(verdict: Verdict, image: Image, again: Callable[[Image], Verdict]) ->
 
 
 def _without_guesses(verdict: Verdict, image: PresumedImage) -> Verdict:
-    """A refusal that rests on a value which was invented is none."""
+    """A refusal that rests on a value which was invented is none; a value in the log that may be so is said to be."""
+    if verdict.slug in _SHOWS_VALUE and "symbols" not in image.describes:
+        what = "the value in the log: the addresses of the kernel's symbols are not known"
+        return replace(verdict, unmade=(*verdict.unmade, what))
     fact, what = _RESTING.get(verdict.slug, ("", ""))
     if not fact or fact in image.describes:
         return verdict
