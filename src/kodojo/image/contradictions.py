@@ -54,7 +54,7 @@ def contradictions(
 def _about_release(files: DescriptionFiles, release: Release, config: Config) -> Iterator[str]:
     if not release.certain:
         yield (
-            f"{files.directory}: neither include/generated/utsrelease.h nor include/config/kernel.release is there:"
+            "neither include/generated/utsrelease.h nor include/config/kernel.release is there:"
             " version magic cannot be compared; build or install the headers completely (make modules_prepare)"
         )
         return
@@ -62,15 +62,15 @@ def _about_release(files: DescriptionFiles, release: Release, config: Config) ->
     # Debian's kernel.release has another third number than its releases; the first two are the same.
     if release.kernel_release and version_of(release.kernel_release) != version:
         yield (
-            f"{files.directory}: utsrelease.h says {release.name}, kernel.release says {release.kernel_release}:"
+            f"utsrelease.h says {release.name}, kernel.release says {release.kernel_release}:"
             " one of them is of another build"
         )
     noted = _CONFIG_VERSION.search(read_small(files.config)) if files.config else None
     if noted is not None and version_of(decode(noted[1])) != version:
-        yield f"{files.config}: made for Linux {decode(noted[1])}, but the release is {release.name}"
+        yield f"configuration: made for Linux {decode(noted[1])}, but the release is {release.name}"
     local = config.get("CONFIG_LOCALVERSION", "")
     if local and local not in release.name:
-        yield f"{files.config}: says CONFIG_LOCALVERSION={local}, but the release is {release.name}"
+        yield f"configuration: says CONFIG_LOCALVERSION={local}, but the release is {release.name}"
 
 
 def _about_architecture(files: DescriptionFiles, config: Config) -> Iterator[str]:
@@ -78,19 +78,19 @@ def _about_architecture(files: DescriptionFiles, config: Config) -> Iterator[str
         return
     architecture = architecture_of(config)
     if architecture is None:
-        yield f"{files.config or files.auto_conf}: for no architecture that kodojo knows"
+        yield "configuration: for no architecture that kodojo knows"
         return
     machine = _MACHINE.search(read_small(files.directory / "include/generated/compile.h"))
     if machine is not None and machine[1].decode() not in architecture.machines:
         named = next(
             (each.name for each in ARCHITECTURES if machine[1].decode() in each.machines), decode(machine[1])
         )
-        yield f"{files.directory}: compile.h is of a build for {named}, the configuration is for {architecture.name}"
+        yield f"compile.h is of a build for {named}, the configuration is for {architecture.name}"
 
 
 def _about_config(files: DescriptionFiles, config: Config, generated: Config) -> Iterator[str]:
     if not config:
-        yield f"{files.directory}: no .config is there: what depends on options is taken as distributions have it"
+        yield "no .config is there: what depends on options is taken as distributions have it"
         return
     if not files.config or not generated:
         return
@@ -98,7 +98,7 @@ def _about_config(files: DescriptionFiles, config: Config, generated: Config) ->
     if changed:
         shown = ", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
         yield (
-            f"{files.config}: differs in {len(changed)} options from auto.conf ({shown}):"
+            f"configuration: differs in {len(changed)} options from auto.conf ({shown}):"
             " it was changed after the last build"
         )
 
@@ -112,16 +112,16 @@ def _about_exports(
     files: DescriptionFiles, config: Config, exports: Exports, module_exports: Exports
 ) -> Iterator[str]:
     if not exports:
-        yield f"{files.symvers}: lists nothing that the kernel itself exports: vmlinux was not built"
+        yield f"{files.symvers.name}: lists nothing that the kernel itself exports: vmlinux was not built"
     if not config:
         return
     crcs = exports.has_crcs() or module_exports.has_crcs()
     if config.enabled("MODVERSIONS") and exports and not crcs:
-        yield f"{files.symvers}: has no checksums (CRCs), but the configuration has CONFIG_MODVERSIONS=y"
+        yield f"{files.symvers.name}: has no checksums (CRCs), but the configuration has CONFIG_MODVERSIONS=y"
     if not config.enabled("MODVERSIONS") and crcs:
-        yield f"{files.symvers}: has checksums (CRCs), but the configuration has no CONFIG_MODVERSIONS"
+        yield f"{files.symvers.name}: has checksums (CRCs), but the configuration has no CONFIG_MODVERSIONS"
     if exports and not module_exports and "m" in config.values():
-        yield f"{files.symvers}: lists nothing that modules export: only vmlinux was built"
+        yield f"{files.symvers.name}: lists nothing that modules export: only vmlinux was built"
     yield from _about_owners(files, config, exports, module_exports)
 
 
@@ -135,4 +135,4 @@ def _about_owners(
         if listed is not None and value != ("y" if listed.owner == VMLINUX else "m"):
             wrong.append(f"{symbol} is exported by {listed.owner} and CONFIG_{option} is {value or 'not set'}")
     if wrong:
-        yield f"{files.symvers}: of another build than the configuration: {'; '.join(wrong[:3])}"
+        yield f"{files.symvers.name}: of another build than the configuration: {'; '.join(wrong[:3])}"

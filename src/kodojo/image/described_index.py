@@ -28,7 +28,7 @@ from kodojo.image.symvers import parse_symvers, read_symvers
 from kodojo.image.vermagic import architecture_of, compose_vermagic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from kodojo.image.arrays import Arrays
     from kodojo.image.config import Config
@@ -54,15 +54,15 @@ def open_described(files: DescriptionFiles, directory: Path | None) -> Shelf:
     :raises ImageError: a file is damaged.
     :raises StoreError: the index cannot be written.
     """
-    paths = files.all()
+    parts = files.parts()
     if directory is None:
         root = data_directory() / "index"
         record = root / "by-path" / f"{zlib.crc32(encode(str(files.symvers))):08x}"
-        source, note = _content(paths, record)
+        source, note = _content(parts, record)
         directory = root / f"described-{source[:32]}"
     else:
         record = directory / "source"
-        source, note = _content(paths, record)
+        source, note = _content(parts, record)
     shelf = _read(directory, source)
     if shelf is None:
         _make(files, directory, source)
@@ -74,24 +74,22 @@ def open_described(files: DescriptionFiles, directory: Path | None) -> Shelf:
     return shelf
 
 
-def _content(paths: Sequence[Path], record: Path) -> tuple[str, bytes]:
+def _content(parts: Mapping[str, Path], record: Path) -> tuple[str, bytes]:
     """The SHA-256 of all files, from the record of the last time if none of them has changed; a new record."""
     keys = []
     try:
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                status = path.stat()
-                keys.append(f"{path} {status.st_size} {status.st_dev}:{status.st_ino} {status.st_mtime_ns}")
+        for path in parts.values():
+            status = path.stat()
+            keys.append(f"{path} {status.st_size} {status.st_dev}:{status.st_ino} {status.st_mtime_ns}")
         key = hashlib.sha256(encode("\0".join(keys))).hexdigest()
         with contextlib.suppress(OSError, UnicodeDecodeError):
             noted = record.read_text("ascii").split()
             if len(noted) == 2 and noted[0] == key and re.fullmatch(r"[0-9a-f]{64}", noted[1]):
                 return noted[1], b""
         digest = hashlib.sha256()
-        for path in paths:
-            if path.is_file():
-                with path.open("rb") as file:
-                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        for name, path in parts.items():
+            with path.open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     return digest.hexdigest(), f"{key} {digest.hexdigest()}".encode()

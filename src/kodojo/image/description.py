@@ -44,12 +44,14 @@ class DescriptionFiles:
     types: Path | None = None
     modules: Path | None = None
 
-    def all(self) -> tuple[Path, ...]:
-        """The files whose content makes up the description (those that may not be there as well)."""
-        generated = [self.directory / name for name in GENERATED]
-        evidence = [self.headers / name for name in (*HEADERS, *SOURCES)] if self.headers else []
-        known = (self.symvers, self.config, self.auto_conf, self.types)
-        return (*(path for path in known if path is not None), *generated, *evidence)
+    def parts(self) -> dict[str, Path]:
+        """The files whose content makes up the description, by their paths in a build tree."""
+        named = {".config": self.config, "include/config/auto.conf": self.auto_conf, "vmlinux": self.types}
+        places = {self.symvers.name: self.symvers} | {name: path for name, path in named.items() if path is not None}
+        places |= {name: self.directory / name for name in GENERATED}
+        if self.headers is not None:
+            places |= {name: self.headers / name for name in (*HEADERS, *SOURCES)}
+        return {name: path for name, path in places.items() if path.is_file()}
 
 
 GENERATED = (
@@ -64,6 +66,8 @@ SOURCES = (
     "kernel/module/main.c", "kernel/module/signing.c", "kernel/module/strict_rwx.c", "kernel/params.c",
     "mm/execmem.c", "arch/x86/kernel/module.c",
 )  # fmt: skip
+BUILD_FILES = frozenset({SYMVERS, ".config", "Makefile", "vmlinux", "include/config/auto.conf", *GENERATED, *HEADERS})
+"""What is wanted of a build tree or of headers, by path in it."""
 
 
 def find_description(root: Path) -> DescriptionFiles | None:

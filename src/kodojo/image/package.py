@@ -1,8 +1,9 @@
 """Kernel packages (.deb, .rpm) unpacked, without the package manager and without trust in the archive.
 
 Only what a kernel image needs is written: the members below ``boot/``, ``lib/modules/`` and
-``usr/lib/modules/`` (written to ``lib/modules/``, so that every package looks alike). What is in a
-package is recognised by content, never by name, and these are refused, each with the member's name:
+``usr/lib/modules/`` (written to ``lib/modules/``, so that every package looks alike), and of headers those
+few that describe the kernel. What is in a package is recognised by content, never by name, and these are
+refused, each with the member's name:
 
 - a member with an absolute path or with ``..`` in its path, wherever it would go;
 - a symbolic or hard link that leaves the package, devices, FIFOs and sockets;
@@ -20,6 +21,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -31,9 +33,11 @@ from kodojo.durable import Progress, disk_error
 from kodojo.errors import InputError, PackageError
 from kodojo.image import rpm
 from kodojo.image.archive import CHUNK, Member, Window, decompressed, honest_errors
+from kodojo.image.description import BUILD_FILES
 
 __all__ = ["is_package", "packages_in", "unpack"]
 
+_FLAVOUR = re.compile(r"linux-headers-(?P<release>[^_]+)-[^-_]+_(?P<version>[^_]+)_[^_]+\.deb")
 _AR_MAGIC = b"!<arch>\n"
 _SUFFIXES = (".deb", ".rpm")
 _MAXIMUM_MEMBERS = 200_000  # a distribution kernel has about 5,000
@@ -62,10 +66,20 @@ def packages_in(source: Path) -> list[Path]:
     Distributions split a kernel: ``linux-image``, ``linux-modules``; ``kernel-core``, ``kernel-modules``.
     """
     if not source.is_dir():
-        return [source] if is_package(source) else []
+        return [source, *_other_halves(source)] if is_package(source) else []
     if (source / "boot").is_dir() or (source / "lib").is_dir():  # an unpacked tree, whatever else is in it
         return []
     return sorted(path for path in source.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+
+
+def _other_halves(package: Path) -> list[Path]:
+    """The package beside this one with what the headers of all flavours of a kernel share (Debian, Ubuntu)."""
+    found = _FLAVOUR.fullmatch(package.name)
+    if found is None:
+        return []
+    release, version = found["release"], found["version"]
+    names = (f"linux-headers-{release}-common_{version}_all.deb", f"linux-headers-{release}_{version}_all.deb")
+    return [path for path in (package.with_name(name) for name in names) if path.is_file()]
 
 
 def unpack(source: Path, destination: Path, progress: Progress | None = None) -> str:
@@ -97,7 +111,7 @@ def unpack(source: Path, destination: Path, progress: Progress | None = None) ->
             contents |= tree.contents
         if not contents:
             raise PackageError(
-                f"{source}: holds no kernel: nothing below boot/ or lib/modules/",
+                f"{source}: holds no kernel: nothing below boot/ or lib/modules/, and no headers with Module.symvers",
                 hint="take the package with the kernel itself: linux-image-... or kernel-core-...",
             )
     listing = "".join(f"{name}\0{digest}\n" for name, digest in sorted(contents.items()))
@@ -303,7 +317,8 @@ class _Tree:
     def _add_symlink(self, member: Member, parts: tuple[str, ...], path: str) -> None:
         if member.target.startswith("/"):
             # Those are where real packages have absolute links; neither kind is written.
-            to_the_source = len(parts) >= 4 and path.count("/") == 3 and parts[-1] in ("build", "source")
+            below = parts[parts[:1] == ("usr",) :]
+            to_the_source = below[:2] == ("lib", "modules") and below[3:] in (("build",), ("source",))
             outside = not path and len(parts) > 1 and parts[0] == "usr"
             if not to_the_source and not outside:
                 self._refuse(member, f"is a link to {member.target!r}, outside the package")
@@ -379,4 +394,11 @@ def _wanted(parts: tuple[str, ...]) -> str:
     """Where a member goes below the root; empty if it is not for us."""
     if parts[:3] == ("usr", "lib", "modules"):
         parts = parts[1:]
-    return "/".join(parts) if parts[:1] == ("boot",) or parts[:2] == ("lib", "modules") else ""
+    if parts[:1] == ("boot",):
+        return "/".join(parts)
+    build = parts[:4] if parts[:2] == ("lib", "modules") and parts[3:4] == ("build",) else ()
+    if parts[:2] == ("usr", "src"):
+        build = parts[:4] if parts[2:3] == ("kernels",) else parts[:3]
+    if build:  # there are ten thousand headers
+        return "/".join(parts) if "/".join(parts[len(build) :]) in BUILD_FILES else ""
+    return "/".join(parts) if parts[:2] == ("lib", "modules") else ""

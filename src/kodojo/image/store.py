@@ -3,9 +3,11 @@
 ::
 
     ROOT/                     $KODOJO_STORE, else $XDG_DATA_HOME/kodojo, else ~/.local/share/kodojo
-        images/NAME/          NAME is the release; RELEASE+DIGEST for another content of the same release
+        images/NAME/          NAME is the release; RELEASE+headers for a kernel that is only described;
+                              RELEASE+DIGEST, RELEASE+headers+DIGEST for another content of the same release
             description       a checked file: what this is, and where its parts are
             boot/             vmlinuz and config, copies in any case
+            headers/          of headers and build trees what describes the kernel, copies, too
             lib/modules/      the module tree, if it came in a package; one given as a directory is
                               referred to where it is
             index/            what Image computed once from the above
@@ -39,7 +41,8 @@ from kodojo.durable import (
     write_checked,
 )
 from kodojo.errors import CorruptError, ImageError, InputError, KodojoError, StoreError
-from kodojo.image.locate import KernelFiles, files_around, find_kernel, find_modules
+from kodojo.image.description import DescriptionFiles, describe_build
+from kodojo.image.locate import KernelFiles, files_around, find_kernel_or_description, find_modules
 from kodojo.image.versions import version_key
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "Store", "lock", "read_checked", "write_atomically", "write_checked"]
 
 _INCOMING = ".incoming-"
+_HEADERS = "+headers"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 _PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*")
 _LARGEST_KERNEL = 1 << 30  # bytes; a vmlinux with debug information has about 0.5 GiB
@@ -60,13 +64,14 @@ class _Description:
     """What ``images/NAME/description`` says. Paths are below ``images/NAME``, or absolute: referred to."""
 
     release: str
-    vmlinuz: str
+    vmlinuz: str  # empty for a kernel that is only described
     config: str | None
     modules: str | None
     source: str  # what was given to `kodojo kernel add`
     digest: str  # of names and contents of all parts
     package: str  # digest of the package files, empty if there were none
     identity: str  # Image.identity
+    headers: str = ""  # the directory with Module.symvers of a kernel that is only described
 
     def pack(self) -> bytes:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}, indent=1).encode() + b"\n"
@@ -154,7 +159,7 @@ class Store:
         if name is None:
             return self._current_of(names)
         if name == "newest":
-            return _plain(names, names[-1])
+            return _newest(names)
         beginning = [each for each in names if each.startswith(name)]
         # "6.1" is 6.1.0-56 rather than 6.12.3, as people count.
         counted = [each for each in beginning if not (name[-1:].isdigit() and each[len(name) :][:1].isdigit())]
@@ -177,6 +182,8 @@ class Store:
         name = self.resolve(name)
         directory = self._images / name
         description = _Description.read(directory)
+        if description.headers:
+            return _open_headers(directory, description, name)
         files = KernelFiles(
             vmlinuz=directory / description.vmlinuz,
             config=directory / description.config if description.config else None,
@@ -205,7 +212,7 @@ class Store:
     def _current_of(self, names: list[str]) -> str:
         path = self.root / "current"
         chosen = read_checked(path, "current").decode() if path.exists() else ""
-        return chosen if chosen in names else _plain(names, names[-1])
+        return chosen if chosen in names else _newest(names)
 
     def add(
         self,
@@ -240,11 +247,15 @@ class Store:
             with _messages_about(directory, path):
                 if packages:
                     digest = unpack(path, directory, progress)
-                    files = find_kernel(directory)
+                    files = find_kernel_or_description(directory)
                 else:
                     digest = ""
                     directory.mkdir(mode=0o700)
-                    files = find_kernel(path) if path.is_dir() else files_around(path)
+                    files = find_kernel_or_description(path) if path.is_dir() else _of_file(path)
+                if isinstance(files, DescriptionFiles):
+                    described = _describe_headers(files, directory, modules, config)
+                    described = replace(described, source=str(source or path.name), package=package)
+                    return self.open(self._place(directory, described))
                 _check_size(files.vmlinuz)
                 image = _open_image(replace(files, modules=None), directory / "index")
                 files = _override(files, modules and find_modules(modules, image.release), config)
@@ -306,6 +317,7 @@ class Store:
         write_checked(directory / "description", description.pack(), "image")
         release, digest = description.release, description.digest
         with lock(self.root / "lock"):
+            release += _HEADERS if description.headers else ""
             for name in (release, f"{release}+{digest[:8]}"):
                 place = self._images / name
                 try:
@@ -352,10 +364,36 @@ class Store:
             return ""
 
 
+def _newest(names: list[str]) -> str:
+    """The newest kernel, described ones only if there are no others: those cannot be booted."""
+    whole = [name for name in names if _HEADERS not in name]
+    return _plain(names, (whole or names)[-1])
+
+
 def _plain(names: list[str], name: str) -> str:
-    """Of RELEASE and RELEASE+DIGEST the former, if there is one: what a person means who says neither."""
-    release, _, digest = name.rpartition("+")
-    return release if re.fullmatch(r"[0-9a-f]{8}", digest) and release in names else name
+    """RELEASE rather than RELEASE+headers or RELEASE+DIGEST, if there is one: what is meant by who says neither."""
+    for part in (r"\+[0-9a-f]{8}", re.escape(_HEADERS)):
+        shorter = re.sub(f"{part}$", "", name)
+        if shorter in names:
+            name = shorter
+    return name
+
+
+def _open_headers(directory: Path, description: _Description, name: str) -> Image:
+    from kodojo.image.described import DescribedImage  # noqa: PLC0415  (rarely needed)
+
+    files = describe_build(directory / description.headers)
+    if files is None:
+        again = f"kodojo kernel remove {name}, then add it again"
+        raise CorruptError(f"{directory / description.headers}: its Module.symvers has gone", hint=again)
+    if description.modules:
+        files = replace(files, modules=directory / description.modules)
+    return DescribedImage(files, directory / "index")
+
+
+def _of_file(path: Path) -> KernelFiles | DescriptionFiles:
+    described = describe_build(path.parent) if "symvers" in path.name else None
+    return described or files_around(path)
 
 
 def _open_image(files: KernelFiles, index: Path) -> Image:
@@ -427,16 +465,53 @@ def _describe(image: Image, files: KernelFiles, directory: Path, unpacked: str) 
     return _Description(release, vmlinuz, config, modules, "", digest.hexdigest(), "", image.identity)
 
 
+def _describe_headers(
+    files: DescriptionFiles, directory: Path, modules: Path | None, config: Path | None
+) -> _Description:
+    """Bring what describes a kernel below ``directory``: all of its headers, as one tree."""
+    from kodojo.image.described import DescribedImage  # noqa: PLC0415  (rarely needed)
+
+    parts = files.parts() | ({".config": config} if config is not None else {})
+    for name, path in parts.items():
+        _copy(path, directory / "headers" / name)
+    shutil.rmtree(directory / "usr", ignore_errors=True)  # what was unpacked has been copied
+    described = describe_build(directory / "headers")
+    image = DescribedImage(described or files, directory / "index")
+    if "release" not in image.describes:
+        raise ImageError(
+            f"{directory}: nothing says which release this is, and so it cannot have a name",
+            hint="add the headers as their package has them, or with include/generated/utsrelease.h of the build",
+        )
+    if not _SAFE_NAME.fullmatch(image.release):
+        raise ImageError(f"{directory}: its release {image.release!r} is no name of a kernel")
+    tree = find_modules(modules, image.release) if modules is not None else files.modules
+    return _Description(
+        release=image.release,
+        vmlinuz="",
+        config=None,
+        modules=str(tree.resolve()) if tree is not None else None,
+        source="",
+        digest=image.identity,
+        package="",
+        identity=image.identity,
+        headers="headers",
+    )
+
+
 def _bring(path: Path, directory: Path, name: str) -> str:
     """Copy a file to ``directory/name`` unless it is in the directory already; where it is then."""
     if path.is_relative_to(directory):
         return str(path.relative_to(directory))
-    target = directory / name
-    target.parent.mkdir(mode=0o700, exist_ok=True)
+    _copy(path, directory / name)
+    return name
+
+
+def _copy(path: Path, target: Path) -> None:
+    for parent in reversed(target.parents):
+        parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with path.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
-    return name
 
 
 @contextlib.contextmanager
