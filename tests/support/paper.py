@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kodojo.errors import ImageError
 from kodojo.image.exports import Export
+from kodojo.image.image import FACTS
 
 EARLY = frozenset(
     {
@@ -123,6 +124,11 @@ class PaperImage:
     architecture: str = "x86_64"
     modules: dict = field(default_factory=dict)
     elf: NoMemory = field(default_factory=NoMemory)
+    describes: frozenset[str] = FACTS - {"module exports"}
+    unmade: tuple[str, ...] = ()
+
+    def for_dry_load(self) -> PaperImage:
+        return self
 
     def has_text(self, text: bytes) -> bool:
         return any(text in own for own in self.texts)

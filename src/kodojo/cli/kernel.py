@@ -9,7 +9,7 @@ import click
 
 from kodojo.cli.app import App, json_option, pass_app
 from kodojo.errors import KodojoError
-from kodojo.report.kernels import KernelLine, SnapshotFacts, kernel_facts, list_rows, show_rows
+from kodojo.report.kernels import KernelLine, SnapshotFacts, architecture, kernel_facts, list_rows, show_rows
 
 if TYPE_CHECKING:
     from kodojo.image.image import Image
@@ -39,6 +39,9 @@ def kernel() -> None:
 def add(app: App, source: str | None, modules: Path | None, config: Path | None) -> None:
     """Add a kernel: SOURCE is a .deb, a .rpm, an unpacked directory, a vmlinuz, or the name of a package.
 
+    Headers packages, build trees and a Module.symvers describe a kernel: enough to check modules, not to boot it.
+    The name of such a one ends with +headers.
+
     Without SOURCE the distribution's newest kernel is fetched by the package manager, or the one in /boot is taken.
     """
     before = set(app.store.names())
@@ -49,11 +52,20 @@ def add(app: App, source: str | None, modules: Path | None, config: Path | None)
     facts = {
         "name": name,
         "release": image.release,
-        "architecture": image.architecture,
+        "architecture": architecture(image),
+        "kind": image.kind,
         "modules": len(image.modules),
+        "warnings": list(image.warnings),
     }
     if app.json:
         app.out_json(facts | {"added": added})
+        return
+    for warning in image.warnings:
+        app.say(f"kodojo: {name}: {warning}")
+    if added and "kernel" not in image.describes:
+        app.out(
+            f"{name} added: it is described, not there; modules can be checked against it, but it cannot be booted"
+        )
     elif added:
         app.out(f"{name} added, with {facts['modules']} modules; kodojo boot {name} starts it")
     else:
@@ -77,7 +89,9 @@ def list_(app: App) -> None:
         app.out_json(lines)
     elif lines:
         app.table(
-            ("", "kernel", "architecture", "modules", "snapshots"), list_rows(lines), ("green", "cyan", "", "", "")
+            ("", "kernel", "what", "architecture", "modules", "snapshots"),
+            list_rows(lines),
+            ("green", "cyan", "", "", "", ""),
         )
     else:
         app.say("kodojo: no kernels yet; kodojo kernel add fetches the newest of this distribution")
@@ -88,7 +102,13 @@ def _line(store: Store, name: str, *, current: bool) -> KernelLine:
         image = store.open(name)
         snapshots = [path for path in store.snapshots_directory(image).glob("[!.]*") if path.is_dir()]
         return KernelLine(
-            name, image.release, image.architecture, len(image.modules), len(snapshots), current=current
+            name,
+            image.release,
+            architecture(image),
+            len(image.modules),
+            len(snapshots),
+            current=current,
+            kind=image.kind,
         )
     except KodojoError as error:
         return KernelLine(name, current=current, problem=error.message)
@@ -118,6 +138,8 @@ def show(app: App, name: str | None) -> None:
 def _snapshots(store: Store, image: Image) -> list[SnapshotFacts]:
     from kodojo.kernel.snapshots import existing  # noqa: PLC0415  imports the emulator
 
+    if "kernel" not in image.describes:
+        return []
     return [SnapshotFacts(key.cmdline, key.memory) for key, _ in existing(store, image)]
 
 

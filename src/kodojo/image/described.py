@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from kodojo.errors import ImageError, MissingInformationError, decode
 from kodojo.image.described_index import open_described
+from kodojo.image.description import COMPLETE
 from kodojo.image.image import Image
 from kodojo.image.tree import ModuleTree
 
@@ -53,7 +54,7 @@ class DescribedImage(Image):
     def _missing(self, what: str, hint: str = "") -> NoReturn:
         raise MissingInformationError(
             f"{self.path}: {what}",
-            hint=hint or f"use the package with the kernel itself (linux-image-{self._text('release') or '...'})",
+            hint=hint or f"use the package with the kernel itself: linux-image-{self._text('release') or '...'}",
         )
 
     # What it is
@@ -74,15 +75,15 @@ class DescribedImage(Image):
 
     @property
     def release(self) -> str:
-        return self._text("release") or self._missing("nothing says which release this is", _COMPLETE)
+        return self._text("release") or self._missing("nothing says which release this is", COMPLETE)
 
     @property
     def architecture(self) -> str:  # type: ignore[override]
-        return self._text("architecture") or self._missing("nothing says which architecture this is", _COMPLETE)
+        return self._text("architecture") or self._missing("nothing says which architecture this is", COMPLETE)
 
     @property
     def vermagic(self) -> str:
-        return self._text("vermagic") or self._missing("the version magic cannot be told", _COMPLETE)
+        return self._text("vermagic") or self._missing("the version magic cannot be told", COMPLETE)
 
     @property
     def banner(self) -> str:
@@ -176,20 +177,19 @@ class DescribedImage(Image):
 
     @property
     def setup_header(self) -> bytes:
-        self._missing("there is no kernel, only its description", _BOOT)
+        self._missing(_ONLY_DESCRIBED)
 
     @property
     def elf(self) -> ElfFile:
-        self._missing("there is no kernel, only its description", _BOOT)
+        self._missing(_ONLY_DESCRIBED)
 
     @property
     def kallsyms(self) -> Kallsyms:
-        self._missing("there is no kernel whose symbols could be read")
+        self._missing(_ONLY_DESCRIBED)
 
     @property
     def keyring(self) -> tuple[Certificate, ...]:
         self._missing("the description has no trusted keys")
 
 
-_COMPLETE = "give the whole headers package, or a build tree after `make modules_prepare`"
-_BOOT = "a description can be checked against, not booted: add the package with the kernel itself (linux-image-...)"
+_ONLY_DESCRIBED = "the kernel is only described: modules can be checked against it, but there is nothing to boot"

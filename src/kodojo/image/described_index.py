@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kodojo.errors import CorruptError, InputError, MissingInformationError, encode
+from kodojo.errors import CorruptError, ImageError, InputError, MissingInformationError, encode
 from kodojo.image.arrays import read_arrays, write_arrays
 from kodojo.image.config import config_lines, parse_config
 from kodojo.image.contradictions import contradictions
-from kodojo.image.description import DescriptionFiles, read_small
+from kodojo.image.description import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles, read_small
 from kodojo.image.evidence import evidence
 from kodojo.image.exports import VMLINUX, Exports
 from kodojo.image.index import Shelf, data_directory, fact_arrays, keep, make_directory
@@ -78,8 +78,10 @@ def _content(parts: Mapping[str, Path], record: Path) -> tuple[str, bytes]:
     """The SHA-256 of all files, from the record of the last time if none of them has changed; a new record."""
     keys = []
     try:
-        for path in parts.values():
+        for name, path in parts.items():
             status = path.stat()
+            if status.st_size > (LARGEST_VMLINUX if name == "vmlinux" else LARGEST_TEXT):
+                raise ImageError(f"{path}: too large to be what its name says", hint=COMPLETE)
             keys.append(f"{path} {status.st_size} {status.st_dev}:{status.st_ino} {status.st_mtime_ns}")
         key = hashlib.sha256(encode("\0".join(keys))).hexdigest()
         with contextlib.suppress(OSError, UnicodeDecodeError):

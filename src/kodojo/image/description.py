@@ -15,13 +15,24 @@ from pathlib import Path
 from kodojo.errors import ImageError, InputError
 from kodojo.image.elf import ElfFile
 
-__all__ = ["DescriptionFiles", "describe_build", "find_description", "read_small"]
+__all__ = [
+    "COMPLETE",
+    "LARGEST_TEXT",
+    "LARGEST_VMLINUX",
+    "DescriptionFiles",
+    "describe_build",
+    "find_description",
+    "read_small",
+]
 
 SYMVERS = "Module.symvers"
 _SYMVERS_NAMES = (SYMVERS, "symvers", "symvers.gz", "symvers.xz", "symvers.zst")
 _PATTERNS = ("usr/src/*", "usr/src/kernels/*", "lib/modules/*/build", "usr/lib/modules/*/build", "build")
 _INCLUDED_MAKEFILE = re.compile(rb"^include\s+\S*?([^/\s]+)/Makefile\s*$", re.MULTILINE)
-_LARGEST_TEXT = 16 << 20
+
+LARGEST_TEXT = 32 << 20  # bytes; a distribution's Module.symvers has about 2 MiB
+LARGEST_VMLINUX = 64 << 20  # bytes; one that has only types has about 6 MiB
+COMPLETE = "give the whole headers package, or a build tree after `make modules_prepare`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +125,13 @@ def read_small(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST_TEXT + 1)
+            data = file.read(LARGEST_TEXT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > _LARGEST_TEXT:
-        raise ImageError(f"{path}: larger than 16 MiB", hint="give the headers as their package installs them")
+    if len(data) > LARGEST_TEXT:
+        raise ImageError(f"{path}: too large to be what its name says", hint=COMPLETE)
     return data
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodojo.errors import KodojoError, MissingInformationError
+from kodojo.image.image import FACTS
 
 if TYPE_CHECKING:
     from kodojo.image.image import Image
@@ -16,6 +17,7 @@ __all__ = [
     "KernelFacts",
     "KernelLine",
     "SnapshotFacts",
+    "architecture",
     "kernel_facts",
     "list_rows",
     "mebibytes",
@@ -28,6 +30,7 @@ CONFIG_FACTS = (
 )  # fmt: skip
 """Options that decide which modules load, and how."""
 
+_KINDS = {"kernel": "kernel", "headers": "headers only"}
 _PREEMPTION = ("PREEMPT_RT", "PREEMPT", "PREEMPT_VOLUNTARY", "PREEMPT_NONE", "PREEMPT_DYNAMIC")
 
 
@@ -41,7 +44,7 @@ class SnapshotFacts:
 
 @dataclass(frozen=True, slots=True)
 class KernelLine:
-    """One kernel in the list. ``problem`` says why it cannot be used, if so."""
+    """One kernel in the list. ``problem`` says why it cannot be used, if so; ``kind`` is :attr:`Image.kind`."""
 
     name: str
     release: str = ""
@@ -50,6 +53,7 @@ class KernelLine:
     snapshots: int = 0
     current: bool = False
     problem: str = ""
+    kind: str = "kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ class KernelFacts:
     :param config: option without ``CONFIG_`` to its value, "" if it is not set; None if the configuration is unknown.
     :param config_inferred: there was no config file; the values are what the kernel itself shows.
     :param size: bytes that the kernel takes in the store, without snapshots.
+    :param kind: ``kernel``, or ``headers`` for one that is only described.
+    :param missing: facts that are not known (of :data:`kodojo.image.image.FACTS`).
+    :param warnings: what is incomplete or contradictory.
     """
 
     name: str
@@ -74,6 +81,14 @@ class KernelFacts:
     size: int
     snapshots: tuple[SnapshotFacts, ...]
     current: bool
+    kind: str
+    missing: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def architecture(image: Image) -> str:
+    """For people: empty if it is not known."""
+    return _or_nothing(image, "architecture")
 
 
 def _or_nothing(image: Image, attribute: str) -> str:
@@ -94,17 +109,20 @@ def kernel_facts(
     return KernelFacts(
         name=name,
         release=image.release,
-        architecture=image.architecture,
+        architecture=architecture(image),
         vermagic=_or_nothing(image, "vermagic"),
         build_id=image.build_id,
         exports=exports,
         config=_config_facts(image),
-        config_inferred=image.config_path is None,
+        config_inferred=image.config_path is None and image.kind == "kernel",
         modules=len(image.modules),
         builtin=len(image.builtin),
         size=size,
         snapshots=tuple(snapshots),
         current=current,
+        kind=image.kind,
+        missing=tuple(sorted(FACTS - image.describes - {"module exports"})),
+        warnings=image.warnings,
     )
 
 
@@ -129,11 +147,18 @@ def _snapshot_text(snapshot: SnapshotFacts) -> str:
 
 
 def list_rows(kernels: Iterable[KernelLine]) -> list[tuple[str, ...]]:
-    """Rows for the list: mark of the current one, name, architecture, modules, snapshots or what is wrong."""
+    """Rows for the list: mark of the current one, name, kind, architecture, modules, snapshots or what is wrong."""
     return [
-        ("*" if line.current else "", line.name, "", "", line.problem)
+        ("*" if line.current else "", line.name, "", "", "", line.problem)
         if line.problem
-        else ("*" if line.current else "", line.name, line.architecture, str(line.modules), str(line.snapshots))
+        else (
+            "*" if line.current else "",
+            line.name,
+            _KINDS[line.kind],
+            line.architecture,
+            str(line.modules),
+            str(line.snapshots) if line.kind == "kernel" else "",
+        )
         for line in kernels
     ]
 
@@ -142,9 +167,10 @@ def show_rows(facts: KernelFacts) -> list[tuple[str, str]]:
     """Name and value, in the order in which people ask."""
     rows = [
         ("name", f"{facts.name} (the current one)" if facts.current else facts.name),
+        ("what", _KINDS[facts.kind]),
         ("release", facts.release),
         ("architecture", facts.architecture),
-        ("vermagic", facts.vermagic.rstrip() or "none: this kernel loads no modules"),
+        ("vermagic", facts.vermagic.rstrip() or _no_vermagic(facts)),
         ("build id", facts.build_id or "none"),
         ("exports", str(facts.exports)),
         ("modules", f"{facts.modules}, and {facts.builtin} built in"),
@@ -155,5 +181,12 @@ def show_rows(facts: KernelFacts) -> list[tuple[str, str]]:
     else:
         unset = "no trace of it" if facts.config_inferred else "not set"
         rows += [(f"CONFIG_{option}", value or unset) for option, value in facts.config.items()]
+    if facts.kind != "kernel":
+        rows.append(("not known", ", ".join(facts.missing)))
+        return rows + [("warning", warning) for warning in facts.warnings]
     rows += [("snapshot", _snapshot_text(snapshot)) for snapshot in facts.snapshots] or [("snapshot", "none yet")]
     return rows
+
+
+def _no_vermagic(facts: KernelFacts) -> str:
+    return "none: this kernel loads no modules" if facts.kind == "kernel" else "not known"

@@ -8,13 +8,17 @@ import pytest
 
 from kodojo.errors import CorruptError, InputError, PackageError
 from kodojo.image.config import Config
+from kodojo.image.image import FACTS
 from kodojo.kernel import snapshots
 
 
-def _image(store, release, modules=3):
+def _image(store, release, modules=3, kind="kernel"):
     return SimpleNamespace(
         release=release,
         architecture="x86_64",
+        kind=kind,
+        describes=FACTS if kind == "kernel" else FACTS - {"kernel", "keys"},
+        warnings=("Module.symvers: no checksums",) if kind == "headers" else (),
         vermagic=f"{release} SMP mod_unload ",
         build_id="ab" * 20,
         exports=[None] * 5,
@@ -42,10 +46,40 @@ def test_list(run, two):
     (two.snapshots_directory(two.images["6.1.0-a"]) / ".0123.lock").touch()
     lines = [line.split() for line in run("kernel", "list").stdout.splitlines()]
     assert lines == [
-        ["kernel", "architecture", "modules", "snapshots"],
-        ["6.1.0-a", "x86_64", "3", "1"],
-        ["*", "6.12.0-b", "x86_64", "3", "0"],
+        ["kernel", "what", "architecture", "modules", "snapshots"],
+        ["6.1.0-a", "kernel", "x86_64", "3", "1"],
+        ["*", "6.12.0-b", "kernel", "x86_64", "3", "0"],
     ]
+
+
+def test_list_of_headers(run, two):
+    """A kernel that is only described is marked, and has no snapshots."""
+    two.images["6.1.0-a"] = _image(two, "6.1.0-a", 0, kind="headers")
+    lines = [line.split() for line in run("kernel", "list").stdout.splitlines()]
+    assert lines[1] == ["6.1.0-a", "headers", "only", "x86_64", "0"]
+
+
+def test_show_headers(run, two):
+    """What is not known of a kernel that is only described is listed, and so are contradictions."""
+    two.images["6.12.0-b"] = _image(two, "6.12.0-b", 0, kind="headers")
+    rows = dict(line.split(maxsplit=1) for line in run("kernel", "show").stdout.splitlines())
+    assert rows["what"] == "headers only"
+    assert rows["not"] == "known                   kernel, keys"
+    assert rows["warning"] == "Module.symvers: no checksums"
+    assert "snapshot" not in rows
+
+
+def test_add_headers(run, two):
+    """Who adds headers is told that they cannot be booted, and what contradicts itself in them."""
+
+    def add():
+        two.images["7.0"] = _image(two, "7.0", 0, kind="headers")
+        return two.images["7.0"]
+
+    two.on_add = add
+    result = run("kernel", "add", "linux-headers.deb")
+    assert "cannot be booted" in result.stdout
+    assert "no checksums" in result.stderr
 
 
 def test_list_with_a_damaged_one(run, two):

@@ -175,7 +175,7 @@ def test_garbage_directory(root, tmp_path):
     index.mkdir()
     (index / "vmlinux").mkdir()
     check(Image.from_directory(root, index))
-    assert sorted(path.name for path in index.iterdir()) == ["facts", "kallsyms", "source", "vmlinux"]
+    assert sorted(path.name for path in index.iterdir()) == ["exports", "facts", "kallsyms", "source", "vmlinux"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "root"]
 
 
