@@ -156,8 +156,8 @@ def _has_only_types(vmlinux: Path) -> bool:
     import mmap  # noqa: PLC0415
 
     try:
-        with vmlinux.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            sections = ElfFile(data, str(vmlinux)).sections
+        with vmlinux.open("rb") as file:
+            sections = ElfFile(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(vmlinux)).sections
             return ".BTF" in sections and ".text" not in sections
     except (OSError, ValueError, ImageError):  # an empty file cannot be mapped
         return False
