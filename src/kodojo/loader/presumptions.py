@@ -37,10 +37,9 @@ def settle(verdict: Verdict, image: Image, again: Callable[[Image], Verdict]) ->
     others = {fact: _without_guesses(again(presumed.otherwise(fact)), presumed) for fact in list(presumed.asked)}
     differing = {fact: other for fact, other in others.items() if _answer(other) != _answer(verdict)}
     doubts = tuple(_doubt(fact, verdict, other) for fact, other in differing.items())
-    passing = next((other for other in differing.values() if other.ok), None)
-    # Where one answer lets it pass, a refusal is not certain.
-    certain = verdict if verdict.ok or passing is None else replace(passing, steps=verdict.steps)
-    return replace(certain, unmade=tuple(dict.fromkeys((*verdict.unmade, *doubts))))
+    if not verdict.ok and any(other.ok for other in differing.values()):
+        verdict = _open_end(verdict)  # one that is refused either way is refused, and the doubt says how else
+    return replace(verdict, unmade=tuple(dict.fromkeys((*verdict.unmade, *doubts))))
 
 
 def _without_guesses(verdict: Verdict, image: PresumedImage) -> Verdict:
@@ -51,8 +50,12 @@ def _without_guesses(verdict: Verdict, image: PresumedImage) -> Verdict:
     fact, what = _RESTING.get(verdict.slug, ("", ""))
     if not fact or fact in image.describes:
         return verdict
-    unmade = (*verdict.unmade, what)
-    return replace(verdict, ok=True, errno=0, slug="ok", log=(), why="", hint="", unmade=unmade)
+    return replace(_open_end(verdict), unmade=(*verdict.unmade, what))
+
+
+def _open_end(verdict: Verdict) -> Verdict:
+    """Where a refusal is not certain: nothing was found, up to the step where it would have been."""
+    return replace(verdict, ok=True, errno=0, slug="ok", log=(), why="", hint="")
 
 
 def _answer(verdict: Verdict) -> tuple[object, ...]:
