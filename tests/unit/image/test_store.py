@@ -23,8 +23,7 @@ from kodojo.image import store as store_module
 from kodojo.image.locate import find_kernel
 from kodojo.image.store import Store
 from kodojo.image.versions import version_key
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.support import distribution
 
 
 @dataclass
@@ -471,16 +470,13 @@ def test_order_of_releases():
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("series", ["6.1.0", "6.12"])
+@pytest.mark.parametrize("series", distribution.SERIES)
 def test_real_package(tmp_path, series):
     """A distribution's package becomes an image that knows its release, exports and modules."""
-    debs = Path(os.environ.get("KODOJO_TEST_DEBS", REPOSITORY / ".cache/debs"))
-    found = sorted(debs.glob(f"linux-image-{series}*-amd64_*.deb"), key=lambda path: version_key(path.name))
-    if not found:
-        pytest.skip(f"no linux-image-{series} package in {debs}")
+    package = distribution.kernels()[series].image_deb
     store = Store(tmp_path / "store")
-    image = store.add(found[-1])
-    assert found[-1].name.startswith(f"linux-image-{image.release}_")
+    image = store.add(package)
+    assert package.name.startswith(f"linux-image-{image.release}_")
     assert store.names() == [image.release]
     assert len(image.modules) > 3000
     assert "dummy" in image.modules
