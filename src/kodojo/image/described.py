@@ -123,10 +123,11 @@ class DescribedImage(Image):
         return self._table("module_exports")
 
     def _table(self, name: str) -> Exports:
-        from kodojo.image.described_index import make_export_tables  # noqa: PLC0415
         from kodojo.image.exports import Exports  # noqa: PLC0415
 
         def make() -> Any:
+            from kodojo.image.describing import make_export_tables  # noqa: PLC0415  (once for each description)
+
             return make_export_tables(self._files)[name].index_arrays()
 
         try:

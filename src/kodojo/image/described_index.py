@@ -10,40 +10,26 @@ import contextlib
 import hashlib
 import re
 import zlib
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kodojo.errors import CorruptError, ImageError, InputError, MissingInformationError, encode
+from kodojo.errors import CorruptError, ImageError, InputError, encode
 from kodojo.image.arrays import read_arrays, write_arrays
-from kodojo.image.config import config_lines, parse_config
-from kodojo.image.contradictions import contradictions
-from kodojo.image.description import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles, read_small
-from kodojo.image.evidence import evidence
-from kodojo.image.exports import VMLINUX, Exports
+from kodojo.image.description import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles
 from kodojo.image.index import Shelf, data_directory, fact_arrays, keep, make_directory
-from kodojo.image.release import Release, release_of
-from kodojo.image.symvers import parse_symvers, read_symvers
-from kodojo.image.vermagic import architecture_of, compose_vermagic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kodojo.image.arrays import Arrays
-    from kodojo.image.config import Config
 
-__all__ = ["make_export_tables", "open_described"]
+__all__ = ["open_described"]
 
 _FORMAT = b"1"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset(
     {"source", "release", "architecture", "vermagic", "config", "warnings", "present", "absent", "sources", "oids"}
 )
-_RANDSTRUCT = re.compile(rb'RANDSTRUCT_HASHED_SEED\s+"(\w+)"')
-
-# Addresses are not known, but each export needs one of its own, where relocations reach it.
-_ADDRESS = 0xFFFFFFFF81000000
-_ADDRESS_STEP = 16
 
 
 def open_described(files: DescriptionFiles, directory: Path | None) -> Shelf:
@@ -108,30 +94,10 @@ def _read(directory: Path, source: str) -> Shelf | None:
 
 
 def _make(files: DescriptionFiles, directory: Path, source: str) -> None:
-    tables = make_export_tables(files)
-    exports, module_exports = tables["exports"], tables["module_exports"]
-    lines = config_lines(read_small(files.config)) if files.config else b""
-    generated = config_lines(read_small(files.auto_conf)) if files.auto_conf else b""
-    config = parse_config((lines or generated).decode("utf-8", "replace"))
-    release = release_of(files)
-    architecture = architecture_of(config)
-    found = evidence(files)
-    warnings = contradictions(
-        files, release, config, parse_config(generated.decode("utf-8", "replace")), exports, module_exports
-    )
-    facts = {
-        "format": _FORMAT,
-        "source": source.encode(),
-        "release": encode(release.name),
-        "architecture": architecture.name.encode() if architecture else b"",
-        "vermagic": encode(_vermagic(files, release, config)),
-        "config": lines or generated,
-        "warnings": encode("\n".join(warnings)),
-        "present": b"\0".join(found.present),
-        "absent": b"\0".join(found.absent),
-        "sources": found.sources,
-        "oids": "\n".join(found.oids).encode(),
-    }
+    from kodojo.image.describing import describe  # noqa: PLC0415  (once for each description)
+
+    facts, tables = describe(files)
+    facts |= {"format": _FORMAT, "source": source.encode()}
     contents = {name: table.index_arrays() for name, table in tables.items()} | {"facts": fact_arrays(facts)}
     make_directory(
         directory,
@@ -142,30 +108,3 @@ def _make(files: DescriptionFiles, directory: Path, source: str) -> None:
 
 def _write_arrays(arrays: Arrays, file: BinaryIO) -> None:
     write_arrays(file, arrays)
-
-
-def make_export_tables(files: DescriptionFiles) -> dict[str, Exports]:
-    """Parse Module.symvers: ``exports`` of the kernel, ``module_exports`` of the modules of its tree.
-
-    :raises InputError: it cannot be read.
-    :raises ImageError: it is damaged.
-    """
-    entries = [
-        replace(export, address=_ADDRESS + _ADDRESS_STEP * number)
-        for number, export in enumerate(parse_symvers(read_symvers(files.symvers), str(files.symvers)))
-    ]
-    return {
-        "exports": Exports.of(export for export in entries if export.owner == VMLINUX),
-        "module_exports": Exports.of(export for export in entries if export.owner != VMLINUX),
-    }
-
-
-def _vermagic(files: DescriptionFiles, release: Release, config: Config) -> str:
-    """Composed from what the build generated; empty if a part of it is not known."""
-    seed = _RANDSTRUCT.search(read_small(files.directory / "include/generated/randstruct_hash.h"))
-    if not release.certain or not config:
-        return ""
-    try:
-        return compose_vermagic(release.name, config, seed[1].decode() if seed else "")
-    except MissingInformationError:
-        return ""

@@ -76,20 +76,24 @@ def find_kernel_or_description(directory: Path) -> KernelFiles | DescriptionFile
 
     :raises InputError: there is neither, or there are several.
     """
-    from kodojo.image.description import find_description  # noqa: PLC0415  (kernels are the usual case)
-
     try:
         files = find_kernel(directory)
     except InputError:
-        described = find_description(directory)
+        described = _find_description(directory)
         if described is None:
             raise
         return described
     if files.vmlinuz.name == "vmlinux":  # headers packages have one without code, for its types
-        described = find_description(files.vmlinuz.parent)
+        described = _find_description(files.vmlinuz.parent)
         if described is not None and described.types == files.vmlinuz:
             return described
     return files
+
+
+def _find_description(directory: Path) -> DescriptionFiles | None:
+    from kodojo.image.description import find_description  # noqa: PLC0415  (kernels are the usual case)
+
+    return find_description(directory)
 
 
 def files_around(vmlinuz: Path) -> KernelFiles:
