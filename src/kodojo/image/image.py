@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from kodojo.image.btf import Btf
     from kodojo.image.config import Config
+    from kodojo.image.described import DescribedImage
     from kodojo.image.exports import Exports
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.image.keyring import Certificate
@@ -166,15 +167,39 @@ class Image:
     kind: ClassVar[str] = "kernel"
     """``kernel``, or ``headers`` for one that is only described: it can be asked, but not booted."""
 
-    @property
+    @cached_property
     def describes(self) -> frozenset[str]:
-        """Which facts there are (of :data:`FACTS`); asking for another one is a MissingInformationError."""
-        return FACTS - {"module exports"}
+        """Which facts there are (of :data:`FACTS`); asking for another one is a MissingInformationError.
+
+        Of a whole kernel that is all; one that was built without types or symbols says so when it is asked for them.
+        """
+        return FACTS if self._build is not None else FACTS - {"module exports"}
+
+    @cached_property
+    def _build(self) -> DescribedImage | None:
+        """What the build tree says that the kernel lies in, or the ``Module.symvers`` beside it."""
+        from kodojo.image.locate import build_around  # noqa: PLC0415
+
+        files = build_around(self.path)
+        if files is None:
+            return None
+        from kodojo.image.described import DescribedImage  # noqa: PLC0415
+
+        return DescribedImage(files, self._index_directory and self._index_directory / "build")
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is incomplete or contradictory in what the image was made of, in plain words."""
-        return ()
+        build = self._build
+        if build is None:
+            return ()
+        found = list(build.warnings)
+        if "vermagic" in build.describes and build.release != self.release:
+            found.append(f"{self.path.name}: of release {self.release}, but the build tree is of {build.release}")
+        ours, theirs = (image.exports.get("module_layout") for image in (self, build))
+        if ours is not None and theirs is not None and ours.crc != theirs.crc:
+            found.append(f"Module.symvers: of another build than {self.path.name}: their checksums differ")
+        return tuple(found)
 
     @property
     def release(self) -> str:
@@ -274,6 +299,8 @@ class Image:
 
         :raises MissingInformationError: no ``Module.symvers`` tells it.
         """
+        if self._build is not None:
+            return self._build.module_exports
         raise MissingInformationError(
             f"{self.release}: no Module.symvers is there that lists what modules export",
             hint="look into the modules of the tree instead",

@@ -16,7 +16,7 @@ from kodojo.errors import InputError
 if TYPE_CHECKING:
     from kodojo.image.description import DescriptionFiles
 
-__all__ = ["KernelFiles", "files_around", "find_kernel", "find_kernel_or_description", "find_modules"]
+__all__ = ["KernelFiles", "build_around", "files_around", "find_kernel", "find_kernel_or_description", "find_modules"]
 
 _PATTERNS = (
     "boot/vmlinuz-*",
@@ -88,6 +88,18 @@ def find_kernel_or_description(directory: Path) -> KernelFiles | DescriptionFile
         if described is not None and described.types == files.vmlinuz:
             return described
     return files
+
+
+def build_around(vmlinuz: Path) -> DescriptionFiles | None:
+    """What describes a kernel's build where the kernel lies: in its tree, or beside ``symvers.gz``."""
+    directory = vmlinuz.parent
+    if directory.name == "boot" and directory.parent.name == "x86":  # arch/x86/boot/bzImage
+        directory = directory.parents[2]
+    if not any(directory.glob("*symvers*")):
+        return None
+    from kodojo.image.description import describe_build  # noqa: PLC0415  (kernels alone are the usual case)
+
+    return describe_build(directory)
 
 
 def _find_description(directory: Path) -> DescriptionFiles | None:

@@ -7,6 +7,7 @@ from kodojo.image import describing
 from kodojo.image.image import Image
 from tests.support.headers import CONFIG, RELEASE, SYMVERS, write_headers
 from tests.support.kernel_file import BASE, KernelWriter, bzimage, small_kernel
+from tests.support.kernel_file import RELEASE as KERNEL_RELEASE
 
 VERMAGIC = f"{RELEASE} SMP preempt mod_unload modversions "
 COUNTED = b"Only one .modinfo section must exist."
@@ -194,6 +195,12 @@ def test_build_tree(tmp_path):
     assert image.kind == "kernel"
     assert image.exports.find("printk").address == BASE + 0x3010
     assert image.config.get("CONFIG_LOCALVERSION") == "-test"
+    assert "module exports" in image.describes
+    assert image.module_exports.find("mii_link").owner == "drivers/net/mii-lib"
+    assert any(f"of release {KERNEL_RELEASE}, but" in warning for warning in image.warnings)
+    same = {"include/generated/utsrelease.h": f'#define UTS_RELEASE "{KERNEL_RELEASE}"\n'}
+    write_headers(tree, same)
+    assert not any("of release" in warning for warning in Image.open(tree).warnings)
 
 
 def test_boot_directory_first(tmp_path):
