@@ -56,8 +56,10 @@ def find_kernel(directory: Path) -> KernelFiles:
         kernels.pop("", None)  # `vmlinuz` beside `vmlinuz-RELEASE` is a link to one of them
     if not kernels:
         raise InputError(
-            f"{directory}: holds no kernel: neither boot/vmlinuz-... nor lib/modules/.../vmlinuz nor vmlinuz",
-            hint="give the package with the kernel itself (linux-image-..., kernel-core-...), or the vmlinuz",
+            f"{directory}: holds no kernel: neither boot/vmlinuz-... nor lib/modules/.../vmlinuz nor vmlinuz,"
+            " and no Module.symvers that describes one",
+            hint="give the package with the kernel itself (linux-image-..., kernel-core-...), the vmlinuz, or headers"
+            " of one flavour (linux-headers-...-amd64, kernel-devel-...)",
         )
     if len(kernels) > 1:
         names = ", ".join(sorted(str(path) for path in kernels.values()))
