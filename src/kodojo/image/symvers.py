@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["parse_symvers", "read_symvers"]
 
 _LARGEST = 32 << 20  # bytes; a distribution's has about 2 MiB
-_MOST_LINES = 1_000_000  # a distribution's has about 30,000
+_MOST_LINES = 200_000  # a distribution's has about 30,000
 _LONGEST_NAME = 512  # KSYM_NAME_LEN
+_LONGEST_OWNER = 4096  # PATH_MAX
 _KINDS = frozenset(
     {
         b"EXPORT_SYMBOL", b"EXPORT_SYMBOL_GPL", b"EXPORT_UNUSED_SYMBOL", b"EXPORT_UNUSED_SYMBOL_GPL",
@@ -76,7 +77,9 @@ def _fields(line: bytes) -> tuple[int, bytes, bytes, bytes, bytes] | None:
         namespace = fields.pop()
     elif len(fields) == 5 and fields[4] in _KINDS:  # 5.4 and 5.5
         namespace = fields.pop(2)
-    if len(fields) != 4 or fields[3] not in _KINDS or not 0 < len(fields[1]) <= _LONGEST_NAME or not fields[2]:
+    if len(fields) != 4 or fields[3] not in _KINDS or len(namespace) > _LONGEST_NAME:
+        return None
+    if not 0 < len(fields[1]) <= _LONGEST_NAME or not 0 < len(fields[2]) <= _LONGEST_OWNER:
         return None
     try:
         crc = int(fields[0], 16)

@@ -45,6 +45,7 @@ def test_repeated():
         b"nonsense", b"0xzz\ta\tb\tEXPORT_SYMBOL", b"0x1\ta\tb", b"0x1\t\tb\tEXPORT_SYMBOL", b"0x1\ta\tb\tEXPORT",
         b"0x100000000\ta\tb\tEXPORT_SYMBOL", b"-1\ta\tb\tEXPORT_SYMBOL",
         b"0x1\t" + b"a" * 600 + b"\tb\tEXPORT_SYMBOL", b"\0" * 80,
+        b"0x1\ta\t" + b"b" * 5000 + b"\tEXPORT_SYMBOL", b"0x1\ta\tb\tEXPORT_SYMBOL\t" + b"n" * 600,
     ],
 )  # fmt: skip
 def test_bad_line(line):
