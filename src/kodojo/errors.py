@@ -30,6 +30,7 @@ from typing import Any
 __all__ = [
     "CorruptError",
     "DamageError",
+    "Detail",
     "FaultReport",
     "Frame",
     "GuestOSError",
@@ -77,6 +78,23 @@ class LogRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """One of the things that a refusal is about: a symbol, a word of the version magic, a section, a parameter.
+
+    :param subject: its name, as the file or the kernel has it.
+    :param text: what is the matter with it, in plain words; one line, empty if the refusal says it all.
+    :param facts: the same for programs: name -> number or text, such as ``crc`` and ``kernel crc`` of a symbol.
+    :param more: lines that tell more, such as what has changed in a structure; ready to be printed, indentation
+        included.
+    """
+
+    subject: str
+    text: str = ""
+    facts: dict[str, int | str] = field(default_factory=dict, hash=False)
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a kernel says no: the kernel's answer, and ours.
 
@@ -86,6 +104,7 @@ class Refusal:
     :param log: the lines that the kernel prints, in order.
     :param why: plain words: what is wrong with this file on this kernel.
     :param hint: what to do about it.
+    :param details: the specifics: which symbols, words, sections, parameters.
     """
 
     errno: int
@@ -94,6 +113,7 @@ class Refusal:
     log: tuple[LogRecord, ...] = ()
     why: str = ""
     hint: str = ""
+    details: tuple[Detail, ...] = ()
 
 
 class KodojoError(Exception):

@@ -19,13 +19,34 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
-    from kodojo.errors import LogRecord
+    from kodojo.errors import Detail, LogRecord
     from kodojo.image.image import Image
     from kodojo.loader.target import Module
 
-__all__ = ["Verdict", "check"]
+__all__ = ["Problem", "Verdict", "check"]
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]{1,65536})\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason for which the kernel refuses a module, or would as soon as the reasons before it are gone.
+
+    :param slug: kebab-case name of the reason; :mod:`kodojo.loader.slugs` has them all.
+    :param errno: positive; what the kernel answers because of this.
+    :param step: the function of the kernel that refuses (:mod:`kodojo.loader.steps`).
+    :param log: the lines that the kernel prints about it.
+    :param why: plain words: what is wrong. ``hint``: what to do about it.
+    :param details: the specifics, one entry for each symbol, word, section or parameter that is concerned.
+    """
+
+    slug: str
+    errno: int
+    step: str
+    log: tuple[LogRecord, ...] = ()
+    why: str = ""
+    hint: str = ""
+    details: tuple[Detail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +61,8 @@ class Verdict:
     :param unchecked: parameters whose values only the module's own code can judge.
     :param unmade: checks that could not be made with what is known about the kernel, each with the reason. An
         ``errno`` never comes from one of them; ``ok`` says that nothing else speaks against it.
+    :param problems: everything that is wrong. The first one is the kernel's own answer, and what ``errno``,
+        ``log``, ``slug``, ``why`` and ``hint`` say; the others would be next, were the earlier ones mended.
     """
 
     ok: bool
@@ -51,6 +74,7 @@ class Verdict:
     slug: str = "ok"
     unchecked: tuple[str, ...] = ()
     unmade: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True) -> Verdict:
@@ -94,6 +118,9 @@ def _dry_load(target: DryTarget, content: bytes, args: Sequence[str], *, depende
             slug=error.slug,
             unchecked=tuple(target.unchecked),
             unmade=target.image.unmade,
+            problems=(
+                Problem(error.slug, error.errno, error.step, error.log, error.why, error.hint, error.refusal.details),
+            ),
         )
     return Verdict(
         ok=True,
