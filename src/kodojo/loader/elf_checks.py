@@ -404,15 +404,13 @@ def _check_this_module(target: Target, info: LoadInfo, index: int) -> None:
         )
     expected = target.image.btf.struct("module").size
     if expected and int(section["sh_size"]) != expected:  # 0: the image does not know, and says so
-        _fail(
-            target,
-            info,
+        target.printk(
+            3,
             f"module {info.label}: .gnu.linkonce.this_module section size must match"
             " the kernel's built struct module size at run time",
-            "struct-module-size",
-            f"struct module has {int(section['sh_size'])} bytes in the module and {expected} in this kernel",
-            BUILD_FOR_KERNEL,
         )
+        why = f"struct module has {int(section['sh_size'])} bytes in the module and {expected} in this kernel"
+        info.steps.refused(refuse(info.label, Errno.ENOEXEC, "struct-module-size", why, BUILD_FOR_KERNEL))
     info.index.mod = index
 
 

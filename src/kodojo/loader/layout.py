@@ -136,13 +136,9 @@ def module_enforce_rwx_sections(target: Target, mod: Module, info: LoadInfo) -> 
     index = int(bad[0])
     name = decode(info.section_name(index))
     target.printk(3, f"{mod.name}: section {name} (index {index}) has invalid WRITE|EXEC flags")
-    raise refuse(
-        mod.name,
-        Errno.ENOEXEC,
-        "writable-executable-section",
-        f"section {name} is both writable and executable",
-        "Keep code out of writable sections: check section attributes and assembly of the module.",
-    )
+    why = f"section {name} is both writable and executable"
+    hint = "Keep code out of writable sections: check section attributes and assembly of the module."
+    info.steps.refused(refuse(mod.name, Errno.ENOEXEC, "writable-executable-section", why, hint))
 
 
 # -- sizes and offsets ------------------------------------------------------------------------------------

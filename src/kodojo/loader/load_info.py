@@ -10,6 +10,7 @@ import numpy as np
 from kodojo.errors import DamageError, decode
 from kodojo.image.elf import EHDR, SHDR, SYM
 from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse, would_damage
+from kodojo.loader.steps import Steps
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class LoadInfo:
     :param placement: section index -> its region and its offset there, after the layout.
     :param symbols: the symbol table, an array of ``SYM``; a part of its region after the layout.
     :param version_crcs: the contents of ``__versions``; kept by :mod:`kodojo.loader.version`.
+    :param steps: the record of this load; it says what a refusal means for what comes after it.
     """
 
     data: bytes
@@ -104,6 +106,7 @@ class LoadInfo:
     mod_kallsyms_init_off: int = 0
     placement: dict[int, tuple[Region, int]] = field(default_factory=dict)
     version_crcs: dict[bytes, int] | None = None
+    steps: Steps = field(default_factory=Steps)
     _symbols: NDArray[np.void] | None = None
     _by_name: dict[bytes, list[int]] = field(default_factory=dict)
     _outside: list[int] = field(default_factory=list)

@@ -68,7 +68,7 @@ def load_module(target: Target, info: LoadInfo, uargs: int, flags: int, steps: S
     :param flags: of finit_module.
     """
     steps = Steps() if steps is None else steps
-    info.flags = flags
+    info.flags, info.steps = flags, steps
     with complete_refusals(target, steps):
         mod = form_module(target, info, uargs, steps)
         steps.begin("free_copy", address=info.address)
@@ -80,7 +80,7 @@ def load_module(target: Target, info: LoadInfo, uargs: int, flags: int, steps: S
 
 def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Module:
     """Everything before init. What fails undoes what came before it, in the reverse order."""
-    run = steps.run
+    run, check = steps.run, steps.check
     with first_fault(), ExitStack() as undo, unwinding(undo):
         undo.callback(target.vfree, info.address)
         with auditing_failure(target, info):
@@ -92,15 +92,15 @@ def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Mod
         undo.callback(unlink_mod, target, mod)
 
         run(module_augment_kernel_taints, target, mod, info)
-        run(percpu_modalloc, target, mod, info)
+        check(percpu_modalloc, target, mod, info)
         run(target.module_unload_init, mod)
         undo.callback(target.module_unload_free, mod)
-        run(find_module_sections, target, mod, info)
-        run(check_export_symbol_versions, target, mod, info)
+        check(find_module_sections, target, mod, info)
+        check(check_export_symbol_versions, target, mod, info)
         run(setup_modinfo, target, mod, info)
         undo.callback(free_modinfo, target, mod)
 
-        run(simplify_symbols, target, mod, info)
+        check(simplify_symbols, target, mod, info)
         run(apply_relocations, target, mod, info)
         run(post_relocation, target, mod, info)
         undo.callback(target.module_arch_cleanup, mod)
@@ -114,24 +114,25 @@ def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Mod
 
         run(prepare_coming_module, target, mod)
         undo.callback(coming_cleanup, target, mod)
-        run(parse_args, target, mod, info, args)
+        check(parse_args, target, mod, info, args)
         run(target.mod_sysfs_setup, mod, info)
         if mod.klp:
             undo.callback(target.mod_sysfs_teardown, mod)
             run(target.copy_module_elf, mod, info)
+        steps.conclude()
     return mod
 
 
 def early_checks(target: Target, info: LoadInfo, steps: Steps) -> Module:
     """What is tested before any memory is taken (6.12: the start of load_module, and ``early_mod_check``)."""
-    run = steps.run
+    run, check = steps.run, steps.check
     steps.begin("module_sig_check", size=len(info.data))
     steps.note(**check_signature(target, info))
     run(elf_validity_check, target, info)
     steps.note(sections=len(info.sechdrs))
     run(setup_load_info, target, info)
     steps.note(**indices(info))
-    run(blacklisted, target, info)
+    check(blacklisted, target, info)
     run(rewrite_section_headers, info)
     mod = Module(
         name=decode(info.module_name),
@@ -140,8 +141,8 @@ def early_checks(target: Target, info: LoadInfo, steps: Steps) -> Module:
         using_gplonly_symbols=bool(info.struct_member(target.image, "using_gplonly_symbols")),
         percpu=info.struct_member(target.image, "percpu"),
     )
-    run(check_modstruct_version, target, mod, info)
-    run(check_modinfo, target, mod, info)
+    check(check_modstruct_version, target, mod, info)
+    check(check_modinfo, target, mod, info)
     steps.note(vermagic=decode(info.get_modinfo(b"vermagic") or b""))
     if taints_late(target):
         run(module_patient_check_exists, target, mod.name)
@@ -200,18 +201,20 @@ def check_signature(target: Target, info: LoadInfo) -> dict[str, int | str]:
         target.printk(record.level, record.text)
     info.length, info.sig_ok = result.length, result.sig_ok
     if result.errno:
-        raise refuse("module", Errno(result.errno), result.slug, result.why, result.hint)
+        info.steps.refused(refuse("module", Errno(result.errno), result.slug, result.why, result.hint))
     if result.ask_lockdown:
         try:
             target.security_locked_down("LOCKDOWN_MODULE_SIGNATURE")
-        except KernelErrno as answer:
-            raise refuse(
-                "module",
-                Errno.EPERM,
-                "locked-down",
-                f"the kernel is locked down, and the module has no valid signature: {result.why}",
-                "Sign the module with a key that this kernel trusts.",
-            ) from answer
+        except KernelErrno:
+            info.steps.refused(
+                refuse(
+                    "module",
+                    Errno.EPERM,
+                    "locked-down",
+                    f"the kernel is locked down, and the module has no valid signature: {result.why}",
+                    "Sign the module with a key that this kernel trusts.",
+                )
+            )
     return {"length": info.length, "signature": result.signer or result.slug}
 
 

@@ -157,13 +157,10 @@ def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:
     if modmagic is None:
         if try_to_force_load(target, mod, "bad vermagic"):
             return
-        raise refuse(
-            info.label,
-            Errno.ENOEXEC,
-            "vermagic-missing",
-            "the module does not say for which kernel it was built, and this kernel does not load by force",
-            "Build the module against the headers of exactly this kernel.",
-        )
+        why = "the module does not say for which kernel it was built, and this kernel does not load by force"
+        hint = "Build the module against the headers of exactly this kernel."
+        info.steps.refused(refuse(info.label, Errno.ENOEXEC, "vermagic-missing", why, hint))
+        return
     if "vermagic" not in target.image.describes:
         target.image.cannot_check("version magic: the description does not say for which release it is")
         return
@@ -171,13 +168,9 @@ def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:
     if same_magic(modmagic, encode(vermagic), has_crcs=bool(info.index.vers)):
         return
     target.printk(3, f"{info.label}: version magic '{decode(modmagic)}' should be '{vermagic}'")
-    raise refuse(
-        info.label,
-        Errno.ENOEXEC,
-        "vermagic-mismatch",
-        f"the module was built for '{decode(modmagic).rstrip()}', this kernel is '{vermagic.rstrip()}'",
-        "Build the module against the headers of this kernel, or load it into the kernel it was built for.",
-    )
+    why = f"the module was built for '{decode(modmagic).rstrip()}', this kernel is '{vermagic.rstrip()}'"
+    hint = "Build the module against the headers of this kernel, or load it into the kernel it was built for."
+    info.steps.refused(refuse(info.label, Errno.ENOEXEC, "vermagic-mismatch", why, hint))
 
 
 def _check_origin(target: Target, mod: Module, info: LoadInfo) -> None:
@@ -206,13 +199,9 @@ def _set_livepatch_module(target: Target, mod: Module, info: LoadInfo) -> None:
         return
     if not target.image.config.enabled("LIVEPATCH"):
         target.printk(3, f"{mod.name}: {NO_LIVEPATCH}")
-        raise refuse(
-            mod.name,
-            Errno.ENOEXEC,
-            "livepatch-unsupported",
-            "the module is a livepatch, and this kernel was built without CONFIG_LIVEPATCH",
-            "Use a kernel that can be patched live.",
-        )
+        why = "the module is a livepatch, and this kernel was built without CONFIG_LIVEPATCH"
+        hint = "Use a kernel that can be patched live."
+        info.steps.refused(refuse(mod.name, Errno.ENOEXEC, "livepatch-unsupported", why, hint))
     mod.klp = True  # the layout takes it along into struct module
 
 

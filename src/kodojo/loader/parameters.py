@@ -134,6 +134,7 @@ def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict
         errno = _set(target, mod, known, value)
         if errno:
             failure = _refused(target, mod, known, param, value, errno)
+            info.steps.also(failure)
     if failure is not None:
         raise failure
     return {"set": len(names), "names": ", ".join(names)}

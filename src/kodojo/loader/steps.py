@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kodojo.errors import LoadError
+
 __all__ = ["STEPS", "Step", "Steps"]
 
 P = ParamSpec("P")
@@ -76,7 +78,11 @@ class Step:
 
 
 class Steps(list[Step]):
-    """The steps of one load, in the order in which they happened."""
+    """The steps of one load, in the order in which they happened. The first refusal ends it.
+
+    :class:`~kodojo.loader.survey.Survey` is the one that goes on; the methods in which they differ say what a
+    refusal means for what comes after it.
+    """
 
     def begin(self, name: str, **facts: int | str) -> None:
         """Start a step; what fails from now on failed in it."""
@@ -90,6 +96,20 @@ class Steps(list[Step]):
         if isinstance(result, dict):
             self.note(**result)
         return result
+
+    def check(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a step that later ones do not build upon: a survey goes on if it refuses."""
+        self.run(function, *args, **kwargs)
+
+    def refused(self, error: LoadError) -> None:
+        """Refuse where the rest of the step could go on; a survey does go on."""
+        raise error
+
+    def also(self, error: LoadError) -> None:
+        """One of several refusals of a step that looks at everything before it gives up."""
+
+    def conclude(self) -> None:
+        """The last step is done; a survey refuses now if it has met refusals."""
 
     def note(self, **facts: int | str) -> None:
         """Add facts to the step that is going on."""

@@ -68,7 +68,9 @@ def simplify_symbols(target: Target, mod: Module, info: LoadInfo) -> dict[str, i
             error = _undefined_symbol(target, mod, info, index)
         else:
             error = _invalid_section_index(target, mod, info, index)
-        failure = error or failure
+        if error is not None:
+            info.steps.also(error)
+            failure = error
     if failure is not None:
         raise failure
     return {
@@ -322,7 +324,7 @@ def verify_exported_symbols(target: Target, mod: Module, info: LoadInfo) -> int:
             name = decode(read_string(mod, self_relative(mod, start + KERNEL_SYMBOL_SIZE * index + 4)))
             found = target.find_symbol(name, gplok=True)
             if found is not None:
-                raise _duplicate_export(target, mod, name, found)
+                info.steps.refused(_duplicate_export(target, mod, name, found))
         count += entries
     return count
 

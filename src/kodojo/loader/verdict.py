@@ -8,45 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kodojo.errors import InputError, LoadError, MissingInformationError, decode, encode
+from kodojo.errors import (
+    ImageError,
+    InputError,
+    LoadError,
+    MissingInformationError,
+    Refusal,
+    UnmodelledError,
+    decode,
+    encode,
+)
 from kodojo.image.compression import compression_of, decompress
 from kodojo.loader.dry import MEMORY, DryTarget
 from kodojo.loader.steps import Step, Steps
+from kodojo.loader.survey import Survey
 from kodojo.loader.syscalls import sys_finit_module
 from kodojo.loader.target import ModuleState
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from kodojo.errors import Detail, LogRecord
+    from kodojo.errors import LogRecord
     from kodojo.image.image import Image
     from kodojo.loader.target import Module
 
-__all__ = ["Problem", "Verdict", "check"]
+__all__ = ["Problem", "Verdict", "check", "judge"]
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]{1,65536})\0")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One reason for which the kernel refuses a module, or would as soon as the reasons before it are gone.
-
-    :param slug: kebab-case name of the reason; :mod:`kodojo.loader.slugs` has them all.
-    :param errno: positive; what the kernel answers because of this.
-    :param step: the function of the kernel that refuses (:mod:`kodojo.loader.steps`).
-    :param log: the lines that the kernel prints about it.
-    :param why: plain words: what is wrong. ``hint``: what to do about it.
-    :param details: the specifics, one entry for each symbol, word, section or parameter that is concerned.
-    """
-
-    slug: str
-    errno: int
-    step: str
-    log: tuple[LogRecord, ...] = ()
-    why: str = ""
-    hint: str = ""
-    details: tuple[Detail, ...] = ()
+Problem = Refusal
+"""One reason for which the kernel refuses a module, or would as soon as the reasons before it are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +54,7 @@ class Verdict:
     :param unchecked: parameters whose values only the module's own code can judge.
     :param unmade: checks that could not be made with what is known about the kernel, each with the reason. An
         ``errno`` never comes from one of them; ``ok`` says that nothing else speaks against it.
+    :param taints: mask of the flags that a kernel gets that loads it (bits of ``kernel/panic.c: taint_flags``).
     :param problems: everything that is wrong. The first one is the kernel's own answer, and what ``errno``,
         ``log``, ``slug``, ``why`` and ``hint`` say; the others would be next, were the earlier ones mended.
     """
@@ -75,6 +69,7 @@ class Verdict:
     unchecked: tuple[str, ...] = ()
     unmade: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    taints: int = 0
 
 
 def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True) -> Verdict:
@@ -88,46 +83,68 @@ def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, depend
     :param dependencies: load the modules that it names in ``depends=`` from the image's tree first.
     """
     content = read_module(file)
+
+    def prepare(target: DryTarget) -> None:
+        if dependencies:
+            load_dependencies(target, content)
+
+    return judge(image, content, args, prepare)[0]
+
+
+def judge(
+    image: Image, content: bytes, args: Sequence[str], prepare: Callable[[DryTarget], None]
+) -> tuple[Verdict, DryTarget]:
+    """What :func:`check` says, about a kernel in which somebody has loaded other modules.
+
+    :param prepare: loads them.
+    :return: the verdict, and the kernel on paper; the module is the newest of its ``modules()`` if it would load.
+    """
     target = DryTarget(image)
-    verdict = _dry_load(target, content, args, dependencies=dependencies)
-    if target.image is image:
-        return verdict
-    from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
+    verdict = _dry_load(target, content, args, prepare)
+    if target.image is not image:
+        from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
 
-    return settle(
-        verdict, target.image, lambda other: _dry_load(DryTarget(other), content, args, dependencies=dependencies)
-    )
+        verdict = settle(verdict, target.image, lambda other: _dry_load(DryTarget(other), content, args, prepare))
+    return verdict, target
 
 
-def _dry_load(target: DryTarget, content: bytes, args: Sequence[str], *, dependencies: bool) -> Verdict:
-    if dependencies:
-        load_dependencies(target, content)
+def _dry_load(
+    target: DryTarget, content: bytes, args: Sequence[str], prepare: Callable[[DryTarget], None]
+) -> Verdict:
+    prepare(target)
     target.unchecked.clear()
+    taints = target.taints
     mark = target.log_mark()
-    steps = Steps()
+    survey = Survey(target)
     try:
-        load(target, content, " ".join(args), steps)
+        load(target, content, " ".join(args), survey)
     except LoadError as error:
+        survey.ended(error)
+    except (ImageError, UnmodelledError):
+        if not survey.refusals:
+            raise  # else it was met behind a refusal, which does not depend on it
+    problems = survey.refusals
+    if not problems:
         return Verdict(
-            ok=False,
-            errno=error.errno,
-            log=error.log,
-            why=error.why,
-            hint=error.hint,
-            steps=tuple(steps),
-            slug=error.slug,
+            ok=True,
+            log=target.log_since(mark),
+            steps=tuple(survey),
             unchecked=tuple(target.unchecked),
             unmade=target.image.unmade,
-            problems=(
-                Problem(error.slug, error.errno, error.step, error.log, error.why, error.hint, error.refusal.details),
-            ),
+            taints=target.taints & ~taints,
         )
+    first = problems[0]
     return Verdict(
-        ok=True,
-        log=target.log_since(mark),
-        steps=tuple(steps),
+        ok=False,
+        errno=first.errno,
+        log=first.log,
+        why=first.why,
+        hint=first.hint,
+        steps=tuple(survey.taken),
+        slug=first.slug,
         unchecked=tuple(target.unchecked),
         unmade=target.image.unmade,
+        problems=problems,
     )
 
 
