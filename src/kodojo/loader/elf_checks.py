@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from kodojo.errors import UnmodelledError
+from kodojo.errors import Detail, UnmodelledError
 from kodojo.image.elf import EHDR, SHDR
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS, SHT_NULL, SHT_SYMTAB
 from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse
@@ -410,16 +410,19 @@ def _check_this_module(target: Target, info: LoadInfo, index: int) -> None:
             " the kernel's built struct module size at run time",
         )
         why = f"struct module has {int(section['sh_size'])} bytes in the module and {expected} in this kernel"
-        info.steps.refused(refuse(info.label, Errno.ENOEXEC, "struct-module-size", why, BUILD_FOR_KERNEL))
+        sizes = Detail("struct module", facts={"size": int(section["sh_size"]), "kernel size": expected})
+        info.steps.refused(refuse(info.label, Errno.ENOEXEC, "struct-module-size", why, BUILD_FOR_KERNEL, sizes))
     info.index.mod = index
 
 
 # -- refusals -------------------------------------------------------------------------------------------
 
 
-def _fail(target: Target, info: LoadInfo, text: str, slug: str, why: str, hint: str = BUILD_AGAIN) -> NoReturn:
+def _fail(
+    target: Target, info: LoadInfo, text: str, slug: str, why: str, hint: str = BUILD_AGAIN, *details: Detail
+) -> NoReturn:
     target.printk(3, text)
-    raise refuse(info.label, Errno.ENOEXEC, slug, why, hint)
+    raise refuse(info.label, Errno.ENOEXEC, slug, why, hint, *details)
 
 
 def _fail_section(target: Target, info: LoadInfo, index: int) -> NoReturn:
@@ -431,6 +434,7 @@ def _fail_section(target: Target, info: LoadInfo, index: int) -> NoReturn:
         "elf-section-bounds",
         f"section {index} reaches beyond the end of the file",
         "The file is cut off or damaged: fetch or build it again.",
+        _section(index),
     )
 
 
@@ -442,7 +446,13 @@ def _fail_section_name(target: Target, info: LoadInfo, index: int) -> NoReturn:
         f"Invalid ELF section name in module (section {index} type {kind})",
         "elf-section-name-offset",
         f"the name of section {index} is not inside the table of names",
+        BUILD_AGAIN,
+        _section(index),
     )
+
+
+def _section(index: int) -> Detail:
+    return Detail(f"section {index}", facts={"section": index})
 
 
 def _fail_link(target: Target, info: LoadInfo, link: int) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.errors import UnmodelledError, decode
+from kodojo.errors import Detail, UnmodelledError, decode
 from kodojo.image.elf import SHDR, SYM
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS
 from kodojo.loader.refusal import refuse
@@ -138,7 +138,8 @@ def module_enforce_rwx_sections(target: Target, mod: Module, info: LoadInfo) -> 
     target.printk(3, f"{mod.name}: section {name} (index {index}) has invalid WRITE|EXEC flags")
     why = f"section {name} is both writable and executable"
     hint = "Keep code out of writable sections: check section attributes and assembly of the module."
-    info.steps.refused(refuse(mod.name, Errno.ENOEXEC, "writable-executable-section", why, hint))
+    details = [Detail(decode(info.section_name(index)), facts={"section": index}) for index in map(int, bad)]
+    info.steps.refused(refuse(mod.name, Errno.ENOEXEC, "writable-executable-section", why, hint, *details))
 
 
 # -- sizes and offsets ------------------------------------------------------------------------------------

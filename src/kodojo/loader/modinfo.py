@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kodojo.errors import decode, encode
+from kodojo.errors import Detail, decode, encode
 from kodojo.loader.load_info import MODULE_INIT_IGNORE_VERMAGIC
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno
@@ -66,6 +66,7 @@ def blacklisted(target: Target, info: LoadInfo) -> None:
         "module-blacklisted",
         f"the kernel was started with module_blacklist={target.module_blacklist()}",
         "Start the kernel without it, or load another module.",
+        Detail(info.label),
     )
 
 
@@ -170,7 +171,8 @@ def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:
     target.printk(3, f"{info.label}: version magic '{decode(modmagic)}' should be '{vermagic}'")
     why = f"the module was built for '{decode(modmagic).rstrip()}', this kernel is '{vermagic.rstrip()}'"
     hint = "Build the module against the headers of this kernel, or load it into the kernel it was built for."
-    info.steps.refused(refuse(info.label, Errno.ENOEXEC, "vermagic-mismatch", why, hint))
+    both = Detail("vermagic", facts={"module": decode(modmagic), "kernel": vermagic})
+    info.steps.refused(refuse(info.label, Errno.ENOEXEC, "vermagic-mismatch", why, hint, both))
 
 
 def _check_origin(target: Target, mod: Module, info: LoadInfo) -> None:

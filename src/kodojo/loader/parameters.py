@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kodojo.errors import decode
+from kodojo.errors import Detail, decode
 from kodojo.loader.module_memory import read_bytes, read_string
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno
@@ -194,6 +194,7 @@ def _refused(
             "parameter-without-value",
             f"parameter {name} needs a value",
             f"Write {name}=VALUE.",
+            Detail(name),
         )
     slugs: dict[int, tuple[str, str]] = {
         Errno.ENOSPC: ("parameter-too-long", f"the value of parameter {name} is too long"),
@@ -204,7 +205,8 @@ def _refused(
         errno,
         ("parameter-invalid", f"parameter {name} does not accept the value '{text}'"),
     )
-    return refuse(mod.name, errno, slug, why, "See the module's parameters: modinfo -p.")
+    detail = Detail(name, facts={"value": text})
+    return refuse(mod.name, errno, slug, why, "See the module's parameters: modinfo -p.", detail)
 
 
 def unknown_module_param_cb(target: Target, mod: Module, param: bytes, value: bytes | None) -> None:

@@ -1,7 +1,6 @@
-"""The reasons for which a module is refused after its file was found to be good, in plain words.
+"""The reasons for which a module is refused, in plain words.
 
-Those of the stages that look at the file are in :data:`kodojo.loader.refusal.SLUGS`, those about
-signatures come from :mod:`kodojo.loader.signature`.
+Each has a page in ``kodojo/check/reasons``, which ``kodojo explain SLUG`` shows.
 """
 
 from __future__ import annotations
@@ -26,6 +25,42 @@ SLUGS = {
     "file-too-large": "the file is larger than 2 GiB",
     "kernel-refused": "a part of the kernel that is not the loader refused",
     "locked-down": "the kernel is locked down and the module has no valid signature",
+    # signature.py
+    "unsigned-module": "the module is not signed, and this kernel wants a signature",
+    "signature-ignored": "the module is loaded by force, which makes its signature worthless",
+    "unsupported-signature-type": "the signature is not a PKCS#7 message",
+    "malformed-signature": "what should be the signature cannot be read",
+    "unknown-signer": "the module is signed with a key that the kernel does not trust",
+    "unsupported-crypto": "the signature needs an algorithm that the kernel does not have",
+    "bad-signature": "the signature does not fit the module",
+    "blacklisted-module": "the kernel's blacklist names the module or its key",
+    # elf_checks.py, load_info.py
+    "elf-too-short": "the file is shorter than an ELF header",
+    "elf-magic": "the file is not an ELF file",
+    "elf-type": "the file is an ELF file, but not a relocatable one",
+    "elf-architecture": "the file is for another processor",
+    "elf-section-header-size": "the section headers have an unknown size",
+    "elf-section-table": "the table of sections is not inside the file",
+    "elf-section-names": "the table of section names cannot be used",
+    "elf-section-zero": "section 0 is not the empty one",
+    "elf-section-bounds": "a section is not inside the file",
+    "elf-section-name-offset": "the name of a section is not in the table of names",
+    "elf-symbol-strings": "the symbol table has no table of names",
+    "two-modinfo-sections": "there is more than one .modinfo section",
+    "no-symbols": "there is not exactly one symbol table",
+    "no-this-module": "there is not exactly one struct module in the file",
+    "this-module-not-allocated": "struct module would not be loaded",
+    "struct-module-size": "struct module has another size in this kernel",
+    "would-damage-kernel": "the kernel would read or write where it must not",
+    # modinfo.py, version.py
+    "module-blacklisted": "the kernel's command line forbids the module",
+    "vermagic-mismatch": "the module was built for another kernel",
+    "vermagic-missing": "the module does not say for which kernel it was built",
+    "module-layout-crc": "struct module and its friends have other types in this kernel",
+    "livepatch-unsupported": "the kernel cannot be patched live",
+    "exports-without-crc": "the module exports symbols without version checksums",
+    # layout.py
+    "writable-executable-section": "a section is both writable and executable",
     # module_list.py
     "already-loaded": "a module of that name is loaded",
     "same-name-busy": "another module of that name is going, or has just failed",
@@ -59,4 +94,4 @@ SLUGS = {
     "parameter-too-long": "a text is too long for its parameter",
     "parameter-locked-down": "lockdown forbids to set a hardware parameter",
 }
-"""Slug -> what it says; each has a page in the docs."""
+"""Slug -> what it says, as the rest of a sentence."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.errors import LoadError, decode
+from kodojo.errors import Detail, LoadError, decode
 from kodojo.loader.module_memory import read_string, self_relative
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno, ModuleState
-from kodojo.loader.version import check_version
+from kodojo.loader.version import check_version, version_facts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +98,7 @@ def _common_symbol(target: Target, mod: Module, name: bytes) -> LoadError | None
         "common-symbol",
         f"{decode(name)} is a common symbol: a variable that no object file claims",
         "Compile with -fno-common.",
+        Detail(decode(name)),
     )
 
 
@@ -112,6 +113,7 @@ def _invalid_section_index(target: Target, mod: Module, info: LoadInfo, index: i
         "symbol-section-index",
         f"symbol {name} says it is in section {section}, but the last one is {largest}",
         "The file is damaged, or has more sections than the kernel supports: build it again.",
+        Detail(name, facts={"symbol": index, "section": section, "last section": largest}),
     )
 
 
@@ -151,6 +153,7 @@ def _not_found(target: Target, mod: Module, name: bytes) -> LoadError:
             "gpl-only-symbol",
             f"{text} is exported to GPL-compatible modules only, and this module is proprietary",
             'Declare the license that the code has, as in MODULE_LICENSE("GPL"), or do without the symbol.',
+            Detail(text),
         )
     if mod.using_gplonly_symbols and target.find_symbol(text, gplok=True) is not None:
         return refuse(
@@ -159,6 +162,7 @@ def _not_found(target: Target, mod: Module, name: bytes) -> LoadError:
             "gpl-and-proprietary",
             f"{text} belongs to a proprietary module, and this module uses GPL-only symbols, too",
             "Use one or the other.",
+            Detail(text),
         )
     return refuse(
         mod.name,
@@ -166,6 +170,7 @@ def _not_found(target: Target, mod: Module, name: bytes) -> LoadError:
         "unknown-symbol",
         f"no symbol {text} is exported by the kernel or by a loaded module",
         "Load the module that exports it first (modprobe does it), or build against this kernel.",
+        Detail(text),
     )
 
 
@@ -212,19 +217,20 @@ def resolve_symbol(target: Target, mod: Module, info: LoadInfo, name: bytes, own
     if not inherit_taint(target, mod, symbol.owner, name):
         return None
     if not check_version(target, info, mod, name, symbol.crc):
-        raise _version_mismatch(mod, name)
+        raise _version_mismatch(mod, info, symbol)
     verify_namespace_is_imported(target, mod, info, symbol)
     ref_module(target, mod, symbol)
     return symbol
 
 
-def _version_mismatch(mod: Module, name: bytes) -> LoadError:
+def _version_mismatch(mod: Module, info: LoadInfo, symbol: Symbol) -> LoadError:
     return refuse(
         mod.name,
         Errno.EINVAL,
         "symbol-version",
-        f"{decode(name)} had another type when the module was built: its checksum differs from this kernel's",
+        f"{symbol.name} had another type when the module was built: its checksum differs from this kernel's",
         "Build the module against the headers of exactly this kernel.",
+        Detail(symbol.name, facts=version_facts(info, symbol)),
     )
 
 
@@ -235,6 +241,7 @@ def _provider_busy(mod: Module, name: bytes, owner: Module) -> LoadError:
         "provider-not-ready",
         f"{decode(name)} belongs to {owner.name}, which is still being loaded",
         f"Wait until {owner.name} is loaded.",
+        Detail(decode(name), facts={"owner": owner.name}),
     )
 
 
@@ -282,6 +289,7 @@ def verify_namespace_is_imported(target: Target, mod: Module, info: LoadInfo, sy
             "namespace-not-imported",
             f"{symbol.name} is exported into the namespace {namespace}, which the module does not import",
             f"Add MODULE_IMPORT_NS({namespace}); to the source.",
+            Detail(symbol.name, facts={"namespace": namespace}),
         )
 
 
@@ -340,4 +348,5 @@ def _duplicate_export(target: Target, mod: Module, name: str, found: Symbol) -> 
         "Rename the symbol, or do not export it."
         if found.owner is None
         else f"Rename the symbol, or remove {owner} first.",
+        Detail(name, facts={"owner": owner}),
     )

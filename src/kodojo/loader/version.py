@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.errors import MissingInformationError, decode
+from kodojo.errors import Detail, MissingInformationError, decode, encode
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
-    from kodojo.loader.target import Module, Target
+    from kodojo.loader.target import Module, Symbol, Target
 
 __all__ = [
     "TAINT_FORCED_MODULE",
@@ -24,6 +24,7 @@ __all__ = [
     "check_version",
     "same_magic",
     "try_to_force_load",
+    "version_facts",
 ]
 
 TAINT_FORCED_MODULE = 1
@@ -78,6 +79,13 @@ def check_version(target: Target, info: LoadInfo, mod: Module, name: bytes, crc:
     return False
 
 
+def version_facts(info: LoadInfo, symbol: Symbol) -> dict[str, int | str]:
+    """The two checksums of a symbol, and who exports it, for a refusal's details."""
+    owner = symbol.owner.name if symbol.owner else "vmlinux"
+    crcs = {"crc": (info.version_crcs or {}).get(encode(symbol.name)), "kernel crc": symbol.crc}
+    return {"owner": owner, **{name: crc for name, crc in crcs.items() if crc is not None}}
+
+
 def _read_versions(info: LoadInfo) -> dict[bytes, int]:
     """The contents of ``__versions``: the first entry of a name counts, and its crc has 64 bits."""
     content = info.section_file_data(info.index.vers)
@@ -126,6 +134,7 @@ def check_modstruct_version(target: Target, mod: Module, info: LoadInfo) -> None
         "the structures that module and kernel share (struct module first of all) had other definitions,"
         " or none at all are recorded, when the module was built",
         "Build the module against the headers of exactly this kernel, with its Module.symvers.",
+        Detail("module_layout", facts=version_facts(info, symbol)),
     )
 
 

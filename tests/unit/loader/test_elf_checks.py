@@ -3,7 +3,7 @@ import pytest
 from kodojo.errors import DamageError, LoadError
 from kodojo.loader.elf_checks import check_section_names, elf_validity_check
 from kodojo.loader.load_info import LoadInfo
-from kodojo.loader.refusal import SLUGS
+from kodojo.loader.slugs import SLUGS
 from tests.support.elf_writer import ALLOC, SHT_NOBITS, SHT_STRTAB, SHT_SYMTAB, module_writer
 from tests.support.stages import EARLY, LATE, MIDDLE, STRUCT_SIZE, checked, lines, paper_target
 
