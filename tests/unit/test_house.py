@@ -26,9 +26,10 @@ ARROWS = {
     "loader": {"image", "errors"},
     "kernel": {"machine", "image", "errors", "durable", "loader", "kmod"},
     "kmod": {"image", "errors", "durable"},
+    "check": {"loader", "kmod", "image", "errors", "durable"},
     "lab": {"kernel", "loader", "machine", "image", "errors", "durable"},
-    "report": {"lab", "kmod", "kernel", "loader", "machine", "image", "errors", "durable"},
-    "cli": {"report", "lab", "kmod", "kernel", "loader", "machine", "image", "errors", "durable"},
+    "report": {"check", "lab", "kmod", "kernel", "loader", "machine", "image", "errors", "durable"},
+    "cli": {"report", "check", "lab", "kmod", "kernel", "loader", "machine", "image", "errors", "durable"},
     "pytest_plugin": {"report", "lab", "kmod", "kernel", "loader", "machine", "image", "errors", "durable"},
     "__main__": {"cli"},
 }

@@ -1,0 +1,1 @@
+"""Will they load? Many modules against many kernels, by dry loads."""

@@ -1,0 +1,70 @@
+"""Signatures: who signed, with what, and whom the kernel trusts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from kodojo.errors import Detail
+from kodojo.kmod.signature import signature_rows
+
+if TYPE_CHECKING:
+    from kodojo.check.explain.case import Case
+    from kodojo.errors import Refusal
+    from kodojo.image.x509 import Certificate
+
+__all__ = ["SLUGS", "signature"]
+
+SLUGS = (
+    "unsigned-module",
+    "unsupported-signature-type",
+    "malformed-signature",
+    "unknown-signer",
+    "unsupported-crypto",
+    "bad-signature",
+    "blacklisted-module",
+    "locked-down",
+)
+
+
+def signature(case: Case, problem: Refusal) -> Refusal:
+    """The signature as modinfo tells it, the keys that the kernel trusts, and how the two miss each other."""
+    rows = dict(signature_rows(case.content))
+    trusted = case.image.keyring
+    details = [_signature(rows, trusted)] if rows else [Detail("signature", "there is none at the end of the file")]
+    details += [_key(certificate) for certificate in trusted]
+    if not trusted:
+        details.append(Detail("trusted keys", "the kernel has none built in"))
+    return replace(problem, details=tuple(details))
+
+
+def _signature(rows: dict[str, str], trusted: tuple[Certificate, ...]) -> Detail:
+    signer, key = rows["signer"], "".join(rows["sig_key"].split())
+    text = f"made by '{signer}' with the key {key}, over a {rows['sig_hashalgo']} digest"
+    more = []
+    same_key = [one for one in trusted if _hex(one.serial) == key or (one.skid and _hex(one.skid) == key)]
+    same_name = [one for one in trusted if signer and signer in one.subject]
+    if same_key:
+        more.append("the kernel trusts that key, so it is the signature or the file that is wrong")
+    elif same_name:
+        more.append("the kernel trusts a key of the same name, but another one: the module is of another build")
+    else:
+        more.append("the kernel trusts nobody of that name")
+    facts: dict[str, int | str] = {"signer": signer, "key": key, "hash": rows["sig_hashalgo"]}
+    return Detail("signature", text, facts, tuple(more))
+
+
+def _key(certificate: Certificate) -> Detail:
+    until = datetime.fromtimestamp(certificate.valid_to, UTC).date().isoformat()
+    facts: dict[str, int | str] = {
+        "serial": _hex(certificate.serial),
+        "key identifier": _hex(certificate.skid or b""),
+        "algorithm": certificate.pkey_algo,
+    }
+    text = f"'{certificate.subject}', {certificate.pkey_algo}, serial number {facts['serial']}, until {until}"
+    return Detail("trusted key", text, facts)
+
+
+def _hex(data: bytes) -> str:
+    return data.lstrip(b"\0").hex(":").upper()
