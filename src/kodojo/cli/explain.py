@@ -29,7 +29,7 @@ UNCHECKED = 2
 @json_option
 @pass_app
 def explain(app: App, subject: str, arguments: tuple[str, ...]) -> None:
-    """Would a kernel load the module in FILE, and if not, why, and what is to be done?
+    """Tell whether a kernel would load the module in FILE, and if not, why, and what is to be done.
 
     Nothing is booted. REASON is the name of a reason, such as vermagic-mismatch, and shows the page about it.
 

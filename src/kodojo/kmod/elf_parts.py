@@ -12,7 +12,7 @@ import numpy as np
 
 from kodojo.image.elf import SYM
 
-__all__ = ["NotElfError", "Parts", "modinfo_section", "modinfo_strings", "module_parts"]
+__all__ = ["NotElfError", "Parts", "modinfo_section", "modinfo_strings", "module_parts", "section_content"]
 
 _HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -56,8 +56,13 @@ def modinfo_section(data: bytes | mmap) -> bytes | None:
 
     :raises NotElfError: damaged, or no ELF file of this architecture.
     """
+    return section_content(data, b".modinfo")
+
+
+def section_content(data: bytes | mmap, wanted: bytes) -> bytes | None:
+    """The content of the first section of that name; None if there is none. Raises NotElfError likewise."""
     for section, name in _sections(data):
-        if name == b".modinfo":
+        if name == wanted:
             return _content(data, section)
     return None
 

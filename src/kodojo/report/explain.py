@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page_text", "problem_lines", "shape", "verdict_lines"]
 
+ERROR = 3  # KERN_ERR
 MOST_LINES = 12
 """Log lines, and details of a problem, that are shown; JSON has them all."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["nearest", "nearest_word"]
 
 MOST = 3
-ALIKE = 0.7
+ALIKE = 0.75
 CANDIDATES = 60
 SUFFIXES = ("_noprof", "_v2", "_ns", "_locked", "_nolock", "_unlocked")
 """What the kernel's developers append to a name when its meaning changes a little."""
@@ -39,7 +39,7 @@ def nearest(image: Image, name: str) -> list[str]:
 
 def nearest_word(word: str, words: Iterable[str]) -> str:
     """The word that somebody may have meant, empty if none looks like it."""
-    return next(iter(get_close_matches(word, list(words), 1, 0.6)), "")
+    return next(iter(get_close_matches(word, list(words), 1, 0.7)), "")
 
 
 def _likeness(name: str, other: str) -> float:

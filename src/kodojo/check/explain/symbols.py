@@ -61,6 +61,9 @@ def unknown_symbol(case: Case, problem: Refusal) -> Refusal:
                 f"Load {names} first. modprobe does not do it by itself, for depends= does not name it:"
                 " modinfo of the module would, had it been built with that module's Module.symvers."
             )
+    elif absent := sorted(name for name in case.depends if name not in case.image.modules):
+        names = ", ".join(absent)
+        hint = f"Load {names} first: depends= names it, and this kernel's tree does not have it. Check both together."
     elif case.release and case.release != case.image.release:
         hint = f"Build the module for {case.image.release}: it was built for {case.release}, which had the symbol."
     return replace(problem, hint=hint, details=(*details, *problem.details[MOST:]))
