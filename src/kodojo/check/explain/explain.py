@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kodojo.check.explain import elf, parameters, signature, symbols, vermagic, versions
+from kodojo.check.explain.elf import FIELDS, header_field, struct_module_size
+from kodojo.check.explain.parameters import ignored, parameter, unchecked
+from kodojo.check.explain.parameters import SLUGS as PARAMETERS
+from kodojo.check.explain.signature import SLUGS as SIGNATURES
+from kodojo.check.explain.signature import signature
+from kodojo.check.explain.symbols import gpl_only_symbol, namespace_not_imported, taints, unknown_symbol
+from kodojo.check.explain.vermagic import vermagic_mismatch, vermagic_missing
+from kodojo.check.explain.versions import module_layout_crc, symbol_version
 from kodojo.errors import Detail, KodojoError, Refusal
 
 if TYPE_CHECKING:
@@ -18,17 +25,17 @@ __all__ = ["explain", "notes"]
 Explainer = Callable[["Case", Refusal], Refusal]
 
 EXPLAINERS: dict[str, Explainer] = {
-    "unknown-symbol": symbols.unknown_symbol,
-    "gpl-only-symbol": symbols.gpl_only_symbol,
-    "namespace-not-imported": symbols.namespace_not_imported,
-    "symbol-version": versions.symbol_version,
-    "module-layout-crc": versions.module_layout_crc,
-    "vermagic-mismatch": vermagic.vermagic_mismatch,
-    "vermagic-missing": vermagic.vermagic_missing,
-    "struct-module-size": elf.struct_module_size,
-    **dict.fromkeys(signature.SLUGS, signature.signature),
-    **dict.fromkeys(elf.FIELDS, elf.header_field),
-    **dict.fromkeys(parameters.SLUGS, parameters.parameter),
+    "unknown-symbol": unknown_symbol,
+    "gpl-only-symbol": gpl_only_symbol,
+    "namespace-not-imported": namespace_not_imported,
+    "symbol-version": symbol_version,
+    "module-layout-crc": module_layout_crc,
+    "vermagic-mismatch": vermagic_mismatch,
+    "vermagic-missing": vermagic_missing,
+    "struct-module-size": struct_module_size,
+    **dict.fromkeys(SIGNATURES, signature),
+    **dict.fromkeys(FIELDS, header_field),
+    **dict.fromkeys(PARAMETERS, parameter),
 }
 
 
@@ -52,4 +59,4 @@ def _explained(case: Case, problem: Refusal) -> Refusal:
 
 def notes(case: Case, verdict: Verdict) -> tuple[Detail, ...]:
     """What else a person should know, whether it loads or not: taints, arguments that nobody looks at."""
-    return (*parameters.ignored(case, verdict), *parameters.unchecked(verdict), *symbols.taints(verdict))
+    return (*ignored(case, verdict), *unchecked(verdict), *taints(verdict))
