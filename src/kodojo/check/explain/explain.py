@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kodojo.check.explain.elf import FIELDS, header_field, struct_module_size
-from kodojo.check.explain.parameters import ignored, parameter, unchecked
 from kodojo.check.explain.parameters import SLUGS as PARAMETERS
+from kodojo.check.explain.parameters import ignored, parameter, unchecked
 from kodojo.check.explain.signature import SLUGS as SIGNATURES
 from kodojo.check.explain.signature import signature
 from kodojo.check.explain.symbols import gpl_only_symbol, namespace_not_imported, taints, unknown_symbol
