@@ -1,7 +1,7 @@
 """``python -m tests.damage``: damaged modules, our answer against the native loader's, as a table.
 
 What has been judged is kept (in the test cache, by series and seed), so ``--resume`` goes on where the last run of
-the same code stopped. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
+the same code stopped. ``--dry`` compares our dry load with our real one instead. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
 """
 
 # ruff: noqa: T201
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import SERIES
+from tests.damage.dry import compare
 from tests.damage.judge import GOOD, Judgement, Verdict, judge
 from tests.damage.machines import Warm, warm
 from tests.damage.mutations import KINDS, make_case
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad = 0
     for series in options.series:
         machine = warm(series)
+        if options.dry:
+            bad += _dry(machine, series, options)
+            continue
         if options.only is not None:
             _show(machine, options)
             continue
@@ -65,6 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--resume", action="store_true", help="keep what this very code has judged")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="one case, in full")
+    parser.add_argument("--dry", action="store_true", help="compare the dry load with the real one, in this process")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --only: write the damaged file")
     return parser.parse_args(arguments)
 
@@ -75,6 +80,20 @@ def _show(machine: Warm, options: argparse.Namespace) -> None:
         options.save.write_bytes(case.data)
     for one in judge(machine.kernel, [case]):
         print(f"{one.number} {one.kind}: {one.text}: {one.verdict.value}", *one.details, sep="\n    ")
+
+
+def _dry(machine: Warm, series: str, options: argparse.Namespace) -> int:
+    """Compare the dry load with the real one; the number of cases in which they differ."""
+    numbers = range(options.first, options.first + options.cases) if options.only is None else [options.only]
+    cases = [make_case(machine.bases, options.seed, number) for number in numbers]
+    differing = 0
+    for answer in compare(machine.kernel, cases):
+        if answer.lines:
+            differing += 1
+            print(f"{answer.case.number} {answer.case.kind}: {answer.case.base}: {answer.case.text}")
+            print(*(f"    {line[:400]}" for line in answer.lines), sep="\n", flush=True)
+    print(f"{series}: the dry load differs from the real one in {differing} of {len(cases)} cases", flush=True)
+    return differing
 
 
 # -- many ---------------------------------------------------------------------------------------------

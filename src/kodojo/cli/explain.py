@@ -85,9 +85,11 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
 
 def _image(app: App) -> Image:
     """The kernel that is named, by name or by path, else the current one."""
-    from kodojo.image.image import Image  # noqa: PLC0415
+    if app.kernel is not None and Path(app.kernel).exists():
+        from kodojo.image.image import Image  # noqa: PLC0415
 
-    return app.store.open(None) if app.kernel is None else Image.open(app.kernel)
+        return Image.open(app.kernel)
+    return app.store.open(app.kernel)
 
 
 def _built_for(app: App, case: Case) -> Image | None:

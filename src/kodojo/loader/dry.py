@@ -9,9 +9,10 @@ what the loader would say, up to the moment when the module's own code would sta
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.errors import DamageError, ImageError, LogRecord, decode
 from kodojo.image.tree import fold
 from kodojo.loader.decompress import module_decompress
 from kodojo.loader.described_modules import DescribedModules
@@ -39,6 +40,12 @@ USER_START = 0x7F0000000000
 PERCPU_START = 0x30000
 PERCPU_MODULE_RESERVE = 8 << 10
 INT_MAX = (1 << 31) - 1
+
+LINKED = (
+    "list.next", "list.prev", "source_list.next", "source_list.prev", "target_list.next", "target_list.prev",
+    "refcnt.counter",
+)  # fmt: skip
+"""Members of struct module that are not zero once a module has its place in the list."""
 
 MEMORY = 512 << 20
 """Bytes of RAM that the machine is said to have: nothing larger can be allocated."""
@@ -227,7 +234,18 @@ class DryTarget:
             )
 
     def struct_module(self, mod: Module) -> bytes:
-        return b""
+        """What the file has there, what has been entered since, and something where lists and counters are."""
+        if "types" not in self.image.describes:
+            return b""
+        struct = self.image.btf.struct("module")
+        content = bytearray(read_bytes(mod, mod.address, struct.size))
+        values = dict.fromkeys(LINKED, 1) | {"state": mod.state.value} | self._fields[mod]
+        for path, value in values.items():
+            if struct.has(path):
+                member = struct.field(path)
+                place = slice(member.offset, member.offset + member.size)
+                content[place] = (value & (1 << 8 * member.size) - 1).to_bytes(member.size, "little")
+        return bytes(content)
 
     def commit(self, mod: Module, info: LoadInfo) -> None:
         self._exports[mod] = tuple(
@@ -251,7 +269,8 @@ class DryTarget:
     def set_field(self, mod: Module, member: str, value: int) -> None:
         self._fields.setdefault(mod, {})[member] = value
 
-    def set_string(self, mod: Module, member: str, text: bytes | None) -> None: ...
+    def set_string(self, mod: Module, member: str, text: bytes | None) -> None:
+        self.set_field(mod, member, int(text is not None))
 
     def set_state(self, mod: Module, state: ModuleState) -> None:
         mod.state = state
@@ -291,7 +310,6 @@ class DryTarget:
         symbols = []
         for index in range(fields.get(f"num_{prefix}syms", 0)):
             entry = start + KERNEL_SYMBOL_SIZE * index
-            (namespace,) = struct.unpack("<i", read_bytes(mod, entry + 8, 4))
             crc = struct.unpack("<I", read_bytes(mod, crcs + 4 * index, 4))[0] if crcs else None
             symbols.append(
                 Symbol(
@@ -299,7 +317,7 @@ class DryTarget:
                     address=self_relative(mod, entry),
                     crc=crc,
                     gpl=bool(prefix),
-                    namespace=decode(read_string(mod, self_relative(mod, entry + 8))) if namespace else None,
+                    namespace=_namespace(mod, entry + 8),
                     owner=mod,
                 )
             )
@@ -396,7 +414,9 @@ class DryTarget:
     def destroy_params(self, mod: Module) -> None: ...
 
     # -- sysfs, init, exit ----------------------------------------------------------------------------
-    def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None: ...
+    def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None:
+        if not mod.name:  # a kobject has to have a name
+            raise KernelErrno(Errno.EINVAL)
 
     def mod_sysfs_teardown(self, mod: Module) -> None: ...
 
@@ -425,6 +445,19 @@ class DryTarget:
     def record_unload(self, mod: Module) -> None: ...
 
     def module_put(self, mod: Module) -> None: ...
+
+
+def _namespace(mod: Module, field: int) -> str | None:
+    """The namespace that an entry of an export table points to; None if it points nowhere.
+
+    A kernel does not look before somebody uses the symbol, so a pointer to somewhere else does no harm by itself.
+    """
+    (distance,) = struct.unpack("<i", read_bytes(mod, field, 4))
+    if not distance:
+        return None
+    with suppress(DamageError):
+        return decode(read_string(mod, self_relative(mod, field)))
+    return None
 
 
 def _pages(size: int) -> int:

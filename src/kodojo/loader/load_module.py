@@ -504,6 +504,10 @@ def complete_refusals(target: Target, steps: Steps) -> Iterator[None]:
 
 
 def _answered(step: str, errno: int) -> LoadError:
+    if (step, errno) == ("kernel_read_file", Errno.EINVAL):
+        return refuse(
+            step, errno, "empty-file", "the file is empty, or is no regular file", "Build or fetch it again."
+        )
     slug, why, hint = ANSWERS.get(errno) or (
         "kernel-refused",
         f"the kernel's own {step} answered -{errno}",

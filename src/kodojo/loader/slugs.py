@@ -21,6 +21,7 @@ SLUGS = {
     "security-module": "a security module of the kernel forbids it",
     "not-permitted": "the kernel's policy forbids it",
     "no-decompression": "the kernel cannot decompress modules",
+    "empty-file": "the file is empty, or is no regular file",
     "file-busy": "the file is open for writing",
     "file-too-large": "the file is larger than 2 GiB",
     "kernel-refused": "a part of the kernel that is not the loader refused",
