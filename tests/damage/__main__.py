@@ -1,7 +1,8 @@
 """``python -m tests.damage``: damaged modules, our answer against the native loader's, as a table.
 
 What has been judged is kept (in the test cache, by series and seed), so ``--resume`` goes on where the last run of
-the same code stopped. ``--dry`` compares our dry load with our real one instead. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
+the same code stopped. ``--dry`` compares our dry load with our real one
+instead. ``--only NUMBER`` shows one case in full; ``--save`` writes its file.
 """
 
 # ruff: noqa: T201

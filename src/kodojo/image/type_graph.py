@@ -27,7 +27,7 @@ from kodojo.image.btf_format import (
 if TYPE_CHECKING:
     from kodojo.image.btf import Btf
 
-__all__ = ["BtfTypes", "Node", "Part", "TypeGraph", "prototype", "resolve", "spell"]
+__all__ = ["BtfTypes", "Node", "Part", "TypeGraph", "resolve", "spell"]
 
 LONGEST_CHAIN = 256
 TRANSPARENT = frozenset({"typedef", "const", "volatile", "restrict"})
@@ -161,7 +161,7 @@ def spell(types: TypeGraph, key: Hashable, inner: str = "", depth: int = 0) -> s
         return f"{node.kind} {spell(types, node.target, inner, depth + 1)}"
     if node.kind == "typedef" and not node.name:  # a tag on a type, which C does not write
         return spell(types, node.target, inner, depth + 1)
-    return f"{_base(node)} {inner}".rstrip()
+    return f"{_base(node)}{'' if inner.startswith('[') else ' '}{inner}".rstrip()
 
 
 def _spell_pointer(types: TypeGraph, node: Node, inner: str, depth: int) -> str:
@@ -181,8 +181,3 @@ def _base(node: Node) -> str:
     if node.kind in ("struct", "union", "enum"):
         return f"{node.kind} {node.name}".rstrip()
     return f"struct {node.name}" if node.kind == "forward" else node.name or node.kind
-
-
-def prototype(types: TypeGraph, key: Hashable, name: str) -> str:
-    """A declaration of that type: of a function with the types of its parameters, of a variable with its own."""
-    return spell(types, key, name)

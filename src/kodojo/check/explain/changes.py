@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kodojo.image.type_graph import prototype, resolve, spell
+from kodojo.image.type_graph import resolve, spell
 
 if TYPE_CHECKING:
     from kodojo.image.type_graph import Node, Part, TypeGraph
@@ -59,7 +59,7 @@ class Changes:
         old, new = self.old.symbol(name), self.new.symbol(name)
         if old is None or new is None:
             return None
-        declared = prototype(self.old, old, name), prototype(self.new, new, name)
+        declared = spell(self.old, old, name), spell(self.new, new, name)
         return declared if declared[0] != declared[1] else None
 
     def reachable(self, name: str) -> list[TypeChange]:

@@ -10,7 +10,7 @@ from kodojo.check.explain.elf import FIELDS, header_field, struct_module_size
 from kodojo.check.explain.parameters import SLUGS as PARAMETERS
 from kodojo.check.explain.parameters import ignored, parameter, unchecked
 from kodojo.check.explain.signature import SLUGS as SIGNATURES
-from kodojo.check.explain.signature import signature
+from kodojo.check.explain.signature import signature, unverified
 from kodojo.check.explain.symbols import gpl_only_symbol, namespace_not_imported, taints, unknown_symbol
 from kodojo.check.explain.vermagic import vermagic_mismatch, vermagic_missing
 from kodojo.check.explain.versions import module_layout_crc, symbol_version
@@ -58,5 +58,5 @@ def _explained(case: Case, problem: Refusal) -> Refusal:
 
 
 def notes(case: Case, verdict: Verdict) -> tuple[Detail, ...]:
-    """What else a person should know, whether it loads or not: taints, arguments that nobody looks at."""
-    return (*ignored(case, verdict), *unchecked(verdict), *taints(verdict))
+    """What else a person should know: arguments that nobody looks at, signatures that do not count, taints."""
+    return (*ignored(case, verdict), *unchecked(verdict), *unverified(case, verdict), *taints(verdict))

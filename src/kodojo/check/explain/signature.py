@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from kodojo.check.explain.case import Case
     from kodojo.errors import Refusal
     from kodojo.image.x509 import Certificate
+    from kodojo.loader.verdict import Verdict
 
-__all__ = ["SLUGS", "signature"]
+__all__ = ["SLUGS", "signature", "unverified"]
+
+TAINT_UNSIGNED_MODULE = 13
 
 SLUGS = (
     "unsigned-module",
@@ -30,16 +33,22 @@ SLUGS = (
 
 def signature(case: Case, problem: Refusal) -> Refusal:
     """The signature as modinfo tells it, the keys that the kernel trusts, and how the two miss each other."""
-    rows = dict(signature_rows(case.content))
     trusted = case.image.keyring
-    details = [_signature(rows, trusted)] if rows else [Detail("signature", "there is none at the end of the file")]
-    details += [_key(certificate) for certificate in trusted]
+    details = [_signature(case), *(_key(certificate) for certificate in trusted)]
     if not trusted:
         details.append(Detail("trusted keys", "the kernel has none built in"))
     return replace(problem, details=tuple(details))
 
 
-def _signature(rows: dict[str, str], trusted: tuple[Certificate, ...]) -> Detail:
+def unverified(case: Case, verdict: Verdict) -> tuple[Detail, ...]:
+    """Whose signature it is that a kernel does not accept, but does not insist on either."""
+    return (_signature(case),) if verdict.taints >> TAINT_UNSIGNED_MODULE & 1 else ()
+
+
+def _signature(case: Case) -> Detail:
+    rows, trusted = dict(signature_rows(case.content)), case.image.keyring
+    if not rows:
+        return Detail("signature", "there is none at the end of the file")
     signer, key = rows["signer"], "".join(rows["sig_key"].split())
     text = f"made by '{signer}' with the key {key}, over a {rows['sig_hashalgo']} digest"
     more = []
