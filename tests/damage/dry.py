@@ -1,7 +1,7 @@
 """Damaged modules through the dry load: the answer of the real load, without a machine.
 
 What a dry load cannot know is left out of the comparison: hashed pointers, what the module's own init does and
-prints, and the moment at which a kernel runs out of memory.
+prints, what sysfs says to names that it has already, and the moment at which a kernel runs out of memory.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _too_short(case: Case) -> bool:
 
 
 def _ran(real: Result) -> bool:
-    """Whether the module's own code ran, which has its own opinion on errno and log."""
-    return real.step in ("do_init_module", "live")
+    """Whether code ran that has its own opinion on errno and log: the module's, or that of sysfs."""
+    return real.step in ("mod_sysfs_setup", "do_init_module", "live")
 
 
 def _lines(log: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -241,7 +241,7 @@ def _provider_busy(mod: Module, name: bytes, owner: Module) -> LoadError:
         "provider-not-ready",
         f"{decode(name)} belongs to {owner.name}, which is still being loaded",
         f"Wait until {owner.name} is loaded.",
-        Detail(decode(name), facts={"owner": owner.name}),
+        Detail(decode(name), f"belongs to {owner.name}", {"owner": owner.name}),
     )
 
 
@@ -348,5 +348,5 @@ def _duplicate_export(target: Target, mod: Module, name: str, found: Symbol) -> 
         "Rename the symbol, or do not export it."
         if found.owner is None
         else f"Rename the symbol, or remove {owner} first.",
-        Detail(name, facts={"owner": owner}),
+        Detail(name, f"{owner} exports it already", {"owner": owner}),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kodojo.errors import Detail
+from kodojo.errors import Detail, KodojoError
 from kodojo.kmod.signature import signature_rows
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ def signature(case: Case, problem: Refusal) -> Refusal:
 
 def unverified(case: Case, verdict: Verdict) -> tuple[Detail, ...]:
     """Whose signature it is that a kernel does not accept, but does not insist on either."""
-    return (_signature(case),) if verdict.taints >> TAINT_UNSIGNED_MODULE & 1 else ()
+    if not verdict.taints >> TAINT_UNSIGNED_MODULE & 1:
+        return ()
+    try:
+        return (_signature(case),)
+    except KodojoError:  # nobody knows whom this kernel trusts
+        return ()
 
 
 def _signature(case: Case) -> Detail:
