@@ -91,8 +91,10 @@ class Survey(Steps):
         """A refusal has ended it, behind which nothing can be told.
 
         Damage behind a refusal is not told of: no kernel got there with such a file, and so it may come from that.
+        Nor is what ends it where struct module has another size: it has been filled in at the wrong places.
         """
-        if self._answer is None or not isinstance(error, DamageError):
+        misfit = any(refusal.slug == "struct-module-size" for _error, refusal in self._noted)
+        if self._answer is None or not (misfit or isinstance(error, DamageError)):
             self.refused(error)
 
     def conclude(self) -> None:

@@ -163,6 +163,20 @@ def test_damage_ends_it():
     assert [refusal.slug for refusal in survey.refusals] == ["vermagic-mismatch"]
 
 
+def test_struct_module_of_another_size():
+    """Relocations meet a struct module that does not fit: what they say of it is not told, what symbols say is."""
+    target = SpyTarget(late=True)
+    writer = loadable(late=False)
+    writer.symbol("gone")
+    verdict = check(target.image, finish(writer).build())
+    assert slugs(verdict) == ["struct-module-size", "unknown-symbol"]
+    survey = Survey(target)
+    survey.begin("elf_validity_check")
+    survey.refused(refuse("m", 8, "struct-module-size", "why", ""))
+    survey.ended(refuse("m", 8, "relocation-target-nonzero", "why", ""))
+    assert [refusal.slug for refusal in survey.refusals] == ["struct-module-size"]
+
+
 def damaging() -> None:
     raise would_damage("m", "there")
 
