@@ -24,6 +24,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+MISFIT = ("struct-module-size", "module-layout-crc")
+"""Refusals behind which struct module in the file may not be what the kernel takes it for."""
+
+
 class Survey(Steps):
     """The steps of a dry load that goes on after refusals.
 
@@ -91,9 +95,9 @@ class Survey(Steps):
         """A refusal has ended it, behind which nothing can be told.
 
         Damage behind a refusal is not told of: no kernel got there with such a file, and so it may come from that.
-        Nor is what ends it where struct module has another size: it has been filled in at the wrong places.
+        Nor is what ends it where struct module is another one: it has been filled in at the wrong places.
         """
-        misfit = any(refusal.slug == "struct-module-size" for _error, refusal in self._noted)
+        misfit = any(refusal.slug in MISFIT for _error, refusal in self._noted)
         if self._answer is None or not (misfit or isinstance(error, DamageError)):
             self.refused(error)
 
