@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Hashable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class DwarfTypes:
         self._symbols: dict[str, int] = {}
         self._tags: dict[str, int] = {}
         with _guarded():
-            for die in self._top_level():
+            for die in islice(self._top_level(), MOST_ENTRIES):
                 self._remember(die)
 
     def symbol(self, name: str) -> Hashable | None:
@@ -60,14 +61,8 @@ class DwarfTypes:
         return self._nodes[key]
 
     def _top_level(self) -> Iterator[Any]:
-        budget, last = MOST_ENTRIES, -1
         for unit in self._dwarf.iter_CUs():
-            for die in unit.get_top_DIE().iter_children():
-                budget -= 1
-                if budget < 0 or die.offset <= last:  # it says that the next one is before this one
-                    return
-                last = die.offset
-                yield die
+            yield from _children(unit.get_top_DIE())
 
     def _remember(self, die: Any) -> None:
         name = _name(die)
@@ -109,13 +104,13 @@ class DwarfTypes:
             return self._array(die, dimension)
         size = _number(die, "DW_AT_byte_size")
         if tag == "DW_TAG_enumeration_type":
-            values = tuple((_name(one), _number(one, "DW_AT_const_value")) for one in die.iter_children())
+            values = tuple((_name(one), _number(one, "DW_AT_const_value")) for one in _children(die))
             return Node("enum", name, size, values=values)
         kind = "float" if _number(die, "DW_AT_encoding") == DW_ATE_FLOAT else "int"
         return Node(kind, name, size)
 
     def _parameters(self, die: Any) -> Iterator[Part]:
-        for child in die.iter_children():
+        for child in _children(die):
             if child.tag == "DW_TAG_formal_parameter":
                 yield Part(_name(child), self._target(child))
             elif child.tag == "DW_TAG_unspecified_parameters":
@@ -125,7 +120,7 @@ class DwarfTypes:
         if "DW_AT_declaration" in die.attributes:
             complete = self._tags.get(name)
             return Node("forward", name) if complete is None else self.node(complete)
-        parts = tuple(self._member(child) for child in die.iter_children() if child.tag == "DW_TAG_member")
+        parts = tuple(self._member(child) for child in _children(die) if child.tag == "DW_TAG_member")
         return Node(COMPOUND[die.tag], name, _number(die, "DW_AT_byte_size"), parts=parts)
 
     def _member(self, die: Any) -> Part:
@@ -138,7 +133,7 @@ class DwarfTypes:
 
     def _array(self, die: Any, dimension: int) -> Node:
         """One dimension of an array; those within it have keys of their own."""
-        counts = [_count(child) for child in die.iter_children() if child.tag == "DW_TAG_subrange_type"] or [0]
+        counts = [_count(child) for child in _children(die) if child.tag == "DW_TAG_subrange_type"] or [0]
         inner = dimension + 1 < len(counts)
         target: Hashable = (die.offset, dimension + 1) if inner else self._target(die)
         return Node("array", target=target, count=counts[dimension])
@@ -190,6 +185,16 @@ def _relocated(content: bytes) -> bytes:
             raw = values[chosen].astype("<u8").view(np.uint8).reshape(-1, 8)[:, :size]
             np.frombuffer(view, np.uint8)[places] = raw
     return bytes(data)
+
+
+def _children(die: Any) -> Iterator[Any]:
+    """The entries inside an entry, up to one that says that its next one is before it: they would have no end."""
+    last = -1
+    for child in die.iter_children():
+        if child.offset <= last:
+            return
+        last = child.offset
+        yield child
 
 
 def _name(die: Any) -> str:
