@@ -49,13 +49,20 @@ def _without_guesses(verdict: Verdict, image: PresumedImage) -> Verdict:
         return replace(verdict, unmade=(*verdict.unmade, what))
     fact, what = _RESTING.get(verdict.slug, ("", ""))
     if not fact or fact in image.describes:
-        return verdict
+        certain = tuple(one for one in verdict.problems if _rests_on_nothing(one.slug, image))
+        return replace(verdict, problems=certain)
     return replace(_open_end(verdict), unmade=(*verdict.unmade, what))
+
+
+def _rests_on_nothing(slug: str, image: PresumedImage) -> bool:
+    """Whether a refusal behind the first does not rest on what was invented either."""
+    fact, _what = _RESTING.get(slug, ("", ""))
+    return not fact or fact in image.describes
 
 
 def _open_end(verdict: Verdict) -> Verdict:
     """Where a refusal is not certain: nothing was found, up to the step where it would have been."""
-    return replace(verdict, ok=True, errno=0, slug="ok", log=(), why="", hint="")
+    return replace(verdict, ok=True, errno=0, slug="ok", log=(), why="", hint="", problems=())
 
 
 def _answer(verdict: Verdict) -> tuple[object, ...]:

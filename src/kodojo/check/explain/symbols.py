@@ -74,7 +74,7 @@ def _unknown(case: Case, detail: Detail) -> Detail:
     owners = case.providers(name)
     if owners:
         return _of_another_module(case, detail, owners[0])
-    if case.image.kallsyms.get(name) is not None:
+    if "symbols" in case.image.describes and case.image.kallsyms.get(name) is not None:
         text = "the kernel has it, but does not export it to modules"
         return replace(detail, text=text, facts=detail.facts | {"found": "not exported"}, more=_near(case, name))
     text = "neither the kernel nor a module of its tree has it"
@@ -95,7 +95,7 @@ def _elsewhere(case: Case, name: str) -> tuple[str, ...]:
     if case.built_for is not None:
         lines += _in_the_old_kernel(case.built_for, name)
     option = next((option for prefix, option in OPTIONS.items() if name.lstrip("_").startswith(prefix)), "")
-    if option and f"CONFIG_{option}" not in case.image.config and not case.image.config.enabled(option):
+    if option and "config" in case.image.describes and not case.image.config.enabled(option):
         lines.append(f"symbols of that kind come with CONFIG_{option}, which this kernel was built without")
     return (*lines, *_near(case, name))
 

@@ -86,7 +86,12 @@ def _hint(case: Case, problem: Refusal) -> str:
 
 
 def _source(case: Case, problem: Refusal) -> Source | None:
-    """The kernel that the module was built for if its checksums say so, else what the module has of its own."""
+    """The kernel that the module was built for if its checksums say so, else what the module has of its own.
+
+    None if there is neither, or nothing to compare it with.
+    """
+    if "types" not in case.image.describes:
+        return None
     old = case.built_for
     if old is not None and _same_checksums(old, problem.details):
         with suppress(KodojoError):
@@ -109,6 +114,8 @@ def _same_checksums(image: Image, details: Iterable[Detail]) -> bool:
 
 
 def _no_types(case: Case) -> Detail:
+    if "types" not in case.image.describes:
+        return Detail("what has changed", "cannot be told: the types of this kernel are not known")
     text = "cannot be told: the module has no description of its types"
     more = ["a module that is built with -g and not stripped has one (reading it takes: pip install 'kodojo[dwarf]')"]
     if case.release and case.release != case.image.release:

@@ -10,6 +10,7 @@ import pytest
 from kodojo.check.explain import Case
 from kodojo.errors import Detail, Refusal
 from kodojo.image.exports import Export
+from kodojo.image.image import FACTS
 from tests.support.elf_writer import module_writer
 from tests.support.paper import Config, Kallsyms
 
@@ -24,7 +25,13 @@ class Exports(list):
 def kernel(*names: str, release: str = "9.9-paper", **more: Any) -> SimpleNamespace:
     """A kernel that exports these names; hashable, as images are."""
     exports = Exports(Export(name, 0, None, False, None) for name in names)
-    plain = {"release": release, "vermagic": f"{release} SMP ", "exports": exports, "kallsyms": Kallsyms()}
+    plain = {
+        "describes": FACTS,
+        "release": release,
+        "vermagic": f"{release} SMP ",
+        "exports": exports,
+        "kallsyms": Kallsyms(),
+    }
     return Image(**(plain | {"config": Config(), "modules": {}, "keyring": ()} | more))
 
 

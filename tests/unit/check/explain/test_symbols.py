@@ -35,6 +35,12 @@ def test_symbol_that_is_not_exported(exporters):
     assert unknown(case())[1].facts == {"found": "nowhere"}
 
 
+def test_symbol_of_a_described_kernel(exporters):
+    """A kernel that is only described is asked for nothing that it does not know."""
+    image = kernel("usb_gone_by", describes=frozenset({"exports"}), kallsyms=None, config=None)
+    assert unknown(case(image), "usb_gone")[1].facts == {"found": "nowhere"}
+
+
 def test_symbol_of_the_kernel_that_it_was_built_for(exporters):
     """If that kernel is at hand, who exported the symbol there is told."""
     exporters["5.0", "gone"] = ["old_provider"]

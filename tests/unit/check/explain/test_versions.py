@@ -89,6 +89,13 @@ def test_kernel_that_it_was_built_for():
         assert subjects(symbol_version(one, problem("symbol-version", checksums("use")))) == expected
 
 
+def test_kernel_whose_types_are_not_known():
+    """A kernel that is only described has nothing to compare with."""
+    image = kernel(describes=frozenset({"exports"}))
+    found = symbol_version(Case(image, module()), problem("symbol-version", checksums("use")))
+    assert found.details[1].text == "cannot be told: the types of this kernel are not known"
+
+
 def test_no_change_to_be_seen():
     """Where the types are the same, that is said."""
     found = symbol_version(Case(kernel(btf=Btf(OLD)), module()), problem("symbol-version", checksums("use")))
