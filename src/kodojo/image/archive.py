@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from kodojo.errors import PackageError
+from kodojo.image.compression import compression_of, decompress
 
-__all__ = ["Member", "Readable", "Window", "decompressed", "exactly", "honest_errors"]
+__all__ = ["CHUNK", "Member", "Prefixed", "Readable", "Window", "decompressed", "exactly", "honest_errors"]
 
 CHUNK = 1 << 18
 MAXIMUM_SIZE = 4 << 30  # bytes in a package, unpacked; distribution kernels have 0.1 to 1 GiB
 MAXIMUM_RATIO = 200  # of unpacked to packed size; kernels reach about 6
 _RATIO_COUNTS_FROM = 64 << 20
+_LZ4_MOST = 1 << 30  # bytes, in memory
 _XZ_MEMORY = 256 << 20  # bytes for a dictionary; `xz -9` asks for 65 MiB
 
 
@@ -135,7 +137,7 @@ class _Pump:
                 return produced
 
 
-class _Prefixed:
+class Prefixed:
     """``start`` and then the rest of ``source``."""
 
     def __init__(self, source: Readable, start: bytes) -> None:
@@ -175,9 +177,9 @@ class _Bounded:
 
 
 def decompressed(window: Window) -> Readable:
-    """The content of ``window``, which is gzip, xz, lzma, zstd, bzip2 or not compressed at all."""
+    """The content of ``window``, which is gzip, xz, lzma, zstd, bzip2, lz4 or not compressed at all."""
     start = window.read(6)
-    plain = _Prefixed(window, start)
+    plain = Prefixed(window, start)
     stream: Readable = plain
     if start.startswith(b"\x1f\x8b"):
         stream = gzip.GzipFile(fileobj=cast("BinaryIO", plain), mode="rb")
@@ -190,6 +192,8 @@ def decompressed(window: Window) -> Readable:
         stream = _Pump(window, start, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
     elif start.startswith(b"BZh"):
         stream = _Pump(window, start, bz2.BZ2Decompressor)
+    elif compression_of(start) == "lz4":
+        stream = io.BytesIO(decompress(start + window.read(), "lz4", _LZ4_MOST, window.name))
     return _Bounded(stream, window)
 
 

@@ -35,7 +35,7 @@ from kodojo.image import rpm
 from kodojo.image.archive import CHUNK, Member, Window, decompressed, honest_errors
 from kodojo.image.description import BUILD_FILES
 
-__all__ = ["is_package", "packages_in", "unpack"]
+__all__ = ["is_package", "package_members", "packages_in", "unpack"]
 
 _FLAVOUR = re.compile(r"linux-headers-(?P<release>[^_]+)-[^-_]+_(?P<version>[^_]+)_[^_]+\.deb")
 _AR_MAGIC = b"!<arch>\n"
@@ -105,7 +105,7 @@ def unpack(source: Path, destination: Path, progress: Progress | None = None) ->
         contents: dict[str, str] = {}
         for package in packages:
             tree = _Tree(root, package)
-            for member in _members(package, report):
+            for member in package_members(package, report.for_package(package)):
                 tree.add(member)
             tree.link()
             contents |= tree.contents
@@ -157,7 +157,13 @@ class _Report:
         return on_read
 
 
-def _members(package: Path, report: _Report) -> Iterator[Member]:
+def package_members(package: Path, on_read: Callable[[int], None] = lambda _size: None) -> Iterator[Member]:
+    """Everything in a .deb or .rpm, in its order; nobody vouches for any of it.
+
+    :param on_read: called with the number of bytes of each read.
+    :raises PackageError: it is damaged, truncated, or no package.
+    :raises InputError: it cannot be read.
+    """
     try:
         file = package.open("rb")
     except OSError as error:
@@ -167,9 +173,9 @@ def _members(package: Path, report: _Report) -> Iterator[Member]:
         start = file.read(len(_AR_MAGIC))
         file.seek(0)
         if start == _AR_MAGIC:
-            yield from _deb_members(file, size, str(package), report.for_package(package))
+            yield from _deb_members(file, size, str(package), on_read)
         elif start[:4] == rpm.MAGIC:
-            yield from rpm.rpm_members(Window(file, size, str(package), report.for_package(package)))
+            yield from rpm.rpm_members(Window(file, size, str(package), on_read))
         else:
             raise PackageError(
                 f"{package}: neither a .deb nor an .rpm package (it begins with {start!r})",

@@ -1,7 +1,7 @@
 """The members of an RPM package: lead, signature, header, and a compressed cpio archive.
 
 The format is described in rpm's own documentation (``docs/manual/format*.md``); cpio archives are
-of the "new ASCII" kind (``070701``), or of rpm's variant for large files (``07070X``), which
+of the usual kind (:mod:`kodojo.image.cpio`), or of rpm's variant for large files (``07070X``), which
 leaves everything but a file's number to the header. Signatures are not verified: whoever gives a
 kernel to kodojo runs it inside an emulator, not on their machine.
 """
@@ -13,9 +13,11 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kodojo.errors import PackageError
-from kodojo.image.archive import CHUNK, Member, Readable, Window, decompressed, exactly
+from kodojo.image.archive import Member, Window, decompressed, exactly
+from kodojo.image.cpio import Entry, cpio_members
 
 __all__ = ["MAGIC", "rpm_members"]
 
@@ -23,7 +25,6 @@ MAGIC = b"\xed\xab\xee\xdb"
 
 _HEADER_MAGIC = b"\x8e\xad\xe8\x01"
 _MAXIMUM_HEADER = 64 << 20  # bytes; that of a kernel with 5,000 modules has about 2 MB
-_LONGEST_NAME = 4096
 
 # Tags of rpm (include/rpm/rpmtag.h) that are looked at.
 _FILESIZES, _FILEMODES, _FILEDEVICES, _FILEINODES = 1028, 1030, 1095, 1096
@@ -50,7 +51,8 @@ def rpm_members(window: Window) -> Iterator[Member]:
     payload = (header.strings(_PAYLOADFORMAT) or ["cpio"])[0]
     if payload != "cpio":
         raise PackageError(f"{window.name}: its payload is {payload!r}; only cpio is known")
-    yield from _gather_links(_cpio_entries(decompressed(window), header, window.name))
+    large_files = lru_cache(lambda: _LargeFiles(header))  # most packages have none, and lack what they need
+    yield from cpio_members(decompressed(window), window.name, lambda number: large_files().entry(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,104 +99,6 @@ class _Header:
         return PackageError(f"{self.name}: damaged: tag {tag} of its header leaves it", hint="fetch it again")
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What a cpio header says. ``links`` counts the names of one file; only its last entry has the data."""
-
-    name: str
-    mode: int
-    size: int
-    file: tuple[int, ...]
-    links: int
-    chunks: Iterator[bytes]
-
-
-def _gather_links(entries: Iterator[_Entry]) -> Iterator[Member]:
-    """Entries as members: the names of a file that come before its data become hard links to it."""
-    waiting: dict[tuple[int, ...], list[str]] = {}
-    for entry in entries:
-        kind = stat.S_IFMT(entry.mode)
-        if kind == stat.S_IFDIR:
-            yield Member(entry.name, "directory")
-        elif kind == stat.S_IFLNK:
-            target = b"".join(entry.chunks).decode("utf-8", "surrogateescape")
-            yield Member(entry.name, "symlink", target)
-        elif kind != stat.S_IFREG:
-            yield Member(entry.name, "special")
-        elif entry.links > 1 and entry.size == 0:
-            waiting.setdefault(entry.file, []).append(entry.name)
-        else:
-            yield Member(entry.name, "file", chunks=entry.chunks)
-            for name in waiting.pop(entry.file, ()) if entry.links > 1 else ():
-                yield Member(name, "hardlink", entry.name)
-    for names in waiting.values():  # empty files with several names
-        for name in names:
-            yield Member(name, "file")
-
-
-class _Cursor:
-    """A stream with a position, which cpio's padding to four bytes needs."""
-
-    def __init__(self, stream: Readable, name: str) -> None:
-        self.name = name
-        self._stream = stream
-        self._position = 0
-
-    def take(self, size: int) -> bytes:
-        self._position += size
-        return exactly(self._stream, size, self.name)
-
-    def pad(self) -> None:
-        self.take(-self._position % 4)
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        while size:
-            data = self.take(min(size, CHUNK))
-            size -= len(data)
-            yield data
-
-
-def _cpio_entries(stream: Readable, header: _Header, name: str) -> Iterator[_Entry]:
-    cursor = _Cursor(stream, name)
-    large: _LargeFiles | None = None
-    while True:
-        magic = cursor.take(6)
-        if magic == b"07070X":
-            large = large or _LargeFiles(header)
-            entry = large.entry(_hexadecimal(cursor, 1)[0])
-            cursor.pad()
-        elif magic in (b"070701", b"070702"):
-            entry = _new_ascii_entry(cursor)
-        else:
-            raise PackageError(f"{name}: damaged: no cpio header where one belongs", hint="fetch it again")
-        if entry.name == "TRAILER!!!":
-            return
-        if stat.S_ISLNK(entry.mode) and entry.size > _LONGEST_NAME:
-            raise PackageError(f"{name}: damaged: {entry.name!r} is a link of {entry.size} bytes")
-        content = cursor.chunks(entry.size)
-        yield _Entry(entry.name, entry.mode, entry.size, entry.file, entry.links, content)
-        for _ in content:  # what the caller has not read
-            pass
-        cursor.pad()
-
-
-def _hexadecimal(cursor: _Cursor, count: int) -> tuple[int, ...]:
-    digits = cursor.take(8 * count)
-    try:
-        return struct.unpack(f">{count}I", bytes.fromhex(digits.decode("ascii")))
-    except (ValueError, struct.error):
-        raise PackageError(f"{cursor.name}: damaged: {digits[:8]!r} in a cpio header") from None
-
-
-def _new_ascii_entry(cursor: _Cursor) -> _Entry:
-    inode, mode, _, _, links, _, size, major, minor, _, _, length, _ = _hexadecimal(cursor, 13)
-    if not 0 < length <= _LONGEST_NAME:
-        raise PackageError(f"{cursor.name}: damaged: a member's name of {length} bytes")
-    name = cursor.take(length).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    cursor.pad()
-    return _Entry(name, mode, size, (major, minor, inode), links, iter(()))
-
-
 class _LargeFiles:
     """Entries of the large-file variant: the archive has a number, the package's header the rest."""
 
@@ -214,7 +118,7 @@ class _LargeFiles:
         self._links = Counter(self._files)
         self._seen: Counter[tuple[int, ...]] = Counter()
 
-    def entry(self, number: int) -> _Entry:
+    def entry(self, number: int) -> Entry:
         if number >= len(self._bases) or self._where[number] >= len(self._directories):
             raise PackageError(f"{self._name}: damaged: file {number} is not in its header")
         directory = self._directories[self._where[number]]
@@ -225,4 +129,4 @@ class _LargeFiles:
         self._seen[file] += 1
         has_data = stat.S_ISLNK(mode) or (stat.S_ISREG(mode) and self._seen[file] == links)
         size = self._sizes[number] if has_data else 0
-        return _Entry(name, mode, size, file, links, iter(()))
+        return Entry(name, mode, size, file, links, iter(()))

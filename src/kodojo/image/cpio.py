@@ -1,0 +1,168 @@
+"""The members of cpio archives: the "new ASCII" kind (``070701``), which initramfs images and packages have.
+
+The format is described in the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``. An
+initramfs (:func:`initramfs_members`) is any number of such archives one after the other, with zeroes between
+them, of which the last ones may be compressed together: microcode stands in front uncompressed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from kodojo.errors import PackageError
+from kodojo.image.archive import CHUNK, Member, Prefixed, Readable, Window, decompressed, exactly
+from kodojo.image.compression import compression_of
+
+__all__ = ["LONGEST_NAME", "MAGICS", "Entry", "cpio_members", "initramfs_members"]
+
+MAGICS = (b"070701", b"070702")
+LONGEST_NAME = 4096
+_NUMBERED = b"07070X"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a header says. ``links`` counts the names of one file; only its last entry has the data."""
+
+    name: str
+    mode: int
+    size: int
+    file: tuple[int, ...]
+    links: int
+    chunks: Iterator[bytes]
+
+
+def cpio_members(stream: Readable, name: str, numbered: Callable[[int], Entry] | None = None) -> Iterator[Member]:
+    """The members of the archive that begins where the stream is; it is read up to its trailer.
+
+    :param name: what messages call the file.
+    :param numbered: what rpm's variant for large files says of the file with a number; None: there is none.
+    :raises PackageError: it is truncated or damaged.
+    """
+    return _gather_links(_entries(stream, name, numbered))
+
+
+def initramfs_members(file: BinaryIO, name: str) -> Iterator[Member]:
+    """The members of all archives of an initramfs, in the order in which the kernel unpacks them.
+
+    :param file: at any position; it has to be able to seek.
+    :raises PackageError: it is truncated or damaged, or compressed in a way that nobody can read here.
+    """
+    size = os.fstat(file.fileno()).st_size
+    position = 0
+    while (position := _after_zeroes(file, position)) < size:
+        file.seek(position)
+        start = file.read(8)
+        file.seek(position)
+        window = Window(file, size - position, name, lambda _size: None)
+        if start.startswith(MAGICS):
+            yield from cpio_members(window, name)
+            position += window.taken
+        elif compression_of(start) is not None:
+            yield from _archives(decompressed(window), name)
+            return
+        else:
+            raise PackageError(f"{name}: damaged: no archive at byte {position}", hint="make it again")
+
+
+def _after_zeroes(file: BinaryIO, position: int) -> int:
+    file.seek(position)
+    while (data := file.read(CHUNK)) and not data.strip(b"\0"):
+        position += len(data)
+    return position + len(data) - len(data.lstrip(b"\0"))
+
+
+def _archives(stream: Readable, name: str) -> Iterator[Member]:
+    while data := stream.read(CHUNK):
+        if data := data.lstrip(b"\0"):
+            stream = Prefixed(stream, data)
+            yield from cpio_members(stream, name)
+
+
+def _gather_links(entries: Iterator[Entry]) -> Iterator[Member]:
+    """Entries as members: the names of a file that come before its data become hard links to it."""
+    waiting: dict[tuple[int, ...], list[str]] = {}
+    for entry in entries:
+        kind = stat.S_IFMT(entry.mode)
+        if kind == stat.S_IFDIR:
+            yield Member(entry.name, "directory")
+        elif kind == stat.S_IFLNK:
+            target = b"".join(entry.chunks).decode("utf-8", "surrogateescape")
+            yield Member(entry.name, "symlink", target)
+        elif kind != stat.S_IFREG:
+            yield Member(entry.name, "special")
+        elif entry.links > 1 and entry.size == 0:
+            waiting.setdefault(entry.file, []).append(entry.name)
+        else:
+            yield Member(entry.name, "file", chunks=entry.chunks)
+            for name in waiting.pop(entry.file, ()) if entry.links > 1 else ():
+                yield Member(name, "hardlink", entry.name)
+    for names in waiting.values():  # empty files with several names
+        for name in names:
+            yield Member(name, "file")
+
+
+class _Cursor:
+    """A stream with a position, which cpio's padding to four bytes needs."""
+
+    def __init__(self, stream: Readable, name: str) -> None:
+        self.name = name
+        self._stream = stream
+        self._position = 0
+
+    def take(self, size: int) -> bytes:
+        self._position += size
+        return exactly(self._stream, size, self.name)
+
+    def pad(self) -> None:
+        self.take(-self._position % 4)
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        while size:
+            data = self.take(min(size, CHUNK))
+            size -= len(data)
+            yield data
+
+
+def _entries(stream: Readable, name: str, numbered: Callable[[int], Entry] | None) -> Iterator[Entry]:
+    cursor = _Cursor(stream, name)
+    while True:
+        magic = cursor.take(6)
+        if magic == _NUMBERED and numbered is not None:
+            entry = numbered(_hexadecimal(cursor, 1)[0])
+            cursor.pad()
+        elif magic in MAGICS:
+            entry = _new_ascii_entry(cursor)
+        else:
+            raise PackageError(f"{name}: damaged: no cpio header where one belongs", hint="fetch it again")
+        if entry.name == "TRAILER!!!":
+            return
+        if stat.S_ISLNK(entry.mode) and entry.size > LONGEST_NAME:
+            raise PackageError(f"{name}: damaged: {entry.name!r} is a link of {entry.size} bytes")
+        content = cursor.chunks(entry.size)
+        yield Entry(entry.name, entry.mode, entry.size, entry.file, entry.links, content)
+        for _ in content:  # what the caller has not read
+            pass
+        cursor.pad()
+
+
+def _hexadecimal(cursor: _Cursor, count: int) -> tuple[int, ...]:
+    digits = cursor.take(8 * count)
+    try:
+        return struct.unpack(f">{count}I", bytes.fromhex(digits.decode("ascii")))
+    except (ValueError, struct.error):
+        raise PackageError(f"{cursor.name}: damaged: {digits[:8]!r} in a cpio header") from None
+
+
+def _new_ascii_entry(cursor: _Cursor) -> Entry:
+    inode, mode, _, _, links, _, size, major, minor, _, _, length, _ = _hexadecimal(cursor, 13)
+    if not 0 < length <= LONGEST_NAME:
+        raise PackageError(f"{cursor.name}: damaged: a member's name of {length} bytes")
+    name = cursor.take(length).rstrip(b"\0").decode("utf-8", "surrogateescape")
+    cursor.pad()
+    return Entry(name, mode, size, (major, minor, inode), links, iter(()))
