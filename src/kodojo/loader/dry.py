@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodojo.errors import DamageError, ImageError, LogRecord, decode
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
 
-__all__ = ["DryTarget"]
+__all__ = ["DryTarget", "Resident"]
 
 PAGE_SIZE = 4096
 MODULES_VADDR = 0xFFFFFFFFC0000000
@@ -49,6 +50,20 @@ LINKED = (
 
 MEMORY = 512 << 20
 """Bytes of RAM that the machine is said to have: nothing larger can be allocated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """What a module that was loaded leaves behind: what modules that come after it can notice of it.
+
+    :param taints: of the kernel. :param printed: the lines that a kernel prints once only.
+    """
+
+    mod: Module
+    exports: tuple[list[Symbol], list[Symbol]]
+    taints: int
+    printed: frozenset[str]
+    lock_debugging: bool
 
 
 class DryTarget:
@@ -87,6 +102,22 @@ class DryTarget:
         self._described = DescribedModules(self.image)
         kallsyms = self.image.kallsyms
         self._param_ops = {address: name for name in TYPES if (address := kallsyms.get(name)) is not None}
+
+    # -- modules that were loaded into another copy of the same kernel --------------------------------
+    def resident(self, mod: Module) -> Resident:
+        """What stays of a module; its memory does not, so that thousands can be kept."""
+        exports = self._exports[mod]
+        mod.regions = {}
+        return Resident(mod, exports, self.taints, frozenset(self._printed), self._lock_debugging)
+
+    def adopt(self, resident: Resident) -> None:
+        """Have a module as if it had been loaded here."""
+        self._modules.insert(0, resident.mod)
+        self._exports[resident.mod] = resident.exports
+        self.taints |= resident.taints
+        self._printed |= resident.printed
+        self._lock_debugging &= resident.lock_debugging
+        self._percpu_used += resident.mod.percpu_size
 
     # -- the user's side: memory and files of the calling process -------------------------------------
     def user_copy(self, data: bytes) -> int:
