@@ -1,0 +1,89 @@
+"""What has to be known of modules before any of them is checked: who needs whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kodojo.errors import KodojoError, decode
+from kodojo.image.tree import fold, module_name
+from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
+
+if TYPE_CHECKING:
+    from kodojo.check.sources import GivenModule, Spool
+    from kodojo.durable import Progress
+
+__all__ = ["Examined", "examine"]
+
+_MANY = 4  # modules; fewer are read before threads have started
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A module, and what it says about itself as far as that could be read.
+
+    :param module: decompressed by now, so that this is done once however many kernels there are.
+    :param name: as the kernel would call it.
+    :param depends: the modules that it names.
+    :param release: of the kernel that it was built for, empty if it does not say.
+    :param exports: symbols. :param undefined: symbols that it needs.
+    """
+
+    module: GivenModule
+    name: str
+    depends: tuple[str, ...] = ()
+    release: str = ""
+    exports: tuple[bytes, ...] = ()
+    undefined: tuple[bytes, ...] = ()
+
+
+def examine(modules: Sequence[GivenModule], spool: Spool, progress: Progress | None = None) -> list[Examined]:
+    """Read every module once. What is damaged is examined as far as it goes: the kernels will say what they think.
+
+    :raises KodojoError: the spool is full.
+    """
+    found = []
+    for examined in _each(lambda module: _examine(module, spool), modules):
+        found.append(examined)
+        if progress is not None:
+            progress(len(found), len(modules), "reading the modules")
+    return found
+
+
+def _each(function: Callable[[GivenModule], Examined], modules: Sequence[GivenModule]) -> Iterator[Examined]:
+    if len(modules) < _MANY:
+        yield from map(function, modules)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  the decompressors let others run meanwhile
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(function, modules)
+
+
+def _examine(module: GivenModule, spool: Spool) -> Examined:
+    name = module_name(module.label) or fold(os.path.basename(module.label).partition(".")[0])  # noqa: PTH119
+    try:
+        compressed, content = module.is_compressed(), module.read()
+    except KodojoError as error:
+        return Examined(replace(module, problem=error.message, hint=error.hint), name)
+    if compressed:
+        module = replace(module, path=spool.write([content]))
+    try:
+        parts = module_parts(content)
+    except NotElfError:
+        return Examined(module, name)
+    return _known(module, name, parts)
+
+
+def _known(module: GivenModule, name: str, parts: Parts) -> Examined:
+    facts = {key: value for key, _, value in (entry.partition(b"=") for entry in modinfo_strings(parts.modinfo))}
+    return Examined(
+        module,
+        fold(decode(facts[b"name"])) if b"name" in facts else name,
+        tuple(fold(name) for name in decode(facts.get(b"depends", b"")).split(",") if name),
+        decode(facts.get(b"vermagic", b"").partition(b" ")[0]),
+        parts.exports,
+        parts.undefined,
+    )

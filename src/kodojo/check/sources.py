@@ -1,0 +1,211 @@
+"""Where modules come from: files, directories, patterns, packages, initramfs images, and kernels' own trees.
+
+Whatever is given becomes an ordered list of :class:`GivenModule`; what cannot be read becomes one with a
+``problem`` and never stops the rest. What is in an archive is written, under a number for a name, to a temporary
+directory that the caller has made.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kodojo.errors import ImageError, InputError, KodojoError
+from kodojo.image.compression import compression_of, decompress
+from kodojo.image.tree import MODULE_SIZE_LIMIT, module_name
+
+if TYPE_CHECKING:
+    from kodojo.image.image import Image
+
+__all__ = ["GivenModule", "Key", "Spool", "find_modules", "own_module", "own_modules", "unreadable"]
+
+Key = tuple[bool, str]
+"""Whether a module is the kernel's own, and its label."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenModule:
+    """A file that should be checked.
+
+    :param label: what it is called in reports: its path as it was given; for what is in an archive, the
+        archive's path, a colon, and the path in it.
+    :param path: where its content is now.
+    :param own: it belongs to the tree of the kernel that it is checked against.
+    :param content: the module itself, where it has to travel to another computer.
+    :param problem: why it cannot be read; empty if nothing is known against it. ``hint``: what to do about it.
+    """
+
+    label: str
+    path: Path
+    own: bool = False
+    content: bytes | None = None
+    problem: str = ""
+    hint: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the others that are checked against a kernel."""
+        return self.own, self.label
+
+    def read(self) -> bytes:
+        """The module, decompressed.
+
+        :raises InputError: it cannot be read.
+        :raises ImageError: it is compressed and damaged, or larger than any module.
+        """
+        if self.problem:
+            raise InputError(self.problem, hint=self.hint)
+        if self.content is not None:
+            return self.content
+        data = self._stored(MODULE_SIZE_LIMIT + 1)
+        kind = compression_of(data)
+        if kind is not None:
+            data = decompress(data, kind, MODULE_SIZE_LIMIT, self.label)
+        if len(data) > MODULE_SIZE_LIMIT:
+            raise ImageError(f"{self.label}: refused: more than {MODULE_SIZE_LIMIT >> 20} MiB")
+        return data
+
+    def is_compressed(self) -> bool:
+        """Whether :meth:`read` has to decompress it. Raises InputError if it cannot be read."""
+        return compression_of(self._stored(8)) is not None
+
+    def _stored(self, size: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                return file.read(size)
+        except OSError as error:
+            raise InputError(f"{self.label}: cannot be read: {error.strerror or error}") from error
+
+    def travelling(self) -> GivenModule:
+        """The same, with its content, for a computer that does not see the file."""
+        try:
+            return replace(self, content=self.read())
+        except KodojoError as error:
+            return replace(self, problem=error.message, hint=error.hint)
+
+
+class Spool:
+    """A temporary directory's files, which are named by number: no name from an archive is ever a path here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._numbers = count(1)
+
+    def write(self, chunks: Iterable[bytes]) -> Path:
+        """Write a file of its own.
+
+        :raises ImageError: it is larger than any module; it is gone then.
+        :raises KodojoError: the directory is full.
+        """
+        path = self._directory / f"{next(self._numbers)}.ko"
+        left = MODULE_SIZE_LIMIT
+        try:
+            with path.open("wb") as file:
+                for chunk in chunks:
+                    left -= len(chunk)
+                    if left < 0:
+                        break
+                    file.write(chunk)
+            if left < 0:
+                path.unlink()
+                raise ImageError(f"refused: more than {MODULE_SIZE_LIMIT >> 20} MiB")
+        except OSError as error:
+            hint = "set TMPDIR to a directory with more room"
+            raise KodojoError(f"{path}: cannot be written: {error.strerror or error}", hint=hint) from error
+        return path
+
+
+def find_modules(words: Iterable[str], spool: Spool) -> list[GivenModule]:
+    """The modules that the words stand for, in their order; those of a directory or a pattern sorted by path.
+
+    :raises KodojoError: the spool is full.
+    """
+    found: dict[str, GivenModule] = {}
+    for word in words:
+        for module in _modules_of(word, spool):
+            found.setdefault(module.label, module)
+    return list(found.values())
+
+
+def own_modules(image: Image) -> list[GivenModule]:
+    """A kernel's own tree; labels are paths below ``lib/modules/RELEASE``."""
+    root = image.modules.root
+    if root is None or not image.modules:
+        problem = f"{image.release}: this kernel came without a tree of modules"
+        return [
+            GivenModule(
+                "its own modules", image.path, own=True, problem=problem, hint="give the package with its modules"
+            )
+        ]
+    return sorted((own_module(image, name) for name in image.modules), key=lambda module: module.label)
+
+
+def own_module(image: Image, name: str) -> GivenModule:
+    """One module of a kernel's own tree, which has it."""
+    path = image.modules[name].path
+    return GivenModule(os.path.relpath(path, image.modules.root), path, own=True)
+
+
+def _modules_of(word: str, spool: Spool) -> Iterator[GivenModule]:
+    if not os.path.lexists(word) and glob.has_magic(word):
+        for path in sorted(glob.iglob(word, recursive=True)):  # noqa: PTH207  absolute ones, too
+            yield from _modules_at(Path(path), spool)
+            word = ""
+        if word:
+            yield unreadable(Path(word), "no file is like that")
+    else:
+        yield from _modules_at(Path(word), spool)
+
+
+def _modules_at(path: Path, spool: Spool) -> Iterator[GivenModule]:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            yield from _in_directory(path)
+        elif not stat.S_ISREG(mode):
+            yield unreadable(path, "is neither a file nor a directory")
+        else:
+            yield from _in_file(path, spool)
+    except (OSError, ValueError) as error:
+        yield unreadable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    except (ImageError, InputError) as error:
+        yield GivenModule(str(path), path, problem=error.message, hint=error.hint)
+
+
+def unreadable(path: Path, what: str) -> GivenModule:
+    """A path that gives no module.
+
+    :param what: the rest of a sentence that begins with the path.
+    """
+    hint = "give a .ko file, a directory, a package or an initramfs image"
+    return GivenModule(str(path), path, problem=f"{path}: {what}", hint=hint)
+
+
+def _in_directory(root: Path) -> Iterator[GivenModule]:
+    empty = True
+    for directory, directories, files in os.walk(root):
+        directories.sort()
+        for name in sorted(files):
+            if module_name(name) is not None:
+                empty = False
+                path = Path(directory, name)
+                yield GivenModule(str(path), path) if path.is_file() else unreadable(path, "is not a regular file")
+    if empty:
+        yield unreadable(root, "has no modules in it")
+
+
+def _in_file(path: Path, spool: Spool) -> Iterator[GivenModule]:
+    with path.open("rb") as file:
+        if file.read(4) == b"\x7fELF":
+            yield GivenModule(str(path), path)
+            return
+    from kodojo.check.archives import modules_in_archive  # noqa: PLC0415  many imports, for what is seldom given
+
+    found = modules_in_archive(path, spool)
+    yield from [GivenModule(str(path), path)] if found is None else found
