@@ -1,0 +1,114 @@
+"""Modules times kernels: who is checked against whom, in which pieces, and what comes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kodojo.check.plan import Plan
+from kodojo.check.results import KernelColumn, Matrix, Result
+from kodojo.check.sources import own_modules
+from kodojo.check.work import Task
+
+if TYPE_CHECKING:
+    from kodojo.check.examine import Examined
+    from kodojo.check.sources import GivenModule
+    from kodojo.durable import Progress
+    from kodojo.image.image import Image
+
+__all__ = ["Kernel", "check_matrix", "make_tasks"]
+
+Executor = Callable[[Sequence[Task]], Iterator[list[Result]]]
+
+_LARGEST_BATCH = 32
+_BATCHES_PER_JOB = 6  # so that no process is left alone with the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel to check against; or the reason why it cannot be, and what to do about it.
+
+    :param name: tells it from the others.
+    """
+
+    name: str
+    image: Image | None
+    problem: str = ""
+    hint: str = ""
+
+
+def check_matrix(
+    kernels: Sequence[Kernel],
+    given: Sequence[Examined],
+    execute: Executor,
+    *,
+    own: bool = False,
+    parameters: tuple[str, ...] = (),
+    explain: bool = False,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Matrix:
+    """Check every module against every kernel. Whatever cannot be done is a result, too.
+
+    :param given: modules for all kernels.
+    :param execute: does tasks; results may come in any order.
+    :param own: check the modules of each kernel's own tree against that kernel, too.
+    :param parameters: ``NAME=VALUE`` each, for all modules. :param explain: find out what is behind refusals, too.
+    :param jobs: how many processes there are to share the work.
+    :param progress: told how many results there are.
+    """
+    rows: dict[str, None] = {examined.module.label: None for examined in given}
+    tasks: list[Task] = []
+    cells: list[Result] = []
+    for kernel in kernels:
+        modules = [examined.module for examined in given]
+        if kernel.image is None:
+            cells += (Result(each.label, kernel.name, failure=kernel.problem, advice=kernel.hint) for each in modules)
+            continue
+        if own:
+            modules += own_modules(kernel.image)
+        pieces = make_tasks(kernel.name, kernel.image, given, modules, jobs=jobs)
+        tasks += (replace(piece, parameters=parameters, explain=explain) for piece in pieces)
+        rows |= dict.fromkeys(module.label for module in modules)
+    matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(map(_column, kernels)))
+    matrix.add(cells)
+    total = sum(len(task.jobs) for task in tasks)
+    done = 0
+    for results in execute(tasks):
+        matrix.add(results)
+        done += len(results)
+        if progress is not None:
+            progress(done, total, "checking")
+    return matrix
+
+
+def make_tasks(
+    name: str,
+    image: Image,
+    given: Sequence[Examined],
+    modules: Sequence[GivenModule],
+    *,
+    jobs: int = 1,
+) -> Iterator[Task]:
+    """The work on one kernel, in pieces whose modules are neighbours: those often need the same others.
+
+    :param given: the modules that see each other.
+    :param modules: those to check.
+    """
+    plan = Plan(image, given)
+    size = max(1, min(_LARGEST_BATCH, len(modules) // (jobs * _BATCHES_PER_JOB)))
+    run = os.urandom(8).hex()
+    for batch in _batches(modules, size):
+        yield Task(run, name, image, plan.nodes(batch), tuple(module.key for module in batch))
+
+
+def _batches(modules: Sequence[GivenModule], size: int) -> Iterable[Sequence[GivenModule]]:
+    return (modules[start : start + size] for start in range(0, len(modules), size))
+
+
+def _column(kernel: Kernel) -> KernelColumn:
+    if kernel.image is None:
+        return KernelColumn(kernel.name, problem=kernel.problem)
+    return KernelColumn(kernel.name, kernel.image.release, kernel.image.architecture)

@@ -1,0 +1,171 @@
+"""What is loaded before what: for one kernel, the modules that were given and those of the kernel's own tree.
+
+A module needs those that it names in ``depends=``, and those among the given ones that export what it needs and
+the kernel does not. A given module wins over the tree's of the same name; of several given ones, that which was
+built for this kernel's release, or else lies nearest to who needs it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from kodojo.check.sources import GivenModule, Key, own_module
+from kodojo.errors import KodojoError, decode
+from kodojo.image.tree import module_name
+
+if TYPE_CHECKING:
+    from kodojo.check.examine import Examined
+    from kodojo.image.image import Image
+
+__all__ = ["Node", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A module in the order of things.
+
+    :param before: all modules that have to be loaded first, in load order.
+    :param absent: names of modules that it depends on and that are nowhere to be found.
+    :param notes: what else a person should know about that order.
+    """
+
+    module: GivenModule
+    before: tuple[Key, ...] = ()
+    absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Plan:
+    """The order of things for one kernel."""
+
+    def __init__(self, image: Image, given: Sequence[Examined]) -> None:
+        self._image = image
+        self._given = {examined.module.key: examined for examined in given}
+        self._modules: dict[Key, GivenModule] = {examined.module.key: examined.module for examined in given}
+        self._direct: dict[Key, tuple[list[Key], list[str]]] = {}
+        self._nodes: dict[Key, Node] = {}
+        self._by_name: defaultdict[str, list[Examined]] = defaultdict(list)
+        for examined in given:
+            if not examined.module.problem:
+                self._by_name[examined.name].append(examined)
+
+    @cached_property
+    def _exporters(self) -> dict[bytes, list[Examined]]:
+        found: defaultdict[bytes, list[Examined]] = defaultdict(list)
+        for examined in self._given.values():
+            for symbol in examined.exports:
+                found[symbol].append(examined)
+        return dict(found)
+
+    def nodes(self, modules: Iterable[GivenModule]) -> dict[Key, Node]:
+        """The nodes of these modules, and of all that have to be loaded before them."""
+        found: dict[Key, Node] = {}
+        for module in modules:
+            self._modules.setdefault(module.key, module)
+            node = self._node(module.key)
+            found[module.key] = node
+            for key in node.before:
+                if key not in found:
+                    found[key] = self._node(key)
+        return found
+
+    def _node(self, key: Key) -> Node:
+        if key not in self._nodes:
+            circles: list[str] = []
+            order = tuple(self._closure(key, circles))
+            self._nodes[key] = Node(self._modules[key], order, tuple(self._needs(key)[1]), tuple(circles))
+        return self._nodes[key]
+
+    def _closure(self, start: Key, circles: list[str]) -> Iterator[Key]:
+        """Depth first, without recursion: chains can be as long as somebody likes."""
+        done: set[Key] = set()
+        path: dict[Key, Iterator[Key]] = {start: iter(self._needs(start)[0])}
+        while path:
+            current = next(reversed(path))
+            following = next(path[current], None)
+            if following is None:
+                path.pop(current)
+                done.add(current)
+                if path:
+                    yield current
+            elif following in path:
+                around = list(path)[list(path).index(following) :]
+                names = ", ".join(self._name(key) for key in (*around, following))
+                circles.append(f"these modules need each other in a circle, which no kernel can load: {names}")
+            elif following not in done:
+                path[following] = iter(self._needs(following)[0])
+
+    def _name(self, key: Key) -> str:
+        return self._given[key].name if key in self._given else key[1]
+
+    def _needs(self, key: Key) -> tuple[list[Key], list[str]]:
+        """What a module needs directly, and the names of what is nowhere to be found."""
+        if key not in self._direct:
+            found: dict[Key, None] = {}
+            absent: list[str] = []
+            examined = self._given.get(key)
+            if examined is not None:
+                self._declared(examined, found, absent)
+                self._exporting(examined, found)
+            elif not self._modules[key].problem:
+                self._of_tree(key, found)
+            found.pop(key, None)
+            self._direct[key] = list(found), absent
+        return self._direct[key]
+
+    def _declared(self, examined: Examined, found: dict[Key, None], absent: list[str]) -> None:
+        for name in examined.depends:
+            provider = self._provider(name, examined)
+            if provider is not None:
+                found[provider] = None
+            elif name not in self._image.modules.builtin:
+                absent.append(name)
+
+    def _exporting(self, examined: Examined, found: dict[Key, None]) -> None:
+        """Given modules whose exports it needs, though it does not name them."""
+        for symbol in examined.undefined:
+            exporters = [other for other in self._exporters.get(symbol, ()) if other is not examined]
+            if exporters and not any(other.module.key in found for other in exporters):
+                if self._is_exported(decode(symbol)):
+                    continue
+                found[self._nearest(exporters, examined).module.key] = None
+
+    def _is_exported(self, symbol: str) -> bool:
+        try:
+            return self._image.exports.get(symbol) is not None
+        except KodojoError:  # the kernel tells nothing of its symbols: its verdicts will say so
+            return False
+
+    def _of_tree(self, key: Key, found: dict[Key, None]) -> None:
+        try:
+            names = self._image.modules.dependencies(module_name(key[1]) or "")
+        except KodojoError:  # the tree is not complete; symbols that are missing will be reported
+            return
+        for other in names:
+            provider = self._provider(other, None)
+            if provider is not None:
+                found[provider] = None
+
+    def _provider(self, name: str, user: Examined | None) -> Key | None:
+        """The module of that name that should be loaded, if there is one."""
+        candidates = [other for other in self._by_name.get(name, ()) if other is not user]
+        if candidates:
+            return self._nearest(candidates, user).module.key
+        if name not in self._image.modules:
+            return None
+        module = own_module(self._image, name)
+        self._modules.setdefault(module.key, module)
+        return module.key
+
+    def _nearest(self, candidates: Sequence[Examined], user: Examined | None) -> Examined:
+        def nearness(other: Examined) -> tuple[bool, int]:
+            parts = zip(other.module.label.split("/"), user.module.label.split("/") if user else (), strict=False)
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts))
+            return other.release == self._image.release, common
+
+        return max(candidates, key=nearness)

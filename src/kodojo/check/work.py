@@ -1,0 +1,164 @@
+"""The work itself, as tasks that can be done anywhere: some modules, one kernel, and what has to be loaded first.
+
+A task is data, and so are its results; :func:`do` needs nothing else. Processes of this computer
+(:mod:`kodojo.check.pool`) and of a cluster (:mod:`kodojo.check.cluster`) do the same tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kodojo.check.results import Result
+from kodojo.errors import KodojoError
+from kodojo.loader.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from kodojo.check.plan import Node
+    from kodojo.check.sources import Key
+    from kodojo.image.image import Image
+    from kodojo.loader.dry import DryTarget, Resident
+
+__all__ = ["Task", "do", "failed", "run_here"]
+
+_MOST_ROOMS = 4
+REPORT = "this is a bug of kodojo: please report it, with the module"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Modules to check against a kernel.
+
+    :param run: tells the tasks of one command from those of another.
+    :param kernel: the name of its column. :param nodes: of the jobs and of what has to be loaded before them.
+    :param jobs: keys of the modules to check.
+    :param parameters: ``NAME=VALUE`` each, for all of the jobs.
+    :param explain: find out what is behind refusals, too (:mod:`kodojo.check.explain`).
+    """
+
+    run: str
+    kernel: str
+    image: Image
+    nodes: dict[Key, Node]
+    jobs: tuple[Key, ...]
+    parameters: tuple[str, ...] = ()
+    explain: bool = False
+
+    def only(self, job: Key) -> Task:
+        """The part of it that is about one of its jobs."""
+        wanted = {job, *self.nodes[job].before}
+        return replace(self, jobs=(job,), nodes={key: node for key, node in self.nodes.items() if key in wanted})
+
+    def travelling(self) -> Task:
+        """The same for another computer, which sees the kernels' files and no others."""
+        nodes = {
+            key: node if node.module.own else replace(node, module=node.module.travelling())
+            for key, node in self.nodes.items()
+        }
+        return replace(self, nodes=nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    result: Result
+    resident: Resident | None
+
+
+class _Room:
+    """One kernel with whatever was loaded for a run, so that each dependency is loaded once in a process."""
+
+    def __init__(self, task: Task) -> None:
+        self._kernel = task.kernel
+        self._image = task.image
+        self._explain = task.explain
+        self._done: dict[Key, _Done] = {}
+
+    def check(self, task: Task, job: Key) -> Result:
+        node = task.nodes[job]
+        for key in node.before:
+            self._load(task, key)
+        if task.parameters:
+            return self._judge(node, task.parameters).result
+        return self._load(task, job).result
+
+    def _load(self, task: Task, key: Key) -> _Done:
+        if key not in self._done:
+            self._done[key] = self._judge(task.nodes[key], ())
+        return self._done[key]
+
+    def _judge(self, node: Node, parameters: Sequence[str]) -> _Done:
+        notes = [*node.notes, *(f"it depends on {name}, which is nowhere to be found" for name in node.absent)]
+        result = Result(node.module.label, self._kernel, notes=tuple(notes))
+        try:
+            content = node.module.read()
+        except KodojoError as error:
+            return _Done(replace(result, failure=error.message, advice=error.hint), None)
+        result = replace(result, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        before = [(key, self._done[key]) for key in node.before if key in self._done]
+        residents = [done.resident for _, done in before if done.resident is not None]
+
+        def prepare(target: DryTarget) -> None:
+            for resident in residents:
+                target.adopt(resident)
+
+        result = replace(
+            result,
+            first=tuple(key[1] for key, done in before if done.resident is not None),
+            notes=(*notes, *(_absence(done.result) for _, done in before if done.resident is None)),
+        )
+        try:
+            verdict, target = judge(self._image, content, parameters, prepare)
+            if self._explain and not verdict.ok:
+                from kodojo.check.explain import Case, explain  # noqa: PLC0415  only where it is wanted
+
+                verdict = explain(Case(self._image, content), verdict)
+        except KodojoError as error:
+            return _Done(replace(result, failure=error.message, advice=error.hint), None)
+        resident = target.resident(target.modules()[0]) if verdict.ok else None
+        return _Done(_with_verdict(result, verdict), resident)
+
+
+def _with_verdict(result: Result, verdict: Verdict) -> Result:
+    step = "" if verdict.ok else verdict.problems[0].step
+    return replace(result, verdict=replace(verdict, steps=()), step=step)
+
+
+def _absence(result: Result) -> str:
+    return f"it needs {result.module}, which would not load itself: {result.why} ({result.slug})"
+
+
+_rooms: dict[tuple[str, str], _Room] = {}
+
+
+def do(task: Task) -> list[Result]:
+    """The results of a task, in the order of its jobs. Nothing that a module is ends it."""
+    key = task.run, task.kernel
+    if key not in _rooms:
+        while len(_rooms) >= _MOST_ROOMS:  # workers of a cluster live longer than a run
+            _rooms.pop(next(iter(_rooms)))
+        _rooms[key] = _Room(task)
+    room = _rooms[key]
+    results = []
+    for job in task.jobs:
+        try:
+            results.append(room.check(task, job))
+        except MemoryError:
+            results.append(failed(task, job, "not enough memory to check it", "give it to a larger computer"))
+        except Exception as error:  # noqa: BLE001  one module must not take the others with it
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+            results.append(failed(task, job, text, REPORT))
+    return results
+
+
+def run_here(tasks: Iterable[Task]) -> Iterator[list[Result]]:
+    """Do tasks in this process."""
+    return map(do, tasks)
+
+
+def failed(task: Task, job: Key, failure: str, advice: str) -> Result:
+    """The result of a job without a verdict."""
+    return Result(task.nodes[job].module.label, task.kernel, failure=failure, advice=advice)
