@@ -7,6 +7,7 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
 ==================  =========================================================================================
 ``insmod``          {file, arguments, ok, errno, errno_name, log: [record], steps: [{name, title, source, facts}],
                     step, slug, why, hint, module: module or null, warnings: [cause]}
+``check``           the matrix: docs/check.md
 ``explain``         {file, kernel, ok, errno, errno_name, slug, why, hint, log: [record], notes: [detail],
                     problems: [{slug, errno, step, log: [record], why, hint, details: [detail]}]}; the first problem
                     is the kernel's answer; a detail is {subject, text, facts: {name: value}, more: [line]}

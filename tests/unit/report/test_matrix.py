@@ -1,0 +1,285 @@
+"""Results for people (text, page) and for programs (JSON, JUnit XML)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from kodojo.check.results import KernelColumn, Matrix, Result
+from kodojo.errors import Detail, LogRecord, Refusal
+from kodojo.loader.verdict import Verdict
+from kodojo.report.check_json import matrix_json
+from kodojo.report.html import page
+from kodojo.report.json import dumps
+from kodojo.report.junit import junit
+from kodojo.report.matrix import drawn_matrix, matrix_rows, reason_lines, short_names, summary, verdict_lines
+from kodojo.report.paint import Paint
+
+HOSTILE = "</script><script>alert(1)</script>\"'&\x1b[31m\udcff\u2028<!--"
+PLAIN = Paint(enabled=False)
+
+REFUSED = Verdict(
+    ok=False,
+    errno=8,
+    slug="vermagic-mismatch",
+    why="built for 1.0",
+    hint="build it again",
+    log=(LogRecord(3, "m: version magic '1.0' should be '2.0'"),),
+    problems=(
+        Refusal(
+            8,
+            "check_modinfo",
+            "vermagic-mismatch",
+            (LogRecord(3, "m: version magic '1.0' should be '2.0'"),),
+            "built for 1.0",
+            "build it again",
+            (Detail("release", "1.0 is not 2.0", {"module": "1.0"}, ("more of it",)),),
+        ),
+        Refusal(2, "simplify_symbols", "unknown-symbol", (), "nobody exports gone", ""),
+    ),
+)
+
+
+def matrix(*labels: str) -> Matrix:
+    """A kernel that loads everything, one that refuses everything, and one that could not be used."""
+    kernels = tuple(KernelColumn(name, f"{name}.0", "x86_64") for name in ("good", "bad"))
+    made = Matrix(labels, (*kernels, KernelColumn("gone", problem="no such file")))
+    for label in labels:
+        made.add(
+            [
+                Result(label, "good", Verdict(ok=True), sha256="ab", size=3),
+                Result(label, "bad", REFUSED, "check_modinfo", notes=("a note",), first=("dir/other.ko",)),
+                Result(label, "gone", failure="no such file", advice="give another"),
+            ]
+        )
+    return made
+
+
+# -- text -------------------------------------------------------------------------------------------------
+
+
+def test_verdict_at_length():
+    """The kernel's own answer with errno, step, lines, why and hint; then the other problems."""
+    lines = verdict_lines(matrix("m.ko").results["m.ko", "bad"], "bad.0", PLAIN)
+    assert lines[0] == "✗ m.ko would not load into bad.0: ENOEXEC from check_modinfo"
+    text = "\n".join(lines)
+    parts = ["version magic '1.0'", "built for 1.0", "release: 1.0 is not 2.0", "more of it", "build it again"]
+    places = [text.index(part) for part in [*parts, "nobody exports gone", "a note", "other.ko"]]
+    assert places == sorted(places)
+
+
+def test_verdict_without_a_refusal():
+    """What loads is said in a line; what could not be checked has its reason."""
+    results = matrix("m.ko").results
+    assert verdict_lines(results["m.ko", "good"], "k", PLAIN) == ["✓ m.ko loads into k"]
+    assert verdict_lines(results["m.ko", "gone"], "k", PLAIN)[:2] == [
+        "? m.ko could not be checked against k",
+        "why: no such file",
+    ]
+
+
+def test_rows_for_programs():
+    """A row for each module with its whole label; a kernel's tree may lack a module."""
+    made = matrix("a/b.ko")
+    made.results.pop(("a/b.ko", "gone"))
+    assert matrix_rows(made) == [("a/b.ko", "ok", "ENOEXEC vermagic-mismatch", "-")]
+
+
+def test_summary():
+    """Numbers of modules, kernels and answers."""
+    assert summary(matrix("a", "b")) == "2 modules, 3 kernels: 2 load, 2 would not, 2 could not be checked"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["/x/y/a.ko"], ["a.ko"]),
+        (["/x/y/a.ko", "/x/y/z/b.ko"], ["a.ko", "z/b.ko"]),
+        (["/x/yy/a.ko", "/x/y/b.ko"], ["yy/a.ko", "y/b.ko"]),
+        (["/x/a.ko", "/y/b.ko"], ["/x/a.ko", "/y/b.ko"]),
+        (["a.ko", "b.ko"], ["a.ko", "b.ko"]),
+    ],
+)
+def test_short_names(labels, names):
+    """Directories that all have in common are left out."""
+    assert short_names(labels) == names
+
+
+def test_table_of_many():
+    """Hundreds of modules with the same answers are one row; those with more problems come first."""
+    labels = [f"m{number}.ko" for number in range(300)]
+    made = matrix(*labels)
+    made.add([Result("m7.ko", "good", REFUSED)])
+    lines = drawn_matrix(made, 120).splitlines()
+    assert len(lines) < 20
+    text = re.sub("\x1b[^m]*m", "", "\n".join(lines))
+    assert text.index("m7.ko") < text.index("299 modules:")
+
+
+def test_reasons():
+    """Each reason once: how often, an example in plain words, and what to do."""
+    lines = reason_lines(matrix("a.ko", "b.ko"), PLAIN)
+    assert lines[0] == "vermagic-mismatch (2 times), as in a.ko: built for 1.0"
+    assert lines[1].strip() == "hint: build it again"
+
+
+# -- JSON -------------------------------------------------------------------------------------------------
+
+RESULT_NAMES = {
+    "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems",
+    "unchecked_parameters", "unmade_checks", "loaded_first", "notes", "sha256", "size",
+}  # fmt: skip
+
+
+def test_json():
+    """The shape that docs/check.md promises."""
+    value = json.loads(dumps(matrix_json(matrix("m.ko"))))
+    assert set(value) == {"schema", "ok", "exit_status", "counts", "kernels", "modules", "results"}
+    assert (value["schema"], value["exit_status"]) == ("kodojo-check/1", 2)
+    assert value["counts"] == {"ok": 1, "refused": 1, "unchecked": 1}
+    assert [set(result) for result in value["results"]] == [RESULT_NAMES] * 3
+    refused = value["results"][1]
+    assert (refused["errno_name"], refused["step"]) == ("ENOEXEC", "check_modinfo")
+    assert [problem["slug"] for problem in refused["problems"]] == ["vermagic-mismatch", "unknown-symbol"]
+    assert refused["problems"][0]["details"][0]["facts"] == {"module": "1.0"}
+
+
+def test_json_is_documented():
+    """Every name of the shape is in docs/check.md."""
+    text = (Path(__file__).resolve().parents[3] / "docs/check.md").read_text(encoding="utf-8")
+    value = matrix_json(matrix("m.ko"))
+    problem = value["results"][1]["problems"][0]
+    for name in (*value, *value["results"][0], *problem, "facts", "more", "subject"):
+        assert re.search(rf"\b{name}\b", text), name
+
+
+# -- JUnit XML --------------------------------------------------------------------------------------------
+
+# The schema that Jenkins' xUnit plug-in checks (junit-10.xsd), for what we write: children, attributes that must
+# be there, attributes that may.
+SCHEMA = {
+    "testsuites": ({"testsuite"}, set(), {"name", "time", "tests", "failures", "errors"}),
+    "testsuite": (
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
+        {"name", "tests", "failures", "errors"},
+        {"group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"},
+    ),
+    "testcase": (
+        {"skipped", "error", "failure", "system-out", "system-err"},
+        {"name"},
+        {"time", "classname", "group"},
+    ),
+    "failure": (set(), set(), {"type", "message"}),
+    "error": (set(), set(), {"type", "message"}),
+    "system-out": (set(), set(), set()),
+}
+
+
+def test_junit_follows_the_schema():
+    """Elements, their order of nesting and their attributes are those that CI systems accept; numbers add up."""
+    root = ET.fromstring(junit(matrix("m.ko", HOSTILE)))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        children, must, may = SCHEMA[element.tag]
+        assert {child.tag for child in element} <= children
+        assert must <= set(element.attrib) <= must | may
+    for suite in root:
+        cases = suite.findall("testcase")
+        assert suite.get("tests") == str(len(cases))
+        assert suite.get("failures") == str(len(suite.findall("testcase/failure")))
+        assert suite.get("errors") == str(len(suite.findall("testcase/error")))
+
+
+def test_junit_says_all():
+    """A kernel is a suite; a refusal a failure of the type of its reason; the log is the output."""
+    good, bad, gone = ET.fromstring(junit(matrix("m.ko")))
+    assert [suite.get("name") for suite in (good, bad, gone)] == ["good", "bad", "gone"]
+    assert list(good[0]) == []
+    failure = bad.find("testcase/failure")
+    assert (failure.get("type"), failure.get("message")) == ("vermagic-mismatch", "built for 1.0")
+    assert "nobody exports gone" in failure.text
+    assert bad.find("testcase/system-out").text == "m: version magic '1.0' should be '2.0'"
+    assert gone.find("testcase/error").get("message") == "no such file"
+
+
+# -- the page ---------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """What a browser makes of the page: its elements, and the content of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    return reader
+
+
+def test_page_has_its_data():
+    """All modules, kernels and answers are in the page, with texts fit to be shown."""
+    data = json.loads(read(page(matrix("dir/m.ko", f"dir/{HOSTILE}"))).scripts[0])
+    assert [kernel["name"] for kernel in data["kernels"]] == ["good", "bad", "gone"]
+    first, second = data["modules"]
+    assert [cell["status"] for cell in first["cells"]] == ["ok", "refused", "unchecked"]
+    assert first["cells"][1]["log"] == ["m: version magic '1.0' should be '2.0'"]
+    assert [other["slug"] for other in first["cells"][1]["others"]] == ["unknown-symbol"]
+    assert first["cells"][1]["details"] == [{"subject": "release", "text": "1.0 is not 2.0", "more": ["more of it"]}]
+    assert second["label"] == "dir/" + HOSTILE.replace("\x1b", r"\x1b").replace("\udcff", r"\xff")
+
+
+def test_hostile_names_are_no_markup():
+    """Whatever modules call themselves, the page has the elements of the template and no others."""
+    hostile, tame = read(page(matrix(HOSTILE))), read(page(matrix("m.ko")))
+    assert hostile.elements == tame.elements
+    assert len(hostile.scripts) == 2
+    page(matrix(HOSTILE)).encode("utf-8")  # no surrogates
+
+
+def test_page_needs_nothing_else():
+    """Nothing in the page refers to anything outside of it, and its own policy forbids it."""
+    reader = read(page(matrix("m.ko")))
+    references = [
+        value for _tag, attributes in reader.elements for name, value in attributes.items() if name in ("src", "href")
+    ]
+    assert references == ["data:,"]
+    policy = next(a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "innerHTML" not in reader.scripts[1]
+
+
+BROWSER = os.environ.get("KODOJO_TEST_BROWSER", "")
+"""A Chromium to try the page in; without it that is not tried."""
+
+
+@pytest.mark.skipif(not BROWSER, reason="KODOJO_TEST_BROWSER names no browser")
+def test_page_in_a_browser(tmp_path):
+    """The script runs, shows hostile names as text, and only as many rows as can be seen."""
+    path = tmp_path / "page.html"
+    path.write_text(page(matrix(HOSTILE, *(f"m{number}.ko" for number in range(4000)))), encoding="utf-8")
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--dump-dom"]
+    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in done.stdout
+    assert "4,001" in done.stdout
+    assert 10 < done.stdout.count('class="row"') < 100
