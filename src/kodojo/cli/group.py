@@ -21,13 +21,16 @@ _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "kernel": ("kodojo.cli.kernel", "Add, list, show and remove kernels."),
         "boot": ("kodojo.cli.boot", "Start the machine, or start it over."),
     },
+    "Will it load?": {
+        "check": ("kodojo.cli.check", "Tell whether kernels would load modules, and why not."),
+        "explain": ("kodojo.cli.explain", "Tell why a module does not load, and what to do."),
+    },
     "Modules": {
         "insmod": ("kodojo.cli.insmod", "Load a module."),
         "rmmod": ("kodojo.cli.rmmod", "Remove modules."),
         "lsmod": ("kodojo.cli.lsmod", "List the loaded modules."),
         "modprobe": ("kodojo.cli.modprobe", "Load or remove a module by name, with what it needs."),
         "modinfo": ("kodojo.cli.modinfo", "Show what a module says about itself."),
-        "explain": ("kodojo.cli.explain", "Tell why a module does not load, and what to do."),
     },
     "Looking around in the machine": {
         "dmesg": ("kodojo.cli.dmesg", "Print the kernel's log."),

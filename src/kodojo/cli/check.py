@@ -1,0 +1,237 @@
+"""``kodojo check``."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kodojo.cli.app import App, json_option, pass_app
+from kodojo.errors import InputError, KodojoError
+
+if TYPE_CHECKING:
+    from kodojo.check.matrix import Kernel
+    from kodojo.check.results import Matrix, Result
+    from kodojo.check.work import Task
+    from kodojo.image.image import Image
+
+__all__ = ["check"]
+
+_PARAMETER = re.compile(r"[\w.-]+=")
+_UNCHECKED = 2
+
+
+@click.command(short_help="Would a kernel load these modules?")
+@click.argument("words", nargs=-1, metavar="FILE... [PARAM=VALUE]...")
+@click.option("--kernel", "kernels", multiple=True, metavar="K", help="A kernel: its name, or a path. [current]")
+@click.option("--all", "own", is_flag=True, help="Check the modules of each kernel's own tree.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1024), metavar="N", help="How many processes to use. [all cores]"
+)
+@click.option("--explain", is_flag=True, help="Look into what is behind refusals, as kodojo explain does.")
+@click.option("--scheduler", metavar="ADDRESS", help="Have a Dask cluster do it: tcp://HOST:PORT.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "junit"]), help="What to print. [text]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write that to FILE instead.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to look at to FILE, too.")
+@json_option
+@pass_app
+def check(
+    app: App,
+    words: tuple[str, ...],
+    kernels: tuple[str, ...],
+    own: bool,
+    explain: bool,
+    jobs: int | None,
+    scheduler: str | None,
+    form: str | None,
+    output: Path | None,
+    html: Path | None,
+) -> None:
+    """Tell whether kernels would load the modules in FILE..., and if not, why. Nothing is booted, and nothing runs.
+
+    FILE is a .ko file (compressed or not), a directory, a pattern in quotes, a .deb or .rpm, or an initramfs image.
+    Modules that are given together see each other's exports. A module that the kernel's own tree has is there, too,
+    where another one depends on it. PARAM=VALUE is for a single module.
+
+    K is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory. It may be given several times.
+
+    Exit status: 0 if all modules would load into all kernels; 1 if some would not; 2 if something could not be
+    checked, whatever the rest is.
+    """
+    app.json = app.json or form == "json"
+    parameters = tuple(word for word in words if _PARAMETER.match(word) and not os.path.lexists(word))
+    files = [word for word in words if word not in parameters]
+    if not files and not own:
+        raise click.UsageError("give the modules to check, or --all")
+    try:
+        matrix = _check(app, files, kernels, parameters, own=own, explain=explain, jobs=jobs, scheduler=scheduler)
+        if html is not None:
+            from kodojo.report.html import page  # noqa: PLC0415
+
+            _write(html, page(matrix))
+        _report(app, matrix, "json" if app.json else form or "text", output)
+    except KodojoError as error:
+        app.fail(error)
+        raise click.exceptions.Exit(_UNCHECKED) from error
+    if matrix.exit_status:
+        raise click.exceptions.Exit(matrix.exit_status)
+
+
+def _check(
+    app: App,
+    files: Sequence[str],
+    kernels: Sequence[str],
+    parameters: tuple[str, ...],
+    *,
+    own: bool,
+    explain: bool,
+    jobs: int | None,
+    scheduler: str | None,
+) -> Matrix:
+    from kodojo.check.examine import examine  # noqa: PLC0415  --help needs none of it
+    from kodojo.check.matrix import check_matrix  # noqa: PLC0415
+    from kodojo.check.sources import Spool, find_modules  # noqa: PLC0415
+
+    columns = _kernels(app, kernels)
+    with tempfile.TemporaryDirectory(prefix="kodojo-") as directory, app.bar() as bar:
+        spool = Spool(Path(directory))
+        given = examine(find_modules(files, spool), spool, bar.update)
+        if parameters and (own or len(given) != 1):
+            raise InputError(f"{parameters[0]}: parameters are for one module, not for {len(given)}")
+        execute, processes = _executor(jobs, scheduler, alone=len(given) * len(columns) == 1 and not own)
+        return check_matrix(
+            columns,
+            given,
+            execute,
+            own=own,
+            parameters=parameters,
+            explain=explain,
+            jobs=processes,
+            progress=bar.update,
+        )
+
+
+def _executor(
+    jobs: int | None, scheduler: str | None, *, alone: bool
+) -> tuple[Callable[[Sequence[Task]], Iterator[list[Result]]], int]:
+    """What does the tasks, and how many of them at a time."""
+    if scheduler is not None:
+        from kodojo.check.cluster import Cluster  # noqa: PLC0415
+
+        cluster = Cluster(scheduler)
+        return cluster.run, cluster.size
+    if alone or jobs == 1:
+        from kodojo.check.work import run_here  # noqa: PLC0415
+
+        return run_here, 1
+    from kodojo.check.pool import available_cores, run_in_processes  # noqa: PLC0415
+
+    number = jobs or available_cores()
+    return lambda tasks: run_in_processes(tasks, number), number
+
+
+def _kernels(app: App, words: Sequence[str]) -> list[Kernel]:
+    """The kernels that are meant, each with a name of its own.
+
+    :raises KodojoError: none of them can be used.
+    """
+    from kodojo.check.matrix import Kernel  # noqa: PLC0415
+
+    found: dict[str, Kernel] = {}
+    errors = []
+    meant: Iterable[str | None] = words or [app.kernel]
+    for word in _expanded(meant):
+        try:
+            image = _open(app, word)
+            name = image.release
+        except KodojoError as error:
+            errors.append(error)
+            name = str(word)
+            found[name] = Kernel(name, None, error.message, error.hint)
+            continue
+        while name in found:
+            name = f"{name} ({word})"
+        found[name] = Kernel(name, image)
+    if errors and len(errors) == len(found):
+        raise errors[0]
+    return list(found.values())
+
+
+def _expanded(words: Iterable[str | None]) -> Iterator[str | None]:
+    for word in words:
+        paths = [] if word is None or os.path.lexists(word) else sorted(glob.glob(word))  # noqa: PTH207  absolute ones
+        if paths:
+            yield from paths
+        else:
+            yield word
+
+
+def _open(app: App, word: str | None) -> Image:
+    if word is not None and ("/" in word or os.path.lexists(word)):
+        from kodojo.image.image import Image  # noqa: PLC0415
+
+        return Image.open(word)
+    return app.store.open(word)
+
+
+def _report(app: App, matrix: Matrix, form: str, output: Path | None) -> None:
+    if form == "text" and output is None:
+        _print(app, matrix)
+        return
+    text = _rendered(matrix, form)
+    if output is None:
+        app.out(text)
+        return
+    from kodojo.report.matrix import summary  # noqa: PLC0415
+
+    _write(output, text + "\n")
+    app.say(f"{summary(matrix)}; see {output}")
+
+
+def _rendered(matrix: Matrix, form: str) -> str:
+    """The results as text, JSON or JUnit XML, for a file or a program."""
+    if form == "json":
+        from kodojo.report.check_json import matrix_json  # noqa: PLC0415
+        from kodojo.report.json import dumps  # noqa: PLC0415
+
+        return dumps(matrix_json(matrix))
+    if form == "junit":
+        from kodojo.report.junit import junit  # noqa: PLC0415
+
+        return junit(matrix)
+    from kodojo.report.matrix import matrix_rows, reason_lines, summary  # noqa: PLC0415
+    from kodojo.report.paint import Paint  # noqa: PLC0415
+    from kodojo.report.table import plain_table  # noqa: PLC0415
+
+    columns = ("module", *(kernel.name for kernel in matrix.kernels))
+    table = plain_table(columns, matrix_rows(matrix))
+    return "\n".join([*table, "", *reason_lines(matrix, Paint(enabled=False)), summary(matrix)])
+
+
+def _print(app: App, matrix: Matrix) -> None:
+    from kodojo.report.matrix import drawn_matrix, reason_lines, summary, verdict_lines  # noqa: PLC0415
+
+    results = list(matrix)
+    if len(results) == 1:
+        app.out(verdict_lines(results[0], results[0].kernel, app.paint))
+    elif not app.paint.enabled:
+        app.out(_rendered(matrix, "text"))
+    else:
+        from shutil import get_terminal_size  # noqa: PLC0415
+
+        app.out(drawn_matrix(matrix, get_terminal_size().columns))
+        app.out(reason_lines(matrix, app.paint))
+        app.out(summary(matrix))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8", "backslashreplace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

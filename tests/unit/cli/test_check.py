@@ -1,0 +1,160 @@
+"""``kodojo check`` on paper kernels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from kodojo.image.exports import Export
+from tests.support.checking import paper_kernel, simple_module
+from tests.support.kbuild import build
+from tests.support.loading import finish, loadable, parameters
+
+NEW = Export("only_in_new", 0xFFFFFFFF82001000, None, False, None)
+
+
+@pytest.fixture
+def kernels(cards):
+    cards.images["1.0"] = paper_kernel(release="1.0")
+    cards.images["2.0"] = paper_kernel(NEW, release="2.0")
+    cards.chosen = "1.0"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """any.ko loads into both kernels, new.ko into 2.0 only, bad.ko.xz cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "any.ko").write_bytes(simple_module("any"))
+    (tmp_path / "new.ko").write_bytes(simple_module("new", needs=("only_in_new",)))
+    (tmp_path / "bad.ko.xz").write_bytes(b"\xfd7zXZ\x00damaged")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_one_module(run):
+    """The current kernel is asked; the answer is the exit status."""
+    result = run("check", "any.ko")
+    assert (result.exit_code, result.stdout) == (0, "✓ any.ko loads into 1.0\n")
+    result = run("check", "new.ko")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0] == "✗ new.ko would not load into 1.0: ENOENT from simplify_symbols"
+    assert "new: Unknown symbol only_in_new (err -2)" in lines[1]
+    assert run("check", "new.ko", "--kernel", "2.0").exit_code == 0
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_the_common_option(run):
+    """``--kernel`` in front of the command's name means the same."""
+    assert run("--kernel", "2.0", "check", "new.ko").exit_code == 0
+
+
+@pytest.mark.usefixtures("kernels", "files")
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["any.ko", "new.ko", "--kernel", "2.0"], 0),
+        (["any.ko", "new.ko", "--kernel", "1.0"], 1),
+        (["new.ko", "bad.ko.xz"], 2),
+        (["any.ko", "gone.ko"], 2),
+        (["any.ko", "--kernel", "2.0", "--kernel", "3.0"], 2),
+        (["any.ko", "--kernel", "3.0"], 2),
+        ([], 2),
+        (["any.ko", "new.ko", "x=1"], 2),
+        (["--all"], 2),
+    ],
+)
+def test_exit_status(run, words, status):
+    """0 all load, 1 some would not, 2 something could not be checked, or wrong usage."""
+    assert run("check", "-j", "1", *words).exit_code == status
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_table_for_programs(run):
+    """Where no terminal is, there is an aligned row for each module, then the reasons, and the sum of it."""
+    result = run("check", "*.ko", "--kernel", "1.0", "--kernel", "2.0")
+    lines = result.stdout.splitlines()
+    rows = lines[: lines.index("")]
+    assert [line.split() for line in rows] == [
+        ["module", "1.0", "2.0"],
+        ["any.ko", "ok", "ok"],
+        ["new.ko", "ENOENT", "unknown-symbol", "ok"],
+        ["2", "modules,", "2", "kernels:", "3", "load,", "1", "would", "not"],
+    ]
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_json(run):
+    """One value, whose rows are in the order in which the modules were given."""
+    result = run("check", "new.ko", "any.ko", "--json")
+    value = json.loads(result.stdout)
+    assert [(row["module"], row["ok"]) for row in value["results"]] == [("new.ko", False), ("any.ko", True)]
+    assert value["exit_status"] == result.exit_code == 1
+    assert json.loads(run("check", "new.ko", "any.ko", "--format", "json").stdout) == value
+
+
+@pytest.mark.usefixtures("kernels")
+def test_files_that_are_written(run, files):
+    """``--output`` takes the place of standard output, ``--html`` comes on top of it."""
+    result = run("check", "new.ko", "--format", "junit", "--output", "out.xml", "--html", "page.html")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "1 would not" in result.stderr
+    assert ET.parse(files / "out.xml").getroot().get("failures") == "1"
+    assert "unknown-symbol" in (files / "page.html").read_text()
+    result = run("check", "any.ko", "--html", "none/page.html")
+    assert result.exit_code == 2
+    assert "none/page.html: cannot be written" in result.stderr
+
+
+@pytest.mark.usefixtures("kernels")
+def test_parameters(run, files):
+    """Parameters are tried; a file of that name is a file."""
+    writer = loadable()
+    parameters(writer, {"number": ("int", 0)})
+    (files / "p.ko").write_bytes(finish(writer).build())
+    assert run("check", "p.ko", "number=1").exit_code == 0
+    assert "parameter-invalid" in run("check", "p.ko", "number=x").stdout
+    (files / "number=x").write_bytes(simple_module())
+    assert "2 modules" in run("check", "p.ko", "number=x").stdout
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_kernels_of_the_same_release(run, cards):
+    """Two kernels of one release are two columns."""
+    cards.images["other"] = paper_kernel(NEW, release="1.0")
+    value = json.loads(run("check", "new.ko", "--kernel", "1.0", "--kernel", "other", "--json").stdout)
+    assert [(row["kernel"], row["ok"]) for row in value["results"]] == [("1.0", False), ("1.0 (other)", True)]
+
+
+@pytest.mark.usefixtures("kernels", "files")
+def test_no_scheduler(run):
+    """A cluster that is not there is an error of the command, not of the modules."""
+    pytest.importorskip("distributed")
+    result = run("check", "any.ko", "--scheduler", "nonsense://")
+    assert result.exit_code == 2
+    assert "Dask" in result.stderr
+
+
+def test_nothing_heavy_is_imported():
+    """Neither the emulator nor what draws tables is imported to check a module."""
+    program = "import sys, kodojo.cli.check, kodojo.check.matrix, kodojo.check.pool; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & {"unicorn", "rich", "distributed"} == set()
+
+
+@pytest.mark.kernel
+def test_real_modules(run, cards, image, series, tmp_path):
+    """Built modules against the distribution's kernel, from a directory, by several processes."""
+    cards.images[series] = image
+    for name in ("kd_export", "kd_import", "kd_unknown"):
+        (tmp_path / f"{name}.ko").write_bytes(build(series)[name].read_bytes())
+    (tmp_path / "cut.ko").write_bytes(build(series)["kd_hello"].read_bytes()[:9000])
+    result = run("check", str(tmp_path), "--json", "--jobs", "2")
+    found = {row["module"].rpartition("/")[2]: row["slug"] for row in json.loads(result.stdout)["results"]}
+    assert found == {
+        "kd_export.ko": "ok", "kd_import.ko": "ok", "kd_unknown.ko": "unknown-symbol", "cut.ko": "elf-section-table",
+    }  # fmt: skip
