@@ -15,6 +15,7 @@ def paper_kernel(*exports: Export, tree: ModuleTree | None = None, release: str 
     image.modules = tree or ModuleTree(None)
     image.release = release
     image.path = Path("vmlinuz")
+    image.kind, image.warnings = "kernel", ()
     return image
 
 

@@ -109,6 +109,7 @@ def _batches(modules: Sequence[GivenModule], size: int) -> Iterable[Sequence[Giv
 
 
 def _column(kernel: Kernel) -> KernelColumn:
-    if kernel.image is None:
+    image = kernel.image
+    if image is None:
         return KernelColumn(kernel.name, problem=kernel.problem)
-    return KernelColumn(kernel.name, kernel.image.release, kernel.image.architecture)
+    return KernelColumn(kernel.name, image.release, image.architecture, image.kind, image.warnings)

@@ -45,7 +45,7 @@ def run_in_processes(tasks: Iterable[Task], jobs: int, patience: float = _PATIEN
     workers: list[_Worker] = []
     try:
         while waiting or any(worker.task for worker in workers):
-            while waiting and len(workers) < jobs:
+            while len(workers) < jobs and len(waiting) > sum(worker.task is None for worker in workers):
                 workers.append(_Worker.start(workers))
             for worker in workers:
                 if waiting and worker.task is None:

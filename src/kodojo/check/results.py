@@ -61,7 +61,7 @@ class Result:
     @property
     def unmade(self) -> tuple[str, ...]:
         """Checks that could not be made with what is known about the kernel, each with the reason."""
-        return getattr(self.verdict, "unmade", ())
+        return self.verdict.unmade if self.verdict else ()
 
     @property
     def errno(self) -> int:
@@ -81,12 +81,16 @@ class Result:
 class KernelColumn:
     """A kernel as a column.
 
-    :param name: tells it from the others. :param problem: why it cannot be used at all.
+    :param name: tells it from the others.
+    :param kind: ``kernel``, or ``headers`` if it is only described. :param warnings: what is wrong with that.
+    :param problem: why it cannot be used at all.
     """
 
     name: str
     release: str = ""
     architecture: str = ""
+    kind: str = ""
+    warnings: tuple[str, ...] = ()
     problem: str = ""
 
 

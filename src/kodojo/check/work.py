@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kodojo.check.sources import Key
     from kodojo.image.image import Image
     from kodojo.loader.dry import DryTarget, Resident
+    from kodojo.loader.target import Module
 
 __all__ = ["Task", "do", "failed", "run_here"]
 
@@ -90,7 +91,9 @@ class _Room:
         return self._done[key]
 
     def _judge(self, node: Node, parameters: Sequence[str]) -> _Done:
-        notes = [*node.notes, *(f"it depends on {name}, which is nowhere to be found" for name in node.absent)]
+        notes = list(node.notes)
+        if "kernel" in self._image.describes:  # where it is only described, its verdicts speak of that
+            notes += (f"it depends on {name}, which is nowhere to be found" for name in node.absent)
         result = Result(node.module.label, self._kernel, notes=tuple(notes))
         try:
             content = node.module.read()
@@ -99,10 +102,13 @@ class _Room:
         result = replace(result, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
         before = [(key, self._done[key]) for key in node.before if key in self._done]
         residents = [done.resident for _, done in before if done.resident is not None]
+        known: list[Module] = []
 
         def prepare(target: DryTarget) -> None:
             for resident in residents:
                 target.adopt(resident)
+            target.stand_in(node.absent)
+            known.extend(target.modules())
 
         result = replace(
             result,
@@ -117,7 +123,8 @@ class _Room:
                 verdict = explain(Case(self._image, content), verdict)
         except KodojoError as error:
             return _Done(replace(result, failure=error.message, advice=error.hint), None)
-        resident = target.resident(target.modules()[0]) if verdict.ok else None
+        loaded = next((mod for mod in target.modules() if mod not in known), None)
+        resident = target.resident(loaded) if verdict.ok and loaded else None
         return _Done(_with_verdict(result, verdict), resident)
 
 

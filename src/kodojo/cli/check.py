@@ -205,28 +205,34 @@ def _rendered(matrix: Matrix, form: str) -> str:
         from kodojo.report.junit import junit  # noqa: PLC0415
 
         return junit(matrix)
-    from kodojo.report.matrix import matrix_rows, reason_lines, summary  # noqa: PLC0415
+    from kodojo.report.matrix import kernel_lines, matrix_rows, reason_lines, summary  # noqa: PLC0415
     from kodojo.report.paint import Paint  # noqa: PLC0415
     from kodojo.report.table import plain_table  # noqa: PLC0415
 
     columns = ("module", *(kernel.name for kernel in matrix.kernels))
-    table = plain_table(columns, matrix_rows(matrix))
-    return "\n".join([*table, "", *reason_lines(matrix, Paint(enabled=False)), summary(matrix)])
+    table, plain = plain_table(columns, matrix_rows(matrix)), Paint(enabled=False)
+    return "\n".join([*table, "", *reason_lines(matrix, plain), *kernel_lines(matrix, plain), summary(matrix)])
 
 
 def _print(app: App, matrix: Matrix) -> None:
-    from kodojo.report.matrix import drawn_matrix, reason_lines, summary, verdict_lines  # noqa: PLC0415
+    from kodojo.report.matrix import (  # noqa: PLC0415
+        drawn_matrix,
+        kernel_lines,
+        reason_lines,
+        summary,
+        verdict_lines,
+    )
 
     results = list(matrix)
     if len(results) == 1:
-        app.out(verdict_lines(results[0], results[0].kernel, app.paint))
+        app.out([*verdict_lines(results[0], results[0].kernel, app.paint), *kernel_lines(matrix, app.paint)])
     elif not app.paint.enabled:
         app.out(_rendered(matrix, "text"))
     else:
         from shutil import get_terminal_size  # noqa: PLC0415
 
         app.out(drawn_matrix(matrix, get_terminal_size().columns))
-        app.out(reason_lines(matrix, app.paint))
+        app.out([*reason_lines(matrix, app.paint), *kernel_lines(matrix, app.paint)])
         app.out(summary(matrix))
 
 

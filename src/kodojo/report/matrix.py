@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kodojo.errors import LogRecord
     from kodojo.loader.verdict import Problem
 
-__all__ = ["drawn_matrix", "matrix_rows", "reason_lines", "short_names", "summary", "verdict_lines"]
+__all__ = ["drawn_matrix", "kernel_lines", "matrix_rows", "reason_lines", "short_names", "summary", "verdict_lines"]
 
 _FEW = 24
 """Modules that are listed one by one on a terminal; more are put together by their answers."""
@@ -155,6 +155,12 @@ def _together(names: Sequence[str]) -> str:
     return "\n".join(
         [f"{len(names)} modules:", *names[: _NAMES_SHOWN - 2], f"and {len(names) - _NAMES_SHOWN + 2} more"]
     )
+
+
+def kernel_lines(matrix: Matrix, paint: Paint) -> list[str]:
+    """What is to be known about the kernels: why one cannot be used, or what is wrong with its description."""
+    said = ((kernel.name, text) for kernel in matrix.kernels for text in (kernel.problem, *kernel.warnings) if text)
+    return [f"{paint('note:', 'blue')} {clean(name)}: {clean(text)}" for name, text in said]
 
 
 def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:

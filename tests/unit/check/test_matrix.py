@@ -18,7 +18,9 @@ from kodojo.check.results import KernelColumn, Matrix, Result, Status
 from kodojo.check.sources import Spool, find_modules, own_module
 from kodojo.check.work import run_here
 from kodojo.image.exports import Export
+from kodojo.image.image import Image
 from kodojo.loader.verdict import check
+from tests.support import distribution
 from tests.support.checking import paper_kernel, simple_module
 
 SYMBOL = Export("only_in_new", 0xFFFFFFFF82001000, None, False, None)
@@ -206,3 +208,18 @@ def test_built_modules(image, built, tmp_path):
     assert [result.slug for result in matrix] == ["ok", "ok"]
     alone = check_matrix([Kernel("k", image)], examine(find_modules(paths[:1], spool), spool), run_here)
     assert [result.slug for result in alone] == ["unknown-symbol"]
+
+
+@pytest.mark.kernel
+def test_kernels_that_are_only_described(series, built, tmp_path):
+    """Headers are enough for modules that are given together, and what they do not tell is said."""
+    (tmp_path / "index").mkdir()
+    headers = Image.from_directory(distribution.kernels()[series].build_directory, tmp_path / "index")
+    spool = Spool(tmp_path)
+    paths = [str(built[name]) for name in ("kd_import", "kd_export", "kd_unknown")]
+    matrix = check_matrix([Kernel("k", headers)], examine(find_modules(paths, spool), spool), run_here)
+    assert [result.slug for result in matrix] == ["ok", "ok", "unknown-symbol"]
+    assert matrix.kernels[0].kind == "headers"
+    (alone,) = check_matrix([Kernel("k", headers)], examine(find_modules(paths[:1], spool), spool), run_here)
+    assert any("kd_export" in sentence for sentence in alone.unmade)
+    assert not any("kd_export" in sentence for sentence in matrix.results[paths[0], "k"].unmade)
