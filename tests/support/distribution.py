@@ -11,6 +11,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     6.1/image, 6.1/headers   unpacked (likewise 6.12)
     6.1/modules              written by tests.support.kbuild
     tools/                   programs and libraries that this machine has not installed
+    qemu/                    QEMU, likewise (only for `make oracle`)
     apt/                     package lists, where the machine's own are missing or out of date
 
 ``python -m tests.support.distribution`` fetches what is missing and prints where things are.
@@ -36,7 +37,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-__all__ = ["SERIES", "DistributionError", "KernelFiles", "cache_directory", "kernels", "locked", "tools"]
+__all__ = [
+    "SERIES",
+    "DistributionError",
+    "KernelFiles",
+    "cache_directory",
+    "kernels",
+    "locked",
+    "qemu",
+    "qemu_firmware",
+    "tools",
+]
 
 SERIES = ("6.1", "6.12")
 MANIFEST = "kernel.json"
@@ -44,6 +55,7 @@ MANIFEST = "kernel.json"
 # that objtool is linked with. The rest of kbuild's tools (sh, bash, awk, sed, ...) is essential in Debian.
 PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
 LIBRARIES = {"libelf.so.1": "libelf1"}
+QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
 
 Result = TypeVar("Result")
 
@@ -111,20 +123,48 @@ def tools() -> dict[str, str]:
 
     :raises DistributionError: with the packages to install.
     """
+    return _with_programs("tools", PROGRAMS, LIBRARIES)
+
+
+def qemu() -> dict[str, str]:
+    """The environment in which QEMU is found, with its libraries and modules; fetched like the tools.
+
+    :raises DistributionError: with the package to install.
+    """
+    environment = _with_programs("qemu", QEMU, {})
+    environment["QEMU_MODULE_DIR"] = str(_qemu_root(environment) / "usr/lib/x86_64-linux-gnu/qemu")
+    return environment
+
+
+def qemu_firmware(program: str) -> list[Path]:
+    """The directories with the firmware that belongs to a QEMU, given by its path."""
+    share = Path(program).resolve().parents[1] / "share"
+    return [share / "qemu", share / "seabios"]
+
+
+def _qemu_root(environment: Mapping[str, str]) -> Path:
+    program = shutil.which("qemu-system-x86_64", path=environment["PATH"])
+    if program is None:
+        raise DistributionError("the package qemu-system-x86 holds no qemu-system-x86_64")
+    return Path(program).resolve().parents[2]
+
+
+def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, plus what it lacks, unpacked in the cache under a name."""
     environment = dict(os.environ)
-    missing = [package for name, package in PROGRAMS.items() if shutil.which(name) is None]
-    missing += [package for name, package in LIBRARIES.items() if not _loadable(name)]
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
+    missing += [package for library, package in libraries.items() if not _loadable(library)]
     if not missing:
         return environment
-    root = cache_directory() / "tools"
+    root = cache_directory() / name
     stamp = root / "packages"
     with locked():
         if not (stamp.is_file() and set(missing) <= set(stamp.read_text().split())):
             _say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
             _fetch_tools(root, missing)
-    libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
+    libraries_of_it = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     _prepend(environment, "PATH", [root / "usr/bin"])
-    _prepend(environment, "LD_LIBRARY_PATH", libraries)
+    _prepend(environment, "LD_LIBRARY_PATH", libraries_of_it)
     return environment
 
 
@@ -279,8 +319,9 @@ class Apt:
 
     def not_installed(self, packages: Sequence[str]) -> list[str]:
         """`packages` and what they depend on, without what is installed."""
-        text = self.run("apt-get", "--yes", "--print-uris", "--no-install-recommends", "install", *packages)
-        return [package.file_name.split("_")[0] for package in _parse_uris(text)]
+        # Not --print-uris: it leaves out what is in apt's own cache.
+        text = self.run("apt-get", "--simulate", "--no-install-recommends", "install", *packages)
+        return re.findall(r"^Inst (\S+)", text, re.MULTILINE)
 
     def download(self, packages: Sequence[str]) -> list[Path]:
         """The packages' files, in that order; those that are in the cache already cost no network."""

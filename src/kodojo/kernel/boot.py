@@ -121,10 +121,13 @@ def _write_identity_map(ram: Ram) -> None:
     ram.write(_PAGE_TABLES + 0x2000, struct.pack("<512Q", *((i << 21) | 0x83 for i in range(512))))
 
 
-def make_initramfs() -> bytes:
-    """A cpio archive (newc) with the directories that a system has and ``/init``."""
+def make_initramfs(init: bytes | None = None) -> bytes:
+    """A cpio archive (newc) with the directories that a system has and ``/init``.
+
+    :param init: the program; by default one that is executed but never runs.
+    """
     entries = [(name, 0o040755, b"") for name in ("dev", "proc", "sys", "run", "tmp", "sbin")]
-    entries.append(("init", 0o100755, _init_program()))
+    entries.append(("init", 0o100755, _init_program() if init is None else init))
     archive = bytearray()
     for inode, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
         fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)

@@ -1,0 +1,155 @@
+"""The answer of our machine to a case: by our loader, or by the kernel's own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+
+from kodojo.errors import DamageError, GuestOSError, LoadError, MachineError, MachineHang, UnloadError
+from kodojo.kernel.kernel import Kernel
+from kodojo.loader.syscalls import sys_delete_module, sys_finit_module, sys_init_module
+from tests.conftest import booted_kernel
+from tests.damage.outcomes import without_traces
+from tests.oracle.answers import DAMAGE, HANG, KILLED, Answer, file_text
+from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind
+from tests.sweep.processes import Answering
+
+__all__ = ["LOADERS", "answer"]
+
+GUEST_LIMIT = 30.0
+WALL_LIMIT = 180.0
+_KINDS = {"directory": 4, "file": 8, "symlink": 10}
+_SKIPPED = frozenset({"uevent"})
+
+
+def answer(series: str, case: Case, loader: str) -> list[Answer]:
+    """Run the case in a process of its own, in a copy of the booted machine.
+
+    :param loader: "ours" or "native".
+    """
+    kernel = ready(series)
+    process = Answering.start(lambda: _answers(kernel, case, LOADERS[loader]), None, WALL_LIMIT)
+    answers: list[Answer] = process.answer()
+    process.wait()
+    return answers
+
+
+@lru_cache
+def ready(series: str) -> Kernel:
+    kernel = booted_kernel(series).fork()
+    kernel.limit(GUEST_LIMIT)
+    kernel.answers_requests = False  # there is no modprobe in QEMU's machine
+    return kernel
+
+
+def _answers(kernel: Kernel, case: Case, loader: Loader) -> list[Answer]:
+    found: list[Answer] = []
+    for call in case.calls:
+        found.append(_make(kernel, call, loader))
+        if found[-1].end:
+            break
+    return found
+
+
+def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
+    mark = kernel.printk.next_sequence()
+    result = Answer()
+    try:
+        with ExitStack() as stack:
+            result.value = loader(kernel, call, stack)
+        kernel.sleep(SETTLE / 1000)
+    except DamageError:
+        result.end = DAMAGE
+    except MachineError as error:
+        result.end = HANG if isinstance(error, MachineHang) else KILLED
+    result.log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
+    if not result.end:
+        result.tainted = int(kernel.read_file("/proc/sys/kernel/tainted"))
+        result.modules = kernel.read_file("/proc/modules").decode()
+        for name in call.looks_at:
+            result.sysfs |= _files(kernel, f"/sys/module/{name}")
+    return result
+
+
+def _files(kernel: Kernel, directory: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    try:
+        entries = kernel.list_directory(directory)
+    except GuestOSError:
+        return found
+    for entry in entries:
+        path = f"{directory}/{entry.name}"
+        if entry.kind == "directory":
+            found[path + "/"] = ""
+            found |= _files(kernel, path)
+        elif entry.kind != "file":
+            found[path] = f"kind {_KINDS[entry.kind]}"
+        elif entry.name not in _SKIPPED:
+            try:
+                found[path] = file_text(kernel.read_file(path))
+            except GuestOSError as error:
+                found[path] = f"errno {error.errno}"
+    return found
+
+
+# -- the calls ------------------------------------------------------------------------------------------------
+
+Loader = Callable[[Kernel, Call, ExitStack], int]
+
+
+def _native(kernel: Kernel, call: Call, stack: ExitStack) -> int:
+    return kernel.user.syscall(call.name, *(_native_value(kernel, one, stack) for one in call.arguments))
+
+
+def _native_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
+    if argument.kind in (Kind.DESCRIPTOR, Kind.PATH):
+        path = argument.data.decode() if argument.kind == Kind.PATH else "/tmp/module.ko"
+        if argument.kind == Kind.DESCRIPTOR:
+            kernel.write_file(path, argument.data)
+        return stack.enter_context(kernel.open(path, argument.value)).fd
+    return _value(kernel, argument, stack)
+
+
+def _ours(kernel: Kernel, call: Call, stack: ExitStack) -> int:
+    values = [_our_value(kernel, one, stack) for one in call.arguments]
+    kernel._begin()
+    try:
+        if call.name == "init_module":
+            umod, length, uargs = values
+            sys_init_module(kernel.target, umod, length, uargs)
+        elif call.name == "finit_module":
+            descriptor, uargs, flags = values
+            sys_finit_module(kernel.target, descriptor, uargs, flags)
+        else:
+            name, flags = values
+            sys_delete_module(kernel.target, name, flags)
+    except DamageError:
+        raise
+    except (LoadError, UnloadError) as error:
+        return -error.errno
+    return 0
+
+
+def _our_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
+    if argument.kind in (Kind.DESCRIPTOR, Kind.PATH):
+        path = Path(argument.data.decode()) if argument.kind == Kind.PATH else None
+        if path is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "module.ko"
+            path.write_bytes(argument.data)
+        descriptor = os.open(path, argument.value)
+        stack.callback(os.close, descriptor)
+        return descriptor
+    return _value(kernel, argument, stack)
+
+
+def _value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
+    if argument.kind == Kind.ADDRESS:
+        return stack.enter_context(kernel.user.memory(argument.data)) + argument.value
+    return argument.value
+
+
+LOADERS: dict[str, Loader] = {"ours": _ours, "native": _native}

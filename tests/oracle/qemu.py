@@ -1,0 +1,260 @@
+"""The booted machine under QEMU, saved once and started again for each case.
+
+QEMU's ``microvm`` is the machine that comes nearest to ours: no PCI, no ACPI, no clock chip; an 8259 pair, an 8254 timer, and
+here no APIC. The kernel is the same uncompressed image, entered by PVH instead of by the 64-bit boot protocol, and
+its processor says of itself what ours says (test_oracle.py compares /proc/cpuinfo). What differs: the timer counts
+down as a real one does; the initramfs has another /init (guest.c); fw_cfg and two debug ports are there, for which
+the kernel has no driver. Guest time is counted in instructions (``-icount``) and jumps when the guest waits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kodojo.image.image import Image
+from kodojo.kernel import boot
+from tests.damage.outcomes import without_traces
+from tests.oracle.answers import HANG, KILLED, PANIC, Answer, file_text
+from tests.oracle.cases import Case, encode
+from tests.support import distribution
+
+__all__ = ["Booted", "Qemu", "QemuError"]
+
+MEGABYTES = boot.DEFAULT_MEMORY >> 20
+BOOT_LIMIT = 120.0  # seconds
+CASE_LIMIT = 60.0
+GUEST = Path(__file__).with_name("guest.c")
+MACHINE = (
+    "microvm,pit=on,pic=on,rtc=off,isa-serial=off,acpi=off,ioapic2=off,pcie=off,usb=off,"
+    "x-option-roms=off,auto-kernel-cmdline=off"
+)
+# What our machine's processor has (machine/x86_64.py): family and model of the older qemu64, and nothing random.
+PROCESSOR = "qemu64,family=6,model=6,stepping=3,-apic,-tsc,-rdtscp,-rdrand,-rdseed"
+COMPILER = (
+    "gcc", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie", "-no-pie",
+    "-fno-tree-loop-distribute-patterns", "-O1", "-Wall", "-Wextra", "-Werror",
+)  # fmt: skip
+_SKIPPED = "/uevent"
+_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+class QemuError(Exception):
+    """QEMU did not do what it should."""
+
+
+@dataclass(frozen=True)
+class Booted:
+    """A machine that waits for a case.
+
+    :param state: what QEMU has saved of it.
+    :param processor: its /proc/cpuinfo.
+    """
+
+    state: Path
+    processor: str
+    version: str
+
+
+class Qemu:
+    """QEMU for one kernel.
+
+    :param directory: for everything that is made; emptied by nobody.
+    """
+
+    def __init__(self, image: Image, directory: Path) -> None:
+        self._environment = distribution.qemu()
+        program = shutil.which("qemu-system-x86_64", path=self._environment["PATH"])
+        if program is None:
+            raise QemuError("qemu-system-x86_64 was fetched and is not found")
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        kernel, initramfs = directory / "vmlinux", directory / "initramfs"
+        kernel.write_bytes(image.elf.data)
+        initramfs.write_bytes(boot.make_initramfs(_guest(directory)))
+        firmware = [part for path in distribution.qemu_firmware(program) for part in ("-L", str(path))]
+        self._command = [
+            program, "-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", str(MEGABYTES), "-nodefaults",
+            "-no-user-config", "-display", "none", "-no-reboot", "-machine", MACHINE, "-cpu", PROCESSOR, *firmware,
+            "-kernel", str(kernel), "-initrd", str(initramfs), "-append", boot.command_line(),
+            "-device", "isa-debugcon,iobase=0x402,chardev=report", "-device", "isa-debug-exit,iobase=0x501,iosize=1",
+        ]  # fmt: skip
+
+    def version(self) -> str:
+        done = subprocess.run([self._command[0], "--version"], env=self._environment, capture_output=True, check=True)
+        return done.stdout.decode().splitlines()[0]
+
+    @contextmanager
+    def _running(self, case: bytes, report: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        content = report.with_suffix(".case")
+        content.write_bytes(case or b"-")
+        report.write_bytes(b"")
+        process = subprocess.Popen(
+            [
+                *self._command, "-chardev", f"file,id=report,path={report}",
+                "-fw_cfg", f"name=opt/kodojo/case,file={content}", *more,
+            ],
+            env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+            content.unlink()
+
+    def boot(self) -> Booted:
+        """Boot, and save the machine as it waits for a case."""
+        report, state = self._directory / "boot", self._directory / "state"
+        with self._running(b"", report, "-qmp", "stdio") as process:
+            deadline = time.monotonic() + BOOT_LIMIT
+            while not (records := _records(report.read_bytes())) or records[-1][0] != "R":
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise QemuError(f"the kernel does not come up: {_last_words(process)}")
+                time.sleep(0.05)
+            _save(process, state)
+        files = dict(_file(content) for kind, content in records if kind == "F")
+        return Booted(state, files["/proc/cpuinfo"].decode(), files["/proc/version"].decode().strip())
+
+    def run(self, booted: Booted, case: Case) -> list[Answer]:
+        """The kernel's answers to a case; the last one tells of an end, if the machine did not survive it."""
+        with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
+            report = Path(scratch) / "report"
+            with self._running(encode(case), report, "-incoming", f"exec:cat {booted.state}") as process:
+                hung = False
+                try:
+                    process.wait(CASE_LIMIT)
+                except subprocess.TimeoutExpired:
+                    hung = True
+            if not hung and process.returncode not in (0, 1):
+                raise QemuError(f"{case.name}: QEMU ended with {process.returncode}")
+            return _answers(_records(report.read_bytes()), len(case.calls), HANG if hung else PANIC)
+
+
+def _guest(directory: Path) -> bytes:
+    """guest.c as a program that needs no library."""
+    program = directory / "init"
+    done = subprocess.run(
+        [*COMPILER, str(GUEST), "-o", str(program)], env=distribution.tools(), capture_output=True, check=False
+    )
+    if done.returncode:
+        raise QemuError(done.stderr.decode(errors="replace"))
+    return program.read_bytes()
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> str:
+    process.kill()
+    return process.communicate()[1].decode(errors="replace").strip() or "no message"
+
+
+def _save(process: subprocess.Popen[bytes], state: Path) -> None:
+    """Write the running machine to a file (QEMU's migration, by QMP)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def command(name: str, **arguments: str) -> dict[str, object]:
+        process.stdin.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            answer: dict[str, object] = json.loads(line)
+            if "error" in answer:
+                raise QemuError(f"{name}: {answer['error']}")
+            if "return" in answer:
+                return answer["return"]  # type: ignore[return-value]
+        raise QemuError(f"{name}: {_last_words(process)}")
+
+    command("qmp_capabilities")
+    unfinished = state.with_suffix(".new")
+    command("migrate", uri=f"exec:cat > {unfinished}")
+    while (status := command("query-migrate").get("status")) != "completed":
+        if status in ("failed", "cancelled"):
+            raise QemuError(f"the machine cannot be saved: {status}")
+        time.sleep(0.05)
+    unfinished.replace(state)
+
+
+# -- reports (see guest.c) ---------------------------------------------------------------------------------------
+
+
+def _records(raw: bytes) -> list[tuple[str, bytes]]:
+    """The whole records of a report."""
+    found, position = [], 0
+    while position + 5 <= len(raw):
+        kind, size = struct.unpack_from("<cI", raw, position)
+        if position + 5 + size > len(raw):
+            break
+        found.append((kind.decode("latin-1"), raw[position + 5 : position + 5 + size]))
+        position += 5 + size
+    return found
+
+
+def _answers(records: Sequence[tuple[str, bytes]], calls: int, ending: str) -> list[Answer]:
+    """One answer for each call that was begun.
+
+    :param ending: how the machine ended, if not all calls have an answer.
+    """
+    found: list[Answer] = []
+    current = Answer()
+    for kind, content in records:
+        if kind == "E":
+            current.log = without_traces(current.log)
+            found.append(current)
+            current = Answer()
+        else:
+            _enter(current, kind, content)
+    if len(found) < calls and not (found and found[-1].end):
+        current.end = current.end or ending
+        current.log = without_traces(current.log)
+        found.append(current)
+    return found
+
+
+def _enter(answer: Answer, kind: str, content: bytes) -> None:
+    if kind == "V":
+        answer.value = struct.unpack("<q", content)[0]
+    elif kind == "K":
+        answer.end = KILLED
+    elif kind == "H":
+        answer.end = HANG
+    elif kind == "L":
+        answer.log += _log_lines(content)
+    elif kind == "P":
+        raise QemuError("the log was longer than the kernel's buffer")
+    else:
+        _enter_file(answer, kind, *_file(content))
+
+
+def _enter_file(answer: Answer, kind: str, path: str, content: bytes) -> None:
+    if path == "/proc/modules":
+        answer.modules = content.decode()
+    elif path == "/proc/sys/kernel/tainted":
+        answer.tainted = int(content)
+    elif kind == "D":
+        answer.sysfs[path + "/"] = ""
+    elif kind == "O":
+        answer.sysfs[path] = f"kind {content[0]}"
+    elif not path.endswith(_SKIPPED):
+        answer.sysfs[path] = file_text(content) if kind == "F" else f"errno {-struct.unpack('<q', content)[0]}"
+
+
+def _file(content: bytes) -> tuple[str, bytes]:
+    path, _, rest = content.partition(b"\0")
+    return path.decode(), rest
+
+
+def _log_lines(record: bytes) -> list[tuple[int, str]]:
+    """The lines of a record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg)."""
+    head, _, body = record.partition(b";")
+    message = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), body.partition(b"\n")[0])
+    level = int(head.split(b",")[0]) & 7
+    return [(level, line) for line in message.decode("utf-8", "surrogateescape").rstrip("\n").split("\n")]
