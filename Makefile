@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export KODOJO_TEST_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help demo test lint bench sweep clean
+.PHONY: help demo test lint bench sweep oracle clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -27,6 +27,9 @@ lint: $(VENV)/.tested ## types, style
 
 sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones, against the native loader (hours)
 	$(BIN)/python -m tests.sweep --resume; swept=$$?; $(BIN)/python -m tests.damage --resume && exit $$swept
+
+oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders; fetches QEMU (half an hour)
+	$(BIN)/python -m tests.oracle $(ARGS)
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
 	$(BIN)/python -m tests.bench

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from kodojo.image.image import Image
 from tests.differential.compare import differences, native_init_module, our_init_module, outcome_of
 from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer, versions
 
@@ -65,8 +68,8 @@ CHANGES = {
 }
 
 
-def same(kernel, change, info=None, name="paper") -> None:
-    image = kernel.image
+def malformed(image: Image, change: Callable[[ElfWriter], object], info=None, name="paper") -> bytes:
+    """A module for this kernel, changed."""
     writer = module_writer(
         name=name,
         struct_size=image.btf.struct("module").size,
@@ -74,7 +77,11 @@ def same(kernel, change, info=None, name="paper") -> None:
         crcs={"module_layout": image.exports.get("module_layout").crc},
     )
     change(writer)
-    data = writer.build()
+    return writer.build()
+
+
+def same(kernel, change, info=None, name="paper") -> None:
+    data = malformed(kernel.image, change, info, name)
     ours = outcome_of(kernel.fork(), our_init_module, data, "", name)
     native = outcome_of(kernel.fork(), native_init_module, data, "", name)
     assert not native.fault

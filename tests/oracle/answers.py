@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["DAMAGE", "HANG", "KILLED", "PANIC", "Answer"]
+__all__ = ["DAMAGE", "HANG", "KILLED", "PANIC", "Answer", "file_text"]
 
 KILLED = "killed"
 """The caller did not survive: an oops."""
@@ -49,4 +49,4 @@ def file_text(content: bytes) -> str:
         found = content.decode("ascii")
     except UnicodeDecodeError:
         return "hex:" + content.hex()
-    return found if found.isprintable() or all(c.isprintable() or c in "\n\t" for c in found) else "hex:" + content.hex()
+    return found if found.replace("\n", "").replace("\t", "").isprintable() else "hex:" + content.hex()

@@ -9,21 +9,27 @@ from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
-from kodojo.errors import DamageError, GuestOSError, LoadError, MachineError, MachineHang, UnloadError
+import numpy as np
+
+from kodojo.errors import DamageError, GuestOSError, LoadError, MachineError, MachineHang, UnloadError, decode
 from kodojo.kernel.kernel import Kernel
 from kodojo.loader.syscalls import sys_delete_module, sys_finit_module, sys_init_module
-from tests.conftest import booted_kernel
+from kodojo.machine.cpu import ProcessorState
+from kodojo.machine.machine import Machine
+from kodojo.machine.memory import PAGE_SIZE
+from tests.conftest import image_of, shared_store
 from tests.damage.outcomes import without_traces
 from tests.oracle.answers import DAMAGE, HANG, KILLED, Answer, file_text
-from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind
+from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind, in_file, in_memory, number, text
 from tests.sweep.processes import Answering
 
 __all__ = ["LOADERS", "answer"]
 
 GUEST_LIMIT = 30.0
 WALL_LIMIT = 180.0
-_KINDS = {"directory": 4, "file": 8, "symlink": 10}
+_KINDS = {"directory": 4, "file": 8, "link": 10}
 _SKIPPED = frozenset({"uevent"})
+_OURS = frozenset({"init_module", "finit_module", "delete_module"})
 
 
 def answer(series: str, case: Case, loader: str) -> list[Answer]:
@@ -40,10 +46,38 @@ def answer(series: str, case: Case, loader: str) -> list[Answer]:
 
 @lru_cache
 def ready(series: str) -> Kernel:
-    kernel = booted_kernel(series).fork()
+    """A machine as it was when booted, whose engine has translated what most calls run."""
+    kernel = Kernel.boot(image_of(series), store=shared_store())
+    state = kernel.machine.cpu.save_state()
+    dummy = kernel.image.modules["dummy"].read()
+    calls = (
+        Call("finit_module", (in_file(dummy), text("numdummies=1"), number(0)), ("dummy",)),
+        Call("delete_module", (text("dummy"), number(0))),
+        Call("init_module", (in_memory(dummy[:-1]), number(len(dummy) - 1), text(""))),
+    )
+    for loader in LOADERS.values():
+        for call in calls:
+            _make(kernel, call, loader)
+    _rewind(kernel.machine, state)
+    kernel = Kernel(kernel.image, kernel.machine, kernel._facts)
     kernel.limit(GUEST_LIMIT)
     kernel.answers_requests = False  # there is no modprobe in QEMU's machine
     return kernel
+
+
+def _rewind(machine: Machine, state: ProcessorState) -> None:
+    """Put a machine back to its snapshot, but for what was translated from memory that is as it was."""
+    ram = machine.ram
+    assert ram.file is not None
+    original = np.memmap(ram.file, dtype=np.uint8, mode="r", shape=(ram.size,)).reshape(-1, PAGE_SIZE)
+    changed = ram.dirty_pages()
+    ram.pages[changed] = original[changed]
+    for page in changed:
+        machine.cpu._window.forget_code(int(page) * PAGE_SIZE, PAGE_SIZE)
+    assert machine.snapshot is not None
+    machine.board.restore(machine.snapshot.machine_state["board"])
+    machine.cpu.restore_state(state)
+    machine.cpu.set("cr3", machine.cpu.get("cr3"))  # what the engine knows of the old page tables is void
 
 
 def _answers(kernel: Kernel, case: Case, loader: Loader) -> list[Answer]:
@@ -69,7 +103,7 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
     result.log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
     if not result.end:
         result.tainted = int(kernel.read_file("/proc/sys/kernel/tainted"))
-        result.modules = kernel.read_file("/proc/modules").decode()
+        result.modules = decode(kernel.read_file("/proc/modules"))
         for name in call.looks_at:
             result.sysfs |= _files(kernel, f"/sys/module/{name}")
     return result
@@ -110,11 +144,16 @@ def _native_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
         path = argument.data.decode() if argument.kind == Kind.PATH else "/tmp/module.ko"
         if argument.kind == Kind.DESCRIPTOR:
             kernel.write_file(path, argument.data)
-        return stack.enter_context(kernel.open(path, argument.value)).fd
+        try:
+            return stack.enter_context(kernel.open(path, argument.value)).fd
+        except GuestOSError as error:
+            return -error.errno
     return _value(kernel, argument, stack)
 
 
 def _ours(kernel: Kernel, call: Call, stack: ExitStack) -> int:
+    if call.name not in _OURS:
+        return _native(kernel, call, stack)
     values = [_our_value(kernel, one, stack) for one in call.arguments]
     kernel._begin()
     try:

@@ -1,16 +1,17 @@
 """The booted machine under QEMU, saved once and started again for each case.
 
-QEMU's ``microvm`` is the machine that comes nearest to ours: no PCI, no ACPI, no clock chip; an 8259 pair, an 8254 timer, and
-here no APIC. The kernel is the same uncompressed image, entered by PVH instead of by the 64-bit boot protocol, and
-its processor says of itself what ours says (test_oracle.py compares /proc/cpuinfo). What differs: the timer counts
-down as a real one does; the initramfs has another /init (guest.c); fw_cfg and two debug ports are there, for which
-the kernel has no driver. Guest time is counted in instructions (``-icount``) and jumps when the guest waits.
+QEMU's ``microvm`` is the machine that comes nearest to ours: no PCI, no ACPI, no clock chip; two 8259s, an 8254, and
+here no APIC. The kernel is the same uncompressed image, on the same command line, and the processor says of itself
+what ours says (test_recorded.py). Guest time is counted in instructions (``-icount``) and jumps when the guest waits.
+
+What differs: the kernel is entered by PVH instead of by the 64-bit boot protocol; the timer counts down as a real one
+does; the initramfs has another /init (guest.c), which runs in user mode; fw_cfg and two debug ports are there, for
+which the kernel has no driver.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
@@ -18,10 +19,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kodojo.errors import decode
 from kodojo.image.image import Image
 from kodojo.kernel import boot
 from tests.damage.outcomes import without_traces
@@ -236,7 +238,7 @@ def _enter(answer: Answer, kind: str, content: bytes) -> None:
 
 def _enter_file(answer: Answer, kind: str, path: str, content: bytes) -> None:
     if path == "/proc/modules":
-        answer.modules = content.decode()
+        answer.modules = decode(content)
     elif path == "/proc/sys/kernel/tainted":
         answer.tainted = int(content)
     elif kind == "D":
@@ -257,4 +259,4 @@ def _log_lines(record: bytes) -> list[tuple[int, str]]:
     head, _, body = record.partition(b";")
     message = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), body.partition(b"\n")[0])
     level = int(head.split(b",")[0]) & 7
-    return [(level, line) for line in message.decode("utf-8", "surrogateescape").rstrip("\n").split("\n")]
+    return [(level, line) for line in decode(message).rstrip("\n").split("\n")]

@@ -1,0 +1,99 @@
+"""``python -m tests.oracle``: put the cases to QEMU and to both loaders of our machine; keep QEMU's answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kodojo.report.progress import Bar
+from kodojo.report.table import drawn_table, plain_table
+from tests.conftest import image_of
+from tests.oracle import records
+from tests.oracle.cases import Case
+from tests.oracle.catalogue import GROUPS, catalogue
+from tests.oracle.judge import ACCEPTED, judged
+from tests.oracle.qemu import Qemu, QemuError
+from tests.oracle.runner import ask
+from tests.support.distribution import SERIES, DistributionError, cache_directory
+from tests.sweep.results import accepted, judge
+
+LINES = 4
+
+
+@click.command()
+@click.option("--series", type=click.Choice(SERIES), multiple=True, default=SERIES, help="Which kernel.")
+@click.option("--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Which cases.")
+@click.option("--case", "names", multiple=True, help="Only the case of this name.")
+@click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
+def main(series: tuple[str, ...], groups: tuple[str, ...], names: tuple[str, ...], jobs: int) -> None:
+    """Compare our machine with QEMU; a run of all cases keeps QEMU's answers for `make test`."""
+    everything: list[dict[str, Any]] = []
+    for one in series:
+        cases = catalogue(image_of(one), one)
+        chosen = [case for case in cases if case.group in groups and (not names or case.name in names)]
+        try:
+            everything += _run(one, chosen, jobs, keep=chosen == cases)
+        except (QemuError, DistributionError) as error:
+            raise click.ClickException(str(error)) from error
+    unused = judge(everything, accepted(ACCEPTED))
+    _print_differences(everything)
+    _print_table(everything)
+    for entry in unused:
+        click.echo(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
+    sys.exit(1 if unused or any(entry["status"] == "disagreed" for entry in everything) else 0)
+
+
+def _run(series: str, cases: Sequence[Case], jobs: int, *, keep: bool) -> list[dict[str, Any]]:
+    image = image_of(series)
+    directory = cache_directory() / "oracle" / series
+    qemu = Qemu(image, directory)
+    booted = qemu.boot()
+    with Bar(sys.stderr) as bar:
+        answers = ask(
+            series,
+            cases,
+            qemu,
+            booted,
+            directory / "answers.jsonl",
+            jobs,
+            lambda done, total: bar.update(done, total, f"{series}: {done} of {total} cases"),
+        )
+    if keep and len(answers) == len(cases):
+        kept = {digest: one.qemu for digest, one in answers.items()}
+        path = records.write(
+            records.Records(image.release, booted.version, booted.processor, qemu.version(), kept), cases
+        )
+        click.echo(f"{path}: {len(cases)} answers")
+    return [judged(series, case, answers.get(case.digest)) for case in cases]
+
+
+def _print_differences(everything: Sequence[dict[str, Any]]) -> None:
+    for entry in everything:
+        if entry["status"] == "disagreed":
+            click.echo(f"{entry['series']} {entry['group']} {entry['module']}: {entry['count']} differences")
+            for line in entry["lines"][:LINES]:
+                click.echo(f"    {line[:600]}")
+
+
+def _print_table(everything: Sequence[dict[str, Any]]) -> None:
+    columns = ("kernel", "cases", "", "agreed", "accepted", "disagreed", "ours other", "native other")
+    cells = []
+    for series in dict.fromkeys(entry["series"] for entry in everything):
+        for group in (*GROUPS, "all"):
+            mine = [e for e in everything if e["series"] == series and group in {e["group"], "all"}]
+            if mine:
+                counts = [sum(e["status"] == status for e in mine) for status in columns[3:6]]
+                for loader in ("ours", "native"):
+                    counts.append(sum(any(line.startswith(f"{loader}:") for line in e["lines"]) for e in mine))
+                cells.append((series, group, str(len(mine)), *map(str, counts)))
+    if sys.stdout.isatty():
+        click.echo(drawn_table(columns, cells, os.get_terminal_size().columns))
+    else:
+        click.echo("\n".join(plain_table(columns, cells)))
+
+
+main()

@@ -1,0 +1,71 @@
+"""The answer of our machine beside QEMU's: what differs, one line each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tests.oracle.answers import DAMAGE, Answer
+from tests.oracle.cases import Case
+
+__all__ = ["differences"]
+
+# What cannot be the same in the log, and why.
+_MASKS = (
+    # A call that may kill its process is made by a child of PID 1 in QEMU's machine, by PID 1 in ours.
+    (re.compile(r"\bPID: [0-9]+"), "PID: N"),
+    # Which free page a page table is in depends on the pages that were free: QEMU's machine has run a program.
+    (re.compile(r"\b(PUD|PMD|PTE) [0-9a-f]+"), r"\1 ADDRESS"),
+)
+
+
+def differences(case: Case, emulated: Sequence[Answer], real: Sequence[Answer]) -> list[str]:
+    """Differences, each beginning with the place and its kind.
+
+    A call that our loader says would damage the kernel agrees with one that the kernel did not survive.
+    """
+    found: list[str] = []
+    for index, (ours, theirs) in enumerate(zip(emulated, real, strict=False)):
+        if ours.end == DAMAGE and theirs.end:
+            return found
+        where = f"call {index} {case.calls[index].name}"
+        found += (f"{where}: {line}" for line in _of_a_call(ours, theirs))
+        if ours.end or theirs.end:
+            return found
+    if len(emulated) != len(real):
+        found.append(f"calls: ours {len(emulated)}, QEMU {len(real)}")
+    return found
+
+
+def _of_a_call(ours: Answer, theirs: Answer) -> Iterator[str]:
+    for name in ("end", "value"):
+        if getattr(ours, name) != getattr(theirs, name):
+            yield f"{name}: ours {getattr(ours, name)!r}, QEMU {getattr(theirs, name)!r}"
+    yield from _log(ours, theirs)
+    if ours.end or theirs.end:
+        return
+    for name in ("tainted", "modules"):
+        if getattr(ours, name) != getattr(theirs, name):
+            yield f"{name}: ours {getattr(ours, name)!r}, QEMU {getattr(theirs, name)!r}"
+    for path in sorted(ours.sysfs.keys() | theirs.sysfs.keys()):
+        left, right = ours.sysfs.get(path), theirs.sysfs.get(path)
+        if left != right:
+            yield f"sysfs {path}: ours {left!r}, QEMU {right!r}"
+
+
+def _log(ours: Answer, theirs: Answer) -> Iterator[str]:
+    left, right = ([(level, _masked(line)) for level, line in answer.log] for answer in (ours, theirs))
+    if ours.end and ours.end == theirs.end:
+        right = right[: len(left)]  # our machine stops where the kernel's report ends; a real one goes on
+    if len(left) != len(right):
+        yield f"log: ours {left}, QEMU {right}"
+        return
+    for index, (one, other) in enumerate(zip(left, right, strict=True)):
+        if one != other:
+            yield f"log line {index}: ours {one}, QEMU {other}"
+
+
+def _masked(line: str) -> str:
+    for pattern, replacement in _MASKS:
+        line = pattern.sub(replacement, line)
+    return line

@@ -1,0 +1,56 @@
+"""What QEMU answered is what our loader answers: a part of the cases of ``make oracle``, whose answers are kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from kodojo.image.image import Image
+from tests.conftest import image_of
+from tests.oracle import records
+from tests.oracle.catalogue import COMPILED, GROUPS, catalogue
+from tests.oracle.emulated import answer, ready
+from tests.oracle.judge import ACCEPTED, judged
+from tests.oracle.runner import Answers
+from tests.sweep.results import accepted, judge
+
+pytestmark = pytest.mark.kernel
+
+# Each how-manieth case is tried, so that all are over in half a minute. `make oracle` tries all.
+STEPS = {"tree": 12, "malformed": 4, "damaged": 6}
+STEP = 5
+
+
+def recorded(image: Image) -> records.Records:
+    found = records.read(image.release)
+    if found is None:
+        kept = ", ".join(records.recorded_releases())
+        pytest.skip(f"no answers of QEMU are kept for {image.release} (but for {kept}): run make oracle")
+    return found
+
+
+def test_same_computer(series: str) -> None:
+    """Kernel and processor say of themselves in our machine what they said under QEMU."""
+    kept = recorded(image_of(series))
+    kernel = ready(series)
+    twin = kernel.fork()
+    assert twin.read_file("/proc/version").decode().strip() == kept.version
+    assert twin.read_file("/proc/cpuinfo").decode() == kept.processor
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_same_answers(series: str, group: str) -> None:
+    """Every call returns, logs and leaves what it did under QEMU."""
+    image = image_of(series)
+    kept = recorded(image)
+    cases = [case for case in catalogue(image, series) if case.group == group]
+    known = [case for case in cases if case.digest in kept.answers]
+    found = []
+    for case in known[:: STEPS.get(group, STEP)]:
+        ours = Answers(kept.answers[case.digest], {"ours": answer(series, case, "ours")})
+        found.append(judged(series, case, ours))
+    judge(found, accepted(ACCEPTED))
+    assert [entry for entry in found if entry["status"] == "disagreed"] == []
+    unknown = [case.name for case in cases if case not in known]
+    if unknown and group in COMPILED:
+        pytest.skip(f"another compiler built {len(unknown)} of {len(cases)} cases; the others agree: run make oracle")
+    assert unknown == [], "QEMU was never asked: run make oracle"
