@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from kodojo.image.image import Image
 from tests.damage.bases import bases
@@ -27,20 +27,21 @@ O_TRUNC, O_NONBLOCK = 0o1000, 0o4000
 UNMAPPED = (0, 16, 0x10000, 0x7FFFFFFFF000, 0xFFFFFFFF81000000, 1 << 63)
 
 
-def catalogue(image: Image, series: str) -> list[Case]:
-    """All cases for a kernel."""
+def catalogue(image: Image, series: str, groups: Collection[str] = GROUPS) -> list[Case]:
+    """The cases of some groups for a kernel."""
     built = {name: path.read_bytes() for name, path in kbuild.build(series).items()}
-    return [
-        *_tree(image),
-        *_malformed(image),
-        *_damaged(image, series),
-        *_built(built),
-        *_parameters(built["kd_hello"]),
-        *_init_module(built["kd_noinit"]),
-        *_finit_module(image, built["kd_noinit"]),
-        *_delete_module(built),
-        *_switches(image, built["kd_noinit"]),
-    ]
+    makers: dict[str, Callable[[], Iterator[Case]]] = {
+        "tree": lambda: _tree(image),
+        "malformed": lambda: _malformed(image),
+        "damaged": lambda: _damaged(image, series),
+        "built": lambda: _built(built),
+        "parameters": lambda: _parameters(built["kd_hello"]),
+        "init_module": lambda: _init_module(built["kd_noinit"]),
+        "finit_module": lambda: _finit_module(image, built["kd_noinit"]),
+        "delete_module": lambda: _delete_module(built),
+        "switches": lambda: _switches(image, built["kd_noinit"]),
+    }
+    return [case for group in GROUPS if group in groups for case in makers[group]()]
 
 
 def load(data: bytes, arguments: str | bytes = "", looks_at: str = "") -> Call:

@@ -1,0 +1,58 @@
+"""Cases as guest.c reads them."""
+
+from __future__ import annotations
+
+import struct
+
+from tests.oracle.cases import Call, Case, encode, in_file, in_memory, number, opened, text
+
+
+def records(raw: bytes) -> list[tuple[int, bytes]]:
+    found, position = [], 0
+    while position < len(raw):
+        kind, size = struct.unpack_from("<II", raw, position)
+        found.append((kind, raw[position + 8 : position + 8 + size]))
+        position += 8 + size
+    assert position == len(raw)
+    return found
+
+
+def arguments(body: bytes) -> list[tuple[int, int, int]]:
+    return [struct.unpack_from("<IIQ", body, 8 + 16 * index) for index in range(3)]
+
+
+def test_data_comes_once_and_first():
+    """What several arguments have in common is in the case once, before the call that needs it."""
+    call = Call("init_module", (in_memory(b"image"), number(5), text("a=1")))
+    kinds = [(kind, body) for kind, body in records(encode(Case("group", "name", (call, call)))) if kind == 1]
+    assert kinds == [(1, b"image"), (1, b"a=1\0")]
+
+
+def test_call():
+    """A call has its number, three arguments and the directories to look at."""
+    call = Call("finit_module", (in_file(b"image", 2), text(""), number(-1)), ("one", "two"))
+    *_, (kind, body) = records(encode(Case("group", "name", (call,))))
+    assert (kind, struct.unpack_from("<I", body)[0]) == (2, 313)
+    assert arguments(body) == [(2, 0, 2), (1, 1, 0), (0, 0, (1 << 64) - 1)]
+    assert body[56:] == b"/sys/module/one\0/sys/module/two\0"
+
+
+def test_paths_end_with_nul():
+    """A path is text for the kernel."""
+    (_, path), _call = records(encode(Case("group", "name", (Call("finit_module", (opened("/tmp", 3),)),))))
+    assert path == b"/tmp\0"
+
+
+def test_digest_tells_cases_apart():
+    """Everything that reaches the machine is in the digest; what people call the case is not."""
+    load = Call("init_module", (in_memory(b"image"), number(5), text("")))
+    case = Case("group", "name", (load,))
+    assert case.digest == Case("other group", "other name", (load,)).digest
+    for other in (
+        Call("init_module", (in_memory(b"imagf"), number(5), text(""))),
+        Call("init_module", (in_memory(b"image", 1), number(5), text(""))),
+        Call("init_module", (in_memory(b"image"), number(4), text(""))),
+        Call("delete_module", (in_memory(b"image"), number(5), text(""))),
+        Call("init_module", (in_memory(b"image"), number(5), text("")), ("image",)),
+    ):
+        assert Case("group", "name", (other,)).digest != case.digest
