@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -75,18 +74,16 @@ class Qemu:
     """
 
     def __init__(self, image: Image, directory: Path) -> None:
-        self._environment = distribution.qemu()
-        program = shutil.which("qemu-system-x86_64", path=self._environment["PATH"])
-        if program is None:
-            raise QemuError("qemu-system-x86_64 was fetched and is not found")
+        files = distribution.qemu()
+        self._environment = files.environment
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         kernel, initramfs = directory / "vmlinux", directory / "initramfs"
         kernel.write_bytes(image.elf.data)
         initramfs.write_bytes(boot.make_initramfs(_guest(directory)))
-        firmware = [part for path in distribution.qemu_firmware(program) for part in ("-L", str(path))]
+        firmware = [part for path in files.firmware for part in ("-L", str(path))]
         self._command = [
-            program, "-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", str(MEGABYTES), "-nodefaults",
+            str(files.program), "-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", str(MEGABYTES), "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot", "-machine", MACHINE, "-cpu", PROCESSOR, *firmware,
             "-kernel", str(kernel), "-initrd", str(initramfs), "-append", boot.command_line(),
             "-device", "isa-debugcon,iobase=0x402,chardev=report", "-device", "isa-debug-exit,iobase=0x501,iosize=1",

@@ -41,11 +41,11 @@ __all__ = [
     "SERIES",
     "DistributionError",
     "KernelFiles",
+    "QemuFiles",
     "cache_directory",
     "kernels",
     "locked",
     "qemu",
-    "qemu_firmware",
     "tools",
 ]
 
@@ -83,6 +83,19 @@ class KernelFiles:
     def source_directory(self) -> Path:
         """The headers that all flavours share; its Makefile is the kernel's."""
         return next((self.headers_root / "usr/src").glob("linux-headers-*-common"))
+
+
+@dataclass(frozen=True)
+class QemuFiles:
+    """A QEMU, wherever it is.
+
+    :param environment: in which it finds its libraries and modules.
+    :param firmware: directories to be named to it.
+    """
+
+    program: Path
+    environment: dict[str, str]
+    firmware: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -126,27 +139,18 @@ def tools() -> dict[str, str]:
     return _with_programs("tools", PROGRAMS, LIBRARIES)
 
 
-def qemu() -> dict[str, str]:
-    """The environment in which QEMU is found, with its libraries and modules; fetched like the tools.
+def qemu() -> QemuFiles:
+    """QEMU for x86-64; fetched and unpacked like the tools.
 
     :raises DistributionError: with the package to install.
     """
     environment = _with_programs("qemu", QEMU, {})
-    environment["QEMU_MODULE_DIR"] = str(_qemu_root(environment) / "usr/lib/x86_64-linux-gnu/qemu")
-    return environment
-
-
-def qemu_firmware(program: str) -> list[Path]:
-    """The directories with the firmware that belongs to a QEMU, given by its path."""
-    share = Path(program).resolve().parents[1] / "share"
-    return [share / "qemu", share / "seabios"]
-
-
-def _qemu_root(environment: Mapping[str, str]) -> Path:
-    program = shutil.which("qemu-system-x86_64", path=environment["PATH"])
-    if program is None:
+    found = shutil.which("qemu-system-x86_64", path=environment["PATH"])
+    if found is None:
         raise DistributionError("the package qemu-system-x86 holds no qemu-system-x86_64")
-    return Path(program).resolve().parents[2]
+    usr = Path(found).resolve().parents[1]
+    environment["QEMU_MODULE_DIR"] = str(usr / "lib/x86_64-linux-gnu/qemu")
+    return QemuFiles(Path(found), environment, (usr / "share/qemu", usr / "share/seabios"))
 
 
 def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[str, str]) -> dict[str, str]:
@@ -162,9 +166,9 @@ def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[st
         if not (stamp.is_file() and set(missing) <= set(stamp.read_text().split())):
             _say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
             _fetch_tools(root, missing)
-    libraries_of_it = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
+    found = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     _prepend(environment, "PATH", [root / "usr/bin"])
-    _prepend(environment, "LD_LIBRARY_PATH", libraries_of_it)
+    _prepend(environment, "LD_LIBRARY_PATH", found)
     return environment
 
 
