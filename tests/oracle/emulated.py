@@ -19,7 +19,7 @@ from kodojo.machine.machine import Machine
 from kodojo.machine.memory import PAGE_SIZE
 from tests.conftest import image_of, shared_store
 from tests.damage.outcomes import without_traces
-from tests.oracle.answers import DAMAGE, HANG, KILLED, Answer, file_text
+from tests.oracle.answers import DAMAGE, HANG, KILLED, PANIC, Answer, file_text
 from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind, in_file, in_memory, number, text
 from tests.sweep.processes import Answering
 
@@ -102,11 +102,18 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
         result.end = HANG if isinstance(error, MachineHang) else KILLED
     result.log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
     if not result.end:
-        result.tainted = int(kernel.read_file("/proc/sys/kernel/tainted"))
-        result.modules = decode(kernel.read_file("/proc/modules"))
-        for name in call.looks_at:
-            result.sysfs |= _files(kernel, f"/sys/module/{name}")
+        try:
+            _look(kernel, call, result)
+        except MachineError:
+            result.end = PANIC  # in QEMU's machine PID 1 looks, and dies
     return result
+
+
+def _look(kernel: Kernel, call: Call, result: Answer) -> None:
+    result.tainted = int(kernel.read_file("/proc/sys/kernel/tainted"))
+    result.modules = decode(kernel.read_file("/proc/modules"))
+    for name in call.looks_at:
+        result.sysfs |= _files(kernel, f"/sys/module/{name}")
 
 
 def _files(kernel: Kernel, directory: str) -> dict[str, str]:
