@@ -17,7 +17,7 @@ from tests.oracle.cases import Case
 from tests.oracle.catalogue import GROUPS, catalogue
 from tests.oracle.judge import ACCEPTED, judged
 from tests.oracle.qemu import Qemu, QemuError
-from tests.oracle.runner import ask
+from tests.oracle.runner import Asked, ask
 from tests.support.distribution import SERIES, DistributionError, cache_directory
 from tests.sweep.results import accepted, judge
 
@@ -28,14 +28,15 @@ LINES = 4
 @click.option("--series", type=click.Choice(SERIES), multiple=True, default=SERIES, help="Which kernel.")
 @click.option("--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Which cases.")
 @click.option("--case", "names", multiple=True, help="Only the case of this name.")
+@click.option("--kept", is_flag=True, help="Ask QEMU only what it has not answered yet, by the kept answers.")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
-def main(series: tuple[str, ...], groups: tuple[str, ...], names: tuple[str, ...], jobs: int) -> None:
+def main(series: tuple[str, ...], groups: tuple[str, ...], names: tuple[str, ...], kept: bool, jobs: int) -> None:
     """Compare our machine with QEMU; a run of all cases keeps QEMU's answers for `make test`."""
     everything: list[dict[str, Any]] = []
     for one in series:
         cases = [case for case in catalogue(image_of(one), one, groups) if not names or case.name in names]
         try:
-            everything += _run(one, cases, jobs, keep=set(groups) == set(GROUPS) and not names)
+            everything += _run(one, cases, jobs, kept=kept, whole=set(groups) == set(GROUPS) and not names)
         except (QemuError, DistributionError) as error:
             raise click.ClickException(str(error)) from error
     unused = judge(everything, accepted(ACCEPTED))
@@ -46,25 +47,24 @@ def main(series: tuple[str, ...], groups: tuple[str, ...], names: tuple[str, ...
     sys.exit(1 if unused or any(entry["status"] == "disagreed" for entry in everything) else 0)
 
 
-def _run(series: str, cases: Sequence[Case], jobs: int, *, keep: bool) -> list[dict[str, Any]]:
+def _run(series: str, cases: Sequence[Case], jobs: int, *, kept: bool, whole: bool) -> list[dict[str, Any]]:
     image = image_of(series)
     directory = cache_directory() / "oracle" / series
     qemu = Qemu(image, directory)
     booted = qemu.boot()
+    old = records.read(image.release) if kept else None
     with Bar(sys.stderr) as bar:
         answers = ask(
-            series,
+            Asked(series, qemu, booted, old.answers if old else {}),
             cases,
-            qemu,
-            booted,
             directory / "answers.jsonl",
             jobs,
             lambda done, total: bar.update(done, total, f"{series}: {done} of {total} cases"),
         )
-    if keep and len(answers) == len(cases):
-        kept = {digest: one.qemu for digest, one in answers.items()}
+    if whole and all(case.digest in answers and answers[case.digest].qemu for case in cases):
+        new = {digest: one.qemu for digest, one in answers.items()}
         path = records.write(
-            records.Records(image.release, booted.version, booted.processor, qemu.version(), kept), cases
+            records.Records(image.release, booted.version, booted.processor, qemu.version(), new), cases
         )
         click.echo(f"{path}: {len(cases)} answers")
     return [judged(series, case, answers.get(case.digest)) for case in cases]

@@ -14,7 +14,7 @@ SETTLE = 300
 """Milliseconds of guest time after a call, in which work queues and threads have their turn."""
 
 _RECORD = struct.Struct("<II")
-_DATA, _CALL = 1, 2
+_DATA, _CALL, _UNPRIVILEGED = 1, 2, 3
 _ARGUMENTS = 3
 
 
@@ -61,11 +61,16 @@ def opened(path: str, flags: int = 0) -> Argument:
 
 @dataclass(frozen=True)
 class Call:
-    """A system call, and the modules whose directories in sysfs are to be looked at afterwards."""
+    """A system call.
+
+    :param looks_at: the modules whose directories in sysfs are to be looked at afterwards.
+    :param privileged: made by root, or by a user without any capability.
+    """
 
     name: str
     arguments: tuple[Argument, ...]
     looks_at: tuple[str, ...] = ()
+    privileged: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ def encode(case: Case) -> bytes:
             if argument.kind != Kind.VALUE and data not in places:
                 places[data] = len(places)
                 records += _RECORD.pack(_DATA, len(data)) + data
+        if not call.privileged:
+            records += _RECORD.pack(_UNPRIVILEGED, 0)
         padded = (*call.arguments, *[Argument()] * _ARGUMENTS)[:_ARGUMENTS]
         body = struct.pack("<II", SYSCALLS[call.name], SETTLE)
         for argument in padded:

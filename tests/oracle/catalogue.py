@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from kodojo.image.image import Image
 from tests.damage.bases import bases
@@ -259,11 +260,21 @@ def _delete_module(built: dict[str, bytes]) -> Iterator[Case]:
 
 
 def _switches(image: Image, data: bytes) -> Iterator[Case]:
-    """What makes the kernel refuse everything, or unsigned modules."""
+    """Who may load modules, and which; what makes the kernel refuse all of them, or unsigned ones."""
     signed = image.modules["dummy"].read()
     after = (load(data), load_file(data), load(signed[:-1] + b"x"), load(signed, looks_at="dummy"), remove("dummy"))
     yield Case("switches", "modules_disabled", (load(data), write("/proc/sys/kernel/modules_disabled", "1"), *after))
     enforce = write("/sys/module/module/parameters/sig_enforce", "1")
     yield Case("switches", "sig_enforce", (enforce, *after))
+    calls = (
+        load(data),
+        load(b""),
+        load_file(data),
+        load_file(data, flags=8),
+        remove("kd_noinit"),
+        remove("kd_nothing"),
+    )
+    nobody = [replace(call, privileged=False) for call in calls]
+    yield Case("switches", "without capabilities", (*nobody, load(data), *nobody, remove("kd_noinit")))
     for level in ("integrity", "confidentiality"):
         yield Case("switches", f"lockdown={level}", (write("/sys/kernel/security/lockdown", level), *after))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ GUEST_LIMIT = 30.0
 WALL_LIMIT = 180.0
 _KINDS = {"directory": 4, "file": 8, "link": 10}
 _SKIPPED = frozenset({"uevent"})
-_OURS = frozenset({"init_module", "finit_module", "delete_module"})
+_OURS = {"init_module": sys_init_module, "finit_module": sys_finit_module, "delete_module": sys_delete_module}
 
 
 def answer(series: str, case: Case, loader: str) -> list[Answer]:
@@ -143,7 +143,9 @@ Loader = Callable[[Kernel, Call, ExitStack], int]
 
 
 def _native(kernel: Kernel, call: Call, stack: ExitStack) -> int:
-    return kernel.user.syscall(call.name, *(_native_value(kernel, one, stack) for one in call.arguments))
+    values = [_native_value(kernel, one, stack) for one in call.arguments]
+    with _caller(kernel, call):
+        return kernel.user.syscall(call.name, *values)
 
 
 def _native_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
@@ -164,20 +166,17 @@ def _ours(kernel: Kernel, call: Call, stack: ExitStack) -> int:
     values = [_our_value(kernel, one, stack) for one in call.arguments]
     kernel._begin()
     try:
-        if call.name == "init_module":
-            umod, length, uargs = values
-            sys_init_module(kernel.target, umod, length, uargs)
-        elif call.name == "finit_module":
-            descriptor, uargs, flags = values
-            sys_finit_module(kernel.target, descriptor, uargs, flags)
-        else:
-            name, flags = values
-            sys_delete_module(kernel.target, name, flags)
+        with _caller(kernel, call):
+            _OURS[call.name](kernel.target, *values)
     except DamageError:
         raise
     except (LoadError, UnloadError) as error:
         return -error.errno
     return 0
+
+
+def _caller(kernel: Kernel, call: Call) -> AbstractContextManager[None]:
+    return nullcontext() if call.privileged else kernel.as_user()
 
 
 def _our_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:

@@ -21,7 +21,7 @@ def judged(series: str, case: Case, answers: Answers | None) -> dict[str, Any]:
         lines.append("no answer: the process has ended")
     else:
         lines += [f"{loader}: {failure}" for loader, failure in answers.failures.items()]
-        for loader, emulated in answers.emulated.items():
+        for loader, emulated in answers.emulated.items() if answers.qemu else ():
             lines += [f"{loader}: {line}" for line in differences(case, emulated, answers.qemu)]
     status = "disagreed" if lines else "agreed"
     found = {"series": series, "group": case.group, "module": case.name, "status": status}

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kodojo.errors import decode
 from kodojo.image.image import Image
@@ -161,15 +162,15 @@ def _save(process: subprocess.Popen[bytes], state: Path) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def command(name: str, **arguments: str) -> dict[str, object]:
+    def command(name: str, **arguments: str) -> Any:
         process.stdin.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         process.stdin.flush()
         for line in process.stdout:
-            answer: dict[str, object] = json.loads(line)
+            answer = json.loads(line)
             if "error" in answer:
                 raise QemuError(f"{name}: {answer['error']}")
             if "return" in answer:
-                return answer["return"]  # type: ignore[return-value]
+                return answer["return"]
         raise QemuError(f"{name}: {_last_words(process)}")
 
     command("qmp_capabilities")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.oracle.answers import Answer
 from tests.oracle.cases import Case
 from tests.oracle.emulated import LOADERS, answer, ready
-from tests.oracle.qemu import Booted, Qemu
+from tests.oracle.qemu import Booted, Qemu, QemuError
 from tests.sweep.processes import NoAnswer, fork
 
-__all__ = ["Answers", "ask"]
+__all__ = ["Answers", "Asked", "ask"]
 
 Progress = Callable[[int, int], None]
 _LOOK = 0.3  # seconds between two looks at the results
@@ -25,7 +27,8 @@ _LOOK = 0.3  # seconds between two looks at the results
 class Answers:
     """The three answers to a case.
 
-    :param failures: by loader: why it gave none.
+    :param emulated: those of our machine, by loader.
+    :param failures: why there is none, by loader or of QEMU.
     """
 
     qemu: list[Answer]
@@ -33,20 +36,34 @@ class Answers:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def ask(
-    series: str, cases: Sequence[Case], qemu: Qemu, booted: Booted, path: Path, jobs: int, progress: Progress
-) -> dict[str, Answers]:
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked: QEMU, and our machine with the same kernel.
+
+    :param known: answers that QEMU has given already, by digest.
+    """
+
+    series: str
+    qemu: Qemu
+    booted: Booted
+    known: Mapping[str, list[Answer]]
+
+    def of_qemu(self, case: Case) -> list[Answer]:
+        return self.known.get(case.digest) or self.qemu.run(self.booted, case)
+
+
+def ask(asked: Asked, cases: Sequence[Case], path: Path, jobs: int, progress: Progress) -> dict[str, Answers]:
     """The answers to all cases, by digest.
 
     :param path: a file for the results, written anew.
     """
-    ready(series)  # before the processes are made, so that they share it
+    ready(asked.series)  # before the processes are made, so that they share it
     path.write_bytes(b"")
 
     def work(job: int) -> None:
         with path.open("ab", buffering=0) as results:
             for case in cases[job::jobs]:
-                results.write(json.dumps(_ask(series, case, qemu, booted)).encode() + b"\n")
+                results.write(json.dumps(_ask(asked, case)).encode() + b"\n")
 
     children = {fork(lambda job=job: work(job)) for job in range(jobs)}
     while children:
@@ -56,22 +73,20 @@ def ask(
     return {entry["digest"]: _from_json(entry) for entry in map(json.loads, path.read_bytes().splitlines())}
 
 
-def _ask(series: str, case: Case, qemu: Qemu, booted: Booted) -> dict[str, object]:
-    found: dict[str, object] = {"digest": case.digest, "qemu": [one.as_json() for one in qemu.run(booted, case)]}
-    for loader in LOADERS:
+def _ask(asked: Asked, case: Case) -> dict[str, Any]:
+    askers = {"qemu": partial(asked.of_qemu, case)}
+    askers |= {loader: partial(answer, asked.series, case, loader) for loader in LOADERS}
+    found: dict[str, Any] = {"digest": case.digest}
+    for name, asker in askers.items():
         try:
-            found[loader] = [one.as_json() for one in answer(series, case, loader)]
-        except NoAnswer as error:
-            found[loader] = str(error)
+            found[name] = [one.as_json() for one in asker()]
+        except (NoAnswer, QemuError) as error:
+            found[name] = str(error)
     return found
 
 
-def _from_json(entry: dict[str, object]) -> Answers:
-    answers = Answers([Answer.from_json(one) for one in entry["qemu"]])  # type: ignore[attr-defined]
-    for loader in LOADERS:
-        content = entry[loader]
-        if isinstance(content, str):
-            answers.failures[loader] = content
-        else:
-            answers.emulated[loader] = [Answer.from_json(one) for one in content]  # type: ignore[attr-defined]
-    return answers
+def _from_json(entry: dict[str, Any]) -> Answers:
+    who = ("qemu", *LOADERS)
+    given = {name: [Answer.from_json(one) for one in entry[name]] for name in who if not isinstance(entry[name], str)}
+    failures = {name: entry[name] for name in who if name not in given}
+    return Answers(given.pop("qemu", []), given, failures)

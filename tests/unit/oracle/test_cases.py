@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from tests.oracle.cases import Call, Case, encode, in_file, in_memory, number, opened, text
 
@@ -56,3 +57,10 @@ def test_digest_tells_cases_apart():
         Call("init_module", (in_memory(b"image"), number(5), text("")), ("image",)),
     ):
         assert Case("group", "name", (other,)).digest != case.digest
+
+
+def test_unprivileged_calls_are_marked():
+    """A record before a call says that a user without capabilities makes it."""
+    call = Call("delete_module", (text("a"), number(0)))
+    kinds = [kind for kind, _ in records(encode(Case("group", "name", (call, replace(call, privileged=False)))))]
+    assert kinds == [1, 2, 3, 2]
