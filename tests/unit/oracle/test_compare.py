@@ -56,7 +56,15 @@ def test_after_an_oops_the_log_may_go_on():
     ours = Answer(end=KILLED, log=[(1, "BUG: a")])
     assert differences(CASE, [ours], [Answer(end=KILLED, log=[(1, "BUG: a"), (6, "note: exited")])]) == []
     assert differences(CASE, [ours], [Answer(end=KILLED, log=[(1, "BUG: b"), (6, "note: exited")])]) != []
-    assert differences(CASE, [ours], [Answer(end=PANIC, log=[(1, "BUG: a")])]) != []
+    assert differences(CASE, [GOOD, ours], [GOOD, GOOD]) != []
+
+
+def test_panic():
+    """A panic ends every report: our machine must have ended in the same call, and no more is known."""
+    panic = Answer(end=PANIC)
+    assert differences(CASE, [Answer(end=KILLED, log=[(1, "BUG: a")])], [panic]) == []
+    assert differences(CASE, [GOOD, GOOD], [GOOD, panic]) != []
+    assert differences(CASE, [GOOD, Answer(end=KILLED)], [panic]) != []
 
 
 def test_damage_that_is_said():
