@@ -38,9 +38,11 @@ def differences(case: Case, emulated: Sequence[Answer], real: Sequence[Answer]) 
 
 
 def _of_a_call(ours: Answer, theirs: Answer) -> Iterator[str]:
-    if theirs.end == PANIC and ours.end in (KILLED, PANIC):
-        return  # our machine stops where the report of an oops ends, a panic comes later and leaves nobody to report
-    for name in ("end", "value"):
+    # Our machine stops where the report of an oops ends. A panic comes later, and leaves nobody to read the log.
+    panicked = theirs.end == PANIC and ours.end in (KILLED, PANIC)
+    if panicked and not theirs.log:
+        return
+    for name in ("value",) if panicked else ("end", "value"):
         if getattr(ours, name) != getattr(theirs, name):
             yield f"{name}: ours {getattr(ours, name)!r}, QEMU {getattr(theirs, name)!r}"
     yield from _log(ours, theirs)
