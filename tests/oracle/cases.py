@@ -16,6 +16,7 @@ SETTLE = 300
 _RECORD = struct.Struct("<II")
 _DATA, _CALL, _UNPRIVILEGED = 1, 2, 3
 _ARGUMENTS = 3
+_MOST_DATA = 64
 
 
 class Kind:
@@ -109,4 +110,5 @@ def encode(case: Case) -> bytes:
             body += struct.pack("<IIQ", argument.kind, places.get(data, 0), argument.value & ((1 << 64) - 1))
         body += b"".join(f"/sys/module/{name}".encode() + b"\0" for name in call.looks_at)
         records += _RECORD.pack(_CALL, len(body)) + body
+    assert len(places) <= _MOST_DATA, case.name
     return bytes(records)

@@ -21,13 +21,15 @@ enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022, MAP_SHARED_
 enum { DT_DIRECTORY = 4, DT_FILE = 8 };
 enum { DATA = 1, CALL = 2, UNPRIVILEGED = 3 };		/* records of a case; the last one is about the next call */
 enum { VALUE, ADDRESS, DESCRIPTOR, PATH };		/* kinds of arguments */
-enum { SOMEBODY = 1000, MILLISECOND = 1000000, PATIENCE = 3000 };	/* of waiting for a call: thirty seconds */
+enum { SOMEBODY = 1000, MILLISECOND = 1000000 };
+enum { PATIENCE = 3000 };				/* times 10 ms that a call may take */
+enum { MOST_DATA = 64 };				/* cases.py sees to it */
 
 struct argument { u32 kind, data; u64 value; };
 struct call { u32 number, settle; struct argument arguments[3]; };
 struct data { u32 size; const u8 *bytes; };
 
-static struct data datas[64];
+static struct data datas[MOST_DATA];
 static u8 buffer[1 << 20];
 static int kmsg;
 
