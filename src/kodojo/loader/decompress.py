@@ -1,4 +1,4 @@
-"""Decompressing a module as the kernel does it (``kernel/module/decompress.c``), for a dry load."""
+"""Decompressing a module as the kernel does it (``kernel/module/decompress.c``)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ if TYPE_CHECKING:
 
 __all__ = ["module_decompress"]
 
-XZ_MAGIC = b"\xfd7zXZ\0"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-XZ_DATA_ERROR = 7  # XZ_BUF_ERROR is 8: include/linux/xz.h
+ZSTD_LARGEST_WINDOW = 1 << 31
+ZSTD_STATUS = {"checksum": 22}  # a word of the library's text -> number of the kernel's; corruption is 20
+LIMIT = 1 << 28
+"""Bytes that a module may grow to. The kernel has no limit but its memory: it dies of what does not fit."""
 
 
-def module_decompress(target: Target, data: bytes, limit: int) -> bytes:
+def module_decompress(target: Target, data: bytes) -> bytes:
     """The image in a compressed file; KernelErrno, after the kernel's line, if it cannot be had.
 
     Only the one algorithm that the kernel was built with; it never guesses.
-
-    :param limit: bytes; a larger image does not fit into the kernel's memory (ENOMEM).
     """
     config = target.image.config
     if not config.enabled("MODULE_DECOMPRESS"):
         raise KernelErrno(Errno.EOPNOTSUPP)
-    if config.enabled("MODULE_COMPRESS_XZ"):
-        return _xz(target, data, limit)
-    if config.enabled("MODULE_COMPRESS_ZSTD"):
-        return _zstd(target, data, limit)
-    return _gzip(target, data, limit)
+    try:
+        if config.enabled("MODULE_COMPRESS_XZ"):
+            return _xz(target, data)
+        if config.enabled("MODULE_COMPRESS_ZSTD"):
+            return _zstd(target, data)
+        return _gzip(target, data)
+    except MemoryError:
+        raise KernelErrno(Errno.ENOMEM) from None
 
 
 def _fail(target: Target, text: str) -> KernelErrno:
@@ -39,24 +42,25 @@ def _fail(target: Target, text: str) -> KernelErrno:
     return KernelErrno(Errno.EINVAL)
 
 
-def _xz(target: Target, data: bytes, limit: int) -> bytes:
-    import lzma  # noqa: PLC0415
+def _xz(target: Target, data: bytes) -> bytes:
+    from kodojo.loader.xz import XZ_MAGIC, XzError, xz_decompress  # noqa: PLC0415
 
     if not data.startswith(XZ_MAGIC):
         raise _fail(target, "not an xz compressed module")
-    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limit)
+
+    def dictionary(size: int) -> None:
+        try:
+            target.vfree(target.vmalloc(size, warn=True))
+        except KernelErrno:
+            raise MemoryError from None
+
     try:
-        content = stream.decompress(data, limit + 1)
-    except (lzma.LZMAError, EOFError):
-        raise _fail(target, f"decompression failed with status {XZ_DATA_ERROR}") from None
-    if len(content) > limit:
-        raise KernelErrno(Errno.ENOMEM)
-    if not stream.eof:
-        raise _fail(target, f"decompression failed with status {XZ_DATA_ERROR + 1}")
-    return content
+        return xz_decompress(data, target.image.config, LIMIT, dictionary)
+    except XzError as error:
+        raise _fail(target, f"decompression failed with status {error.status}") from None
 
 
-def _gzip(target: Target, data: bytes, limit: int) -> bytes:
+def _gzip(target: Target, data: bytes) -> bytes:
     if len(data) < 10 or not data.startswith(b"\x1f\x8b\x08"):
         raise _fail(target, "not a gzip compressed module")
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -66,27 +70,34 @@ def _gzip(target: Target, data: bytes, limit: int) -> bytes:
         if not start:
             raise _fail(target, "not a gzip compressed module")
     try:
-        content = stream.decompress(data[start:], limit + 1)
+        content = stream.decompress(data[start:], LIMIT + 1)
     except zlib.error:
         raise _fail(target, "decompression failed with status -3") from None
-    if len(content) > limit:
-        raise KernelErrno(Errno.ENOMEM)
+    if len(content) > LIMIT:
+        raise MemoryError
     if not stream.eof:
         raise _fail(target, "decompression failed with status -5")
     return content
 
 
-def _zstd(target: Target, data: bytes, limit: int) -> bytes:
+def _zstd(target: Target, data: bytes) -> bytes:
     import zstandard  # noqa: PLC0415
 
     if not data.startswith(ZSTD_MAGIC):
         raise _fail(target, "not a zstd compressed module")
-    decompressor = zstandard.ZstdDecompressor(max_window_size=limit)
+    try:
+        header = zstandard.get_frame_parameters(data)
+    except zstandard.ZstdError:
+        raise _fail(target, "ZSTD-compressed data has an incomplete frame header") from None
+    if header.window_size > ZSTD_LARGEST_WINDOW:
+        raise _fail(target, "ZSTD-compressed data has too large a window size")
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_LARGEST_WINDOW)
     try:
         with decompressor.stream_reader(data) as stream:
-            content: bytes = stream.read(limit + 1)
-    except zstandard.ZstdError:
-        raise _fail(target, "ZSTD-decompression failed with status 20") from None
-    if len(content) > limit:
-        raise KernelErrno(Errno.ENOMEM)
+            content: bytes = stream.read(LIMIT + 1)  # as much as there is of a frame that is cut off
+    except zstandard.ZstdError as error:
+        status = next((number for word, number in ZSTD_STATUS.items() if word in str(error)), 20)
+        raise _fail(target, f"ZSTD-decompression failed with status {status}") from None
+    if len(content) > LIMIT:
+        raise MemoryError
     return content

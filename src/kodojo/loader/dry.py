@@ -9,13 +9,12 @@ what the loader would say, up to the moment when the module's own code would sta
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from kodojo.errors import DamageError, ImageError, LogRecord, decode
 from kodojo.image.tree import fold
-from kodojo.loader.decompress import module_decompress
 from kodojo.loader.described_modules import DescribedModules
 from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
 from kodojo.loader.load_info import NAME_OFFSET
@@ -26,7 +25,7 @@ from kodojo.loader.symbols import KERNEL_SYMBOL_SIZE
 from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
@@ -186,7 +185,7 @@ class DryTarget:
         self.taints |= 1 << bit
 
     # -- memory ---------------------------------------------------------------------------------------
-    def vmalloc(self, size: int) -> int:
+    def vmalloc(self, size: int, *, warn: bool = False) -> int:
         if size > MEMORY:
             raise KernelErrno(Errno.ENOMEM)
         address = self._vmalloc_next
@@ -211,6 +210,13 @@ class DryTarget:
                 return data[address - start :]
         return b""
 
+    @contextmanager
+    def first_to_load(self, fd: int) -> Iterator[bool]:
+        """Nothing runs, so nothing asks for a file while it is being loaded."""
+        if fd not in self._files:
+            raise KernelErrno(Errno.EBADF)
+        yield True
+
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         content = self._files.get(fd)
         if content is None:
@@ -221,12 +227,8 @@ class DryTarget:
             raise KernelErrno(Errno.EFBIG)
         return self.vmalloc(len(content)), content
 
-    def decompress(self, address: int, data: bytes) -> tuple[int, bytes]:
-        try:
-            content = module_decompress(self, data, MEMORY)
-        finally:
-            self.vfree(address)
-        return self.vmalloc(len(content)), content
+    def copy_to_kernel(self, data: bytes) -> int:
+        return self.vmalloc(len(data))
 
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         text, end, _rest = self._user_bytes(source).partition(b"\0")
@@ -362,6 +364,9 @@ class DryTarget:
 
     def wait_for_module(self, mod: Module, seconds: float | None) -> None:
         """Nothing can change while nothing runs."""
+        raise KernelErrno(Errno.EINTR)
+
+    def wait_forever(self, why: str) -> NoReturn:
         raise KernelErrno(Errno.EINTR)
 
     def wake_module_wq(self) -> None: ...

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kodojo.errors import LoadError, UnloadError, decode, encode
 from kodojo.loader import delete_module
+from kodojo.loader.decompress import module_decompress
 from kodojo.loader.load_info import (
     MODULE_INIT_COMPRESSED_FILE,
     MODULE_INIT_IGNORE_MODVERSIONS,
@@ -33,6 +34,8 @@ __all__ = [
 CAP_SYS_MODULE = 16
 MODULE_NAME_LEN = 56
 EHDR_SIZE = 64
+ULONG_MAX = (1 << 64) - 1
+UINT_MAX = (1 << 32) - 1
 
 KNOWN_FLAGS = MODULE_INIT_IGNORE_MODVERSIONS | MODULE_INIT_IGNORE_VERMAGIC | MODULE_INIT_COMPRESSED_FILE
 
@@ -69,6 +72,7 @@ def sys_init_module(target: Target, umod: int, length: int, uargs: int, steps: S
     :param uargs: address of the argument string (``const char __user *``).
     """
     steps = Steps() if steps is None else steps
+    length &= ULONG_MAX
     with complete_refusals(target, steps):
         steps.run(may_init_module, target)
         steps.begin("copy_module_from_user", address=umod, size=length)
@@ -103,6 +107,7 @@ def sys_finit_module(target: Target, fd: int, uargs: int, flags: int, steps: Ste
     :param flags: ``MODULE_INIT_*``.
     """
     steps = Steps() if steps is None else steps
+    fd, flags = c_int(fd), flags & UINT_MAX
     with complete_refusals(target, steps):
         steps.run(may_init_module, target)
         if flags & ~KNOWN_FLAGS:
@@ -113,14 +118,47 @@ def sys_finit_module(target: Target, fd: int, uargs: int, flags: int, steps: Ste
                 f"the flags {flags:#x} have bits that no kernel knows",
                 "Known are 1 (ignore symbol versions), 2 (ignore version magic) and 4 (compressed file).",
             )
-        steps.begin("kernel_read_file", fd=fd)
-        address, data = target.kernel_read_file(fd)
+        return idempotent_init_module(target, fd, uargs, flags, steps)
+
+
+def c_int(value: int) -> int:
+    """What becomes of a number in a system call's argument of the C type ``int``."""
+    return ((value & UINT_MAX) ^ (1 << 31)) - (1 << 31)
+
+
+def idempotent_init_module(target: Target, fd: int, uargs: int, flags: int, steps: Steps) -> Module:
+    """Load a file, unless somebody is loading that very file now: then wait, and answer what they are answered.
+
+    Whoever comes here while it is loaded has been started by that load, which waits for it in turn: such a wait
+    has no end. (Kernels without this wait likewise, later: for the module of the same name.)
+
+    Source: ``kernel/module/main.c: idempotent_init_module`` (since 6.5).
+    """
+    steps.begin("kernel_read_file", fd=fd)
+    if not target.image.btf.has("idempotent"):
+        return init_module_from_file(target, fd, uargs, flags, steps)
+    with target.first_to_load(fd) as first:
+        if not first:
+            target.wait_forever("a load waits for another one of the same file, which waits for that load")
+        return init_module_from_file(target, fd, uargs, flags, steps)
+
+
+def init_module_from_file(target: Target, fd: int, uargs: int, flags: int, steps: Steps) -> Module:
+    """Read the file, decompress it where that is asked for, and load it.
+
+    Source: ``kernel/module/main.c: init_module_from_file``, up to 6.4 part of ``finit_module``.
+    """
+    address, data = target.kernel_read_file(fd)
+    steps.note(size=len(data), address=address)
+    if flags & MODULE_INIT_COMPRESSED_FILE:
+        steps.begin("module_decompress")
+        try:
+            data = module_decompress(target, data)
+        finally:
+            target.vfree(address)
+        address = target.copy_to_kernel(data)
         steps.note(size=len(data), address=address)
-        if flags & MODULE_INIT_COMPRESSED_FILE:
-            steps.begin("module_decompress")
-            address, data = target.decompress(address, data)
-            steps.note(size=len(data), address=address)
-        return load_module(target, LoadInfo(data, address, flags), uargs, flags, steps)
+    return load_module(target, LoadInfo(data, address, flags), uargs, flags, steps)
 
 
 def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> None:
@@ -144,4 +182,4 @@ def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> No
         raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
     if not 0 < len(raw) < MODULE_NAME_LEN:
         raise UnloadError(f"no module has a name of {len(raw)} bytes", Errno.ENOENT)
-    delete_module.delete_module(target, decode(raw), flags)
+    delete_module.delete_module(target, decode(raw), flags & UINT_MAX)

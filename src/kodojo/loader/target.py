@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from kodojo.errors import LogRecord
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
@@ -229,13 +231,22 @@ class Target(Protocol):
         """Taint the kernel (kernel/panic.c: add_taint, with its own log line)."""
 
     # -- memory -------------------------------------------------------------------------------------
-    def vmalloc(self, size: int) -> int:
-        """Temporary kernel memory."""
+    def vmalloc(self, size: int, *, warn: bool = False) -> int:
+        """Temporary kernel memory.
+
+        :param warn: whether the kernel says in its log when it has not as much.
+        """
 
     def vfree(self, address: int) -> None: ...
 
     def copy_from_user(self, to: int, source: int, size: int) -> bytes:
         """Copy into kernel memory at ``to``; the bytes. KernelErrno(EFAULT) if a part is unreadable."""
+
+    def first_to_load(self, fd: int) -> AbstractContextManager[bool]:
+        """Note that the descriptor's file is being loaded, for the ``with`` block; False where that is noted already.
+
+        KernelErrno(EBADF) if it is not open for reading.
+        """
 
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         """Read the whole file behind a descriptor into temporary kernel memory (fs/kernel_read_file.c).
@@ -243,11 +254,8 @@ class Target(Protocol):
         Address and content. EBADF comes from here, too.
         """
 
-    def decompress(self, address: int, data: bytes) -> tuple[int, bytes]:
-        """``module_decompress``: frees the memory at ``address``, returns that of the decompressed image.
-
-        EOPNOTSUPP where the kernel can't; the kernel's log lines are printed on failure.
-        """
+    def copy_to_kernel(self, data: bytes) -> int:
+        """Put bytes into temporary kernel memory; their address."""
 
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         """Copy a string from user memory: address of the kernel's copy, and its bytes without NUL."""
@@ -314,6 +322,9 @@ class Target(Protocol):
 
         KernelErrno(EINTR) where nothing can ever change it.
         """
+
+    def wait_forever(self, why: str) -> NoReturn:
+        """Wait for what only a caller of ours could do, who waits for us: MachineHang."""
 
     def wake_module_wq(self) -> None: ...
 

@@ -65,6 +65,7 @@ class Part:
         self.scratch = scratch
         self.file = file
         self.once = once
+        self.files_being_loaded: set[tuple[int, int]] = set()
 
     def symbol(self, name: str) -> int:
         """Address of a function or variable."""

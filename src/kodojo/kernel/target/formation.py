@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from kodojo.image.elf import SHDR
 from kodojo.kernel.memory import StructView
-from kodojo.kernel.target.base import GFP_KERNEL, Part, as_int
+from kodojo.kernel.target.base import Part, as_int
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.refusal import would_damage
-from kodojo.loader.target import Errno, KernelErrno, Memory, Module, ModuleState
+from kodojo.loader.target import KernelErrno, Memory, Module, ModuleState
 
 __all__ = ["FormationPart"]
 
@@ -286,26 +286,3 @@ class FormationPart(Part):
             free = self._ops(mod, parameter).get("free")
             if free:
                 self.call(free, parameter.get("arg"))
-
-    def decompress(self, address: int, data: bytes) -> tuple[int, bytes]:
-        """``module_decompress``; kernels without it answer EOPNOTSUPP."""
-        if not self.call.has("module_decompress"):
-            self.call("vfree", address)
-            raise KernelErrno(Errno.EOPNOTSUPP)
-        size = self.image.btf.struct("load_info").size
-        guest = self.memory.struct("load_info", self.kmalloc(size))
-        self.memory.write(guest.address, bytes(size))
-        try:
-            answer = self.call_int("module_decompress", guest.address, address, len(data))
-            self.call("vfree", address)
-            if answer < 0:
-                raise KernelErrno(-answer)
-            length = guest.get("len")
-            content = self.memory.read(guest.get("hdr"), length)
-            # The pages are mapped by vmap; a copy of our own can be freed like any other.
-            copy = self.call(self.call.first("__vmalloc", "__vmalloc_noprof"), length, GFP_KERNEL)
-            self.memory.write(copy, content)
-            self.call("module_decompress_cleanup", guest.address)
-        finally:
-            self.kfree(guest.address)
-        return copy, content

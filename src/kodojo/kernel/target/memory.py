@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, as_int, pointer_or_errno
 from kodojo.loader.load_info import LoadInfo
@@ -36,15 +36,20 @@ _LAYOUTS = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
 class MemoryPart(Part):
     """Allocation by the kernel's own allocators, and copies into what they gave."""
 
-    def vmalloc(self, size: int) -> int:
+    def vmalloc(self, size: int, *, warn: bool = False) -> int:
         function = self.call.first("__vmalloc", "__vmalloc_noprof")
-        address = self.call(function, size, GFP_KERNEL | GFP_NOWARN)
+        address = self.call(function, size, GFP_KERNEL if warn else GFP_KERNEL | GFP_NOWARN)
         if not address:
             raise KernelErrno(Errno.ENOMEM)
         return address
 
     def vfree(self, address: int) -> None:
         self.call("vfree", address)
+
+    def copy_to_kernel(self, data: bytes) -> int:
+        address = self.vmalloc(max(1, len(data)))
+        self.memory.write(address, data)
+        return address
 
     def copy_from_user(self, to: int, source: int, size: int) -> bytes:
         if self.call("_copy_from_user", to, source, size):
@@ -62,17 +67,31 @@ class MemoryPart(Part):
         return self.memory.read(self.scratch, length)
 
     # -- files of the Python process ------------------------------------------------------------------
+    @contextmanager
+    def first_to_load(self, fd: int) -> Iterator[bool]:
+        status = _readable(fd)[0]
+        inode = (status.st_dev, status.st_ino)
+        if inode in self.files_being_loaded:
+            yield False
+            return
+        self.files_being_loaded.add(inode)
+        try:
+            yield True
+        finally:
+            self.files_being_loaded.discard(inode)
+
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         """What ``kernel_read_file`` does with a file of the guest, done with one of the host."""
-        content = _host_file(fd)
+        size = _size_of_file(fd)
         if self._content_is_measured():
-            return self._through_guest_file(content)
+            return self._through_guest_file(_content(fd, size))
         reading = self.image.btf.enumerators("kernel_read_file_id")["READING_MODULE"]
         self.checked("security_kernel_read_file", self.file, reading, 1)
-        address = self.vmalloc(len(content))
-        self.memory.write(address, content)
+        address = self.vmalloc(size, warn=True)
         try:
-            self.checked("security_kernel_post_read_file", self.file, address, len(content), reading)
+            content = _content(fd, size)
+            self.memory.write(address, content)
+            self.checked("security_kernel_post_read_file", self.file, address, size, reading)
         except KernelErrno:
             self.vfree(address)
             raise
@@ -186,25 +205,40 @@ class MemoryPart(Part):
         self.call("free_percpu", mod.percpu)
 
 
-def _host_file(fd: int) -> bytes:
-    """The file behind a descriptor of this process, as ``finit_module`` would be allowed to read it."""
+def _readable(fd: int) -> tuple[os.stat_result, int]:
+    """Status and access mode of the file behind a descriptor of this process, if it is open for reading."""
     try:
         status = os.fstat(fd)
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     except (OSError, OverflowError, ValueError):
         raise KernelErrno(Errno.EBADF) from None
-    if flags & os.O_ACCMODE == os.O_WRONLY or flags & getattr(os, "O_PATH", 0):
+    mode = flags & os.O_ACCMODE
+    if mode not in (os.O_RDONLY, os.O_RDWR) or flags & getattr(os, "O_PATH", 0):
         raise KernelErrno(Errno.EBADF)
+    return status, mode
+
+
+def _size_of_file(fd: int) -> int:
+    """Bytes in the file, if ``finit_module`` would be allowed to read it."""
+    status, mode = _readable(fd)
     if not stat.S_ISREG(status.st_mode):
         raise KernelErrno(Errno.EINVAL)
-    if flags & os.O_ACCMODE == os.O_RDWR or _open_for_writing(fd):
+    if mode == os.O_RDWR or _open_for_writing(fd):
         raise KernelErrno(Errno.ETXTBSY)
     if not status.st_size:
         raise KernelErrno(Errno.EINVAL)
     if status.st_size > _INT_MAX:
         raise KernelErrno(Errno.EFBIG)
-    content = os.pread(fd, status.st_size, 0)
-    if len(content) != status.st_size:
+    return status.st_size
+
+
+def _content(fd: int, size: int) -> bytes:
+    """The whole file; EIO if it is shorter than it says, as files of sysfs are."""
+    try:
+        content = os.pread(fd, size, 0)
+    except OSError as error:
+        raise KernelErrno(error.errno or Errno.EIO) from error
+    if len(content) != size:
         raise KernelErrno(Errno.EIO)
     return content
 
@@ -220,6 +254,6 @@ def _open_for_writing(fd: int) -> bool:
         return True
     except OSError:
         return False  # not the owner, or a file system without leases: it cannot be known
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         fcntl.fcntl(fd, set_lease, fcntl.F_UNLCK)
     return False

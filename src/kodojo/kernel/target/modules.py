@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -141,18 +142,24 @@ class ModulesPart(Part):
         self._exports.pop(mod.address, None)
 
     def wait_for_module(self, mod: Module, seconds: float | None) -> None:
-        """Sleep tick by tick; somebody else's load may go on meanwhile.
+        """Sleep tick by tick, in longer pauses after a second; somebody else's load may go on meanwhile.
 
         Raises MachineHang after the time that guest code has: who loads the module waits for the end of this wait.
         """
         hertz = int(self.image.config.get("CONFIG_HZ", "250"))
-        ticks = self.call.limit.ticks if seconds is None else seconds * hertz
-        while ticks > 0 and any(other is mod and other.state not in _SETTLED for other in self.modules()):
-            self.call("schedule_timeout_uninterruptible", 1)
-            ticks -= 1
-        if seconds is None and ticks <= 0:
-            why = f"a load waits for the module {mod.name}, which waits for that load"
-            raise MachineHang(why, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
+        limit = self.call.limit.ticks if seconds is None else seconds * hertz
+        waited = 0
+        while waited < limit:
+            if not any(other is mod and other.state not in _SETTLED for other in self.modules()):
+                return
+            pause = 1 if waited < hertz else hertz // 10
+            self.call("schedule_timeout_uninterruptible", pause)
+            waited += pause
+        if seconds is None:
+            self.wait_forever(f"a load waits for the module {mod.name}, which waits for that load")
+
+    def wait_forever(self, why: str) -> NoReturn:
+        raise MachineHang(why, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
 
     def wake_module_wq(self) -> None:
         self.call("__wake_up", self.symbol("module_wq"), 3, 0, 0)  # TASK_NORMAL, everybody
