@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import lzma
 import os
-from pathlib import Path
 
 import pytest
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.kernel.kernel import Kernel
-from tests.kernel.looking import listening, tainted
+from tests.kernel.callers import Pair
+from tests.kernel.looking import tainted
 from tests.support.elf_writer import module_writer
 
 pytestmark = pytest.mark.kernel
@@ -20,90 +20,6 @@ EINVAL, ETXTBSY, EOPNOTSUPP, EKEYREJECTED = 22, 26, 95, 129
 IGNORE_MODVERSIONS, IGNORE_VERMAGIC, COMPRESSED = 1, 2, 4
 FORCED_LOAD = 1
 UNMAPPED = (0, 16, 0x10000, 0x7FFFFFFFF000, 0xFFFFFFFF81000000, 1 << 63)
-
-
-class Calls:
-    """The three system calls by one of the two loaders, with the log lines of the last one."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.log: list[tuple[int, str]] = []
-
-    def _run(self, call, *arguments) -> int:
-        with listening(self.kernel) as said:
-            value = call(*arguments)
-        self.log = [(record.level, record.text) for record in said.records]
-        return value
-
-    def init(self, image: bytes | int, args: str | int = "", length: int | None = None) -> int:
-        return self._run(self.kernel.init_module, image, args, length)
-
-    def finit(self, file: Path, args: str = "", flags: int = 0, mode: int = os.O_RDONLY) -> int:
-        descriptor = os.open(file, mode)
-        try:
-            return self._run(self.kernel.finit_module, descriptor, args, flags)
-        finally:
-            os.close(descriptor)
-
-    def finit_descriptor(self, fd: int, flags: int = 0) -> int:
-        return self._run(self.kernel.finit_module, fd, "", flags)
-
-    def delete(self, name: str | bytes | int, flags: int = 0) -> int:
-        return self._run(self.kernel.delete_module, name, flags)
-
-
-class NativeCalls(Calls):
-    """Of the booted kernel."""
-
-    def init(self, image: bytes | int, args: str | int = "", length: int | None = None) -> int:
-        user = self.kernel.user
-        if isinstance(args, str):
-            with user.memory(args.encode() + b"\0") as address:
-                return self.init(image, address, length)
-        if isinstance(image, bytes):
-            with user.memory(image) as address:
-                return self.init(address, args, len(image) if length is None else length)
-        return self._run(user.syscall, "init_module", image, length or 0, args)
-
-    def finit(self, file: Path, args: str = "", flags: int = 0, mode: int = os.O_RDONLY) -> int:
-        if file.is_dir():
-            path = "/tmp"
-        else:
-            path = "/tmp/module.ko"
-            self.kernel.write_file(path, file.read_bytes())
-        with self.kernel.open(path, mode) as opened:
-            return self.finit_descriptor(opened.fd, flags, args)
-
-    def finit_descriptor(self, fd: int, flags: int = 0, args: str = "") -> int:
-        with self.kernel.user.memory(args.encode() + b"\0") as address:
-            return self._run(self.kernel.user.syscall, "finit_module", fd, address, flags)
-
-    def delete(self, name: str | bytes | int, flags: int = 0) -> int:
-        if isinstance(name, int):
-            return self._run(self.kernel.user.syscall, "delete_module", name, flags)
-        raw = name.encode() if isinstance(name, str) else name
-        with self.kernel.user.memory(raw + b"\0") as address:
-            return self.delete(address, flags)
-
-
-class Pair:
-    """Both kinds of calls, each on a kernel of its own; :meth:`__call__` compares them."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.ours, self.native = Calls(kernel), NativeCalls(kernel.fork())
-
-    @property
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        return self.ours.kernel, self.native.kernel
-
-    def __call__(self, call) -> int:
-        """What ``call`` comes to, the same for both."""
-        value, native = call(self.ours), call(self.native)
-        assert (value, self.ours.log) == (native, self.native.log)
-        ours, theirs = self.kernels
-        assert ours.read_file("/proc/modules") == theirs.read_file("/proc/modules")
-        assert tainted(ours) == tainted(theirs)
-        return value
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ __all__ = ["ModulesPart"]
 
 _LIST_POISON2 = 0xDEAD000000000122
 _MASK = (1 << 64) - 1
-_TAINT_LETTERS = {0: "P", 1: "F", 10: "C", 12: "O", 13: "E", 15: "K", 16: "X", 17: "T", 18: "N"}
 _MODULE_NAME_LENGTH = 56
 _KERNEL_SYMBOL = struct.Struct("<iii")
 _SETTLED = (ModuleState.LIVE, ModuleState.GOING)
@@ -30,6 +29,10 @@ class _Exports:
 
     table: tuple[int, int, int, int]
     symbols: dict[str, tuple[int, int | None, bool, str | None]]
+
+
+def _bits(mask: int) -> list[int]:
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
 class ModulesPart(Part):
@@ -226,6 +229,10 @@ class ModulesPart(Part):
     def try_release_module_ref(self, mod: Module) -> int:
         view = self.of(mod)
         left = view.get("refcnt.counter") - 1
+        if left < 0:
+            # A module that has given away more references than it had. The kernel has a BUG() for that, in its own code.
+            with self.user.string(encode(mod.name)) as name:
+                self.user.syscall("delete_module", name, 0)
         if left:
             return left
         view.set("refcnt.counter", 0)
@@ -236,10 +243,16 @@ class ModulesPart(Part):
 
     def record_unload(self, mod: Module) -> None:
         where = self.symbol("last_unloaded_module")
-        letters = "".join(letter for bit, letter in _TAINT_LETTERS.items() if self.of(mod).get("taints") >> bit & 1)
         self.memory.write(where, encode(mod.name)[: _MODULE_NAME_LENGTH - 1] + b"\0")
+        letters = self._taint_letters(self.of(mod).get("taints"))
         flags = f"({letters})" if letters else ""
-        self.memory.write(where + _MODULE_NAME_LENGTH, flags.encode() + b"\0")
+        self.memory.write(where + _MODULE_NAME_LENGTH + 1, flags.encode() + b"\0")  # the name has a byte to spare
+
+    def _taint_letters(self, taints: int) -> str:
+        """What /proc/modules and an oops show of them (``kernel/module/main.c: module_flags_taint``)."""
+        size = self.image.btf.struct("taint_flag").size
+        flags = [self.memory.struct("taint_flag", self.symbol("taint_flags") + size * bit) for bit in _bits(taints)]
+        return "".join(chr(flag.get("c_true")) for flag in flags if flag.get("module"))
 
     # -- exports --------------------------------------------------------------------------------------
     def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
