@@ -71,7 +71,11 @@ def test_load_in_init(both, built):
     both(lambda calls: calls.init(built["kd_noinit"].read_bytes()))
 
     def another(calls):
-        return calls.init(built["kd_fail"].read_bytes(), "error=0"), calls.delete("kd_noinit"), calls.delete("kd_fail")
+        return (
+            calls.init(built["kd_fail"].read_bytes(), "error=0"),
+            calls.delete("kd_noinit"),
+            calls.delete("kd_fail"),
+        )
 
     assert both(lambda calls: load_and(calls, built["kd_hello"].read_bytes(), another)) == ((0, 0, 0), 0)
 

@@ -48,7 +48,12 @@ class Calls:
 
 
 class NativeCalls(Calls):
-    """Of the booted kernel."""
+    """Of the booted kernel.
+
+    :attr path: where in the guest a file of the host is put.
+    """
+
+    path = GUEST_FILE
 
     def init(self, image: bytes | int, args: str | int = "", length: int | None = None) -> int:
         user = self.kernel.user
@@ -64,7 +69,7 @@ class NativeCalls(Calls):
         if file.is_dir():
             path = "/tmp"
         else:
-            path = GUEST_FILE
+            path = self.path
             self.kernel.write_file(path, file.read_bytes())
         with self.kernel.open(path, mode) as opened:
             return self.finit_descriptor(opened.fd, flags, args)
@@ -94,7 +99,8 @@ class Pair:
     def __call__(self, call) -> int:
         """What ``call`` comes to, the same for both: errno, or the name of the exception where the machine stopped."""
         value, native = _outcome(call, self.ours), _outcome(call, self.native)
-        assert (value, self.ours.log) == (native, self.native.log)
+        same = (value, self.ours.log) == (native, self.native.log)
+        assert same, f"ours {value}, {self.ours.log}; native {native}, {self.native.log}"
         ours, theirs = self.kernels
         if ours.calls.stopped is not None:
             return value
