@@ -1,4 +1,4 @@
-"""Kernels that were booted with words about modules on their command line: both loaders obey them, and say the same."""
+"""Kernels booted with words about modules on their command line: both loaders obey them, and say the same."""
 
 from __future__ import annotations
 

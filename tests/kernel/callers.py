@@ -97,7 +97,7 @@ class Pair:
         return self.ours.kernel, self.native.kernel
 
     def __call__(self, call) -> int:
-        """What ``call`` comes to, the same for both: errno, or the name of the exception where the machine stopped."""
+        """What ``call`` comes to, the same for both; the name of the exception where the machine stopped."""
         value, native = _outcome(call, self.ours), _outcome(call, self.native)
         same = (value, self.ours.log) == (native, self.native.log)
         assert same, f"ours {value}, {self.ours.log}; native {native}, {self.native.log}"

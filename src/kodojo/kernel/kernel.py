@@ -89,7 +89,7 @@ class Kernel:
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
         self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
-        self.requests = ModuleRequests(self.calls, self.memory)
+        self.requests = ModuleRequests(self.calls, self.memory, self.tasks)
         self.new_code = NewCode(self.calls)
         self.answers_requests = True
         self.target = BootedTarget(

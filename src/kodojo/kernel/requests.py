@@ -14,24 +14,28 @@ from collections.abc import Callable
 from kodojo.errors import decode
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory, StructView
+from kodojo.kernel.tasks import Tasks
 
 __all__ = ["ModuleRequests"]
 
 _WAIT_FOR_EXIT = 2  # include/linux/umh.h: UMH_WAIT_PROC
 _ARGUMENT_LIMIT = 16
 _CONCURRENT_LIMIT = 50  # kernel/module/kmod.c: MAX_KMOD_CONCURRENT
+_PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 
 
 class ModuleRequests:
     """Watches for the kernel's calls of modprobe.
 
     :attr answer: called with the name that is asked for, returns modprobe's exit status. None, and where the image
-        has no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself.
+        has no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where somebody
+        has written another program's path to the sysctl ``kernel.modprobe``.
     """
 
-    def __init__(self, calls: Calls, memory: KernelMemory) -> None:
+    def __init__(self, calls: Calls, memory: KernelMemory, tasks: Tasks) -> None:
         self._calls = calls
         self._memory = memory
+        self._tasks = tasks
         self._modprobe_path = calls.address("modprobe_path")
         self.answer: Callable[[str], int] | None = None
         self._later: list[str] = []
@@ -41,17 +45,26 @@ class ModuleRequests:
     def answer_later_ones(self) -> None:
         """Do what was asked for by those who do not wait; they may ask again, up to a limit."""
         for _ in range(_CONCURRENT_LIMIT):
-            if self._later and self.answer is not None:
-                self.answer(self._later.pop(0))
+            if self._later:
+                self._run(self._later.pop(0))
+
+    def _run(self, name: str) -> int:
+        """A process of its own, with rights of its own, as far as the caller can tell."""
+        if self.answer is None:
+            return 0
+        with self._tasks.helper("modprobe"):
+            return self.answer(name)
 
     def _asked(self) -> None:
         info = self._memory.struct("subprocess_info", self._cpu.get("rdi"))
         wait = self._cpu.get("rsi") & 0xFFFFFFFF
         if self.answer is None or not self._is_modprobe(info) or not self._calls.image.modules:
             return
+        if self._starts_nothing():
+            return
         status, name = 0, self._arguments(info)[-1]
         if wait & _WAIT_FOR_EXIT:
-            status = self.answer(name)
+            status = self._run(name)
         elif len(self._later) < _CONCURRENT_LIMIT:
             self._later.append(name)
         cleanup = info.get("cleanup")
@@ -62,7 +75,14 @@ class ModuleRequests:
 
     def _is_modprobe(self, info: StructView) -> bool:
         path = info.get("path")
-        return path != 0 and self._memory.string(path) == self._memory.string(self._modprobe_path) != b""
+        if not path:
+            return False
+        program = self._memory.string(path)
+        return program in _PROGRAMS and program == self._memory.string(self._modprobe_path)
+
+    def _starts_nothing(self) -> bool:
+        """While it is suspended the kernel starts no programs, and says so itself."""
+        return bool(self._memory.u32(self._calls.address("usermodehelper_disabled")))
 
     def _arguments(self, info: StructView) -> list[str]:
         pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT))

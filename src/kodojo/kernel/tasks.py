@@ -51,9 +51,10 @@ class Tasks:
 
     def set_name(self, name: str) -> None:
         """``comm``: at most 15 bytes (``fs/exec.c: __set_task_comm``)."""
-        task = self._memory.struct("task_struct", self._current)
-        raw = name.encode("utf-8", "surrogateescape")[: _NAME_LENGTH - 1]
-        self._memory.write(task.address_of("comm"), raw.ljust(_NAME_LENGTH, b"\0"))
+        self._memory.write(self._name_of(self._current), _as_name(name))
+
+    def _name_of(self, task: int) -> int:
+        return self._memory.struct("task_struct", task).address_of("comm")
 
     @contextmanager
     def credentials(self, uid: int, gid: int, capabilities: Iterable[str | int]) -> Iterator[None]:
@@ -70,12 +71,43 @@ class Tasks:
             cred.set(f"{member}.val", gid)
         for member in _CAPABILITY_SETS:
             self._memory.put(cred.address_of(member), 8, mask)
-        old = self._calls("override_creds", address)
+        with self._overridden(address):
+            yield
+
+    @contextmanager
+    def _overridden(self, cred: int) -> Iterator[None]:
+        """Act with these credentials, which nobody else has, in the ``with`` block."""
+        old = self._calls("override_creds", cred)
         try:
             yield
         finally:
             if self._calls.stopped is None:
                 self._calls("revert_creds", old)
+                self._calls("abort_creds", cred)
+
+    @contextmanager
+    def helper(self, name: str) -> Iterator[None]:
+        """Be a program that the kernel has started, in the ``with`` block: its name, and root's credentials.
+
+        Whoever made the kernel start it lends it no rights. Source: ``kernel/umh.c: call_usermodehelper_exec_async``.
+        """
+        where = self._name_of(self.current_task())
+        caller = self._memory.read(where, _NAME_LENGTH)
+        address = self._calls("prepare_kernel_cred", self._calls.address("init_task"))
+        cred = self._memory.struct("cred", address)
+        bounds = self._memory.u64(self._calls.address("usermodehelper_bset"))
+        for member in ("cap_permitted", "cap_effective", "cap_bset"):
+            place = cred.address_of(member)
+            self._memory.put(place, 8, self._memory.u64(place) & bounds)
+        self._memory.write(where, _as_name(name))
+        with self._overridden(address):
+            yield
+        if self._calls.stopped is None:
+            self._memory.write(where, caller)
+
+
+def _as_name(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")[: _NAME_LENGTH - 1].ljust(_NAME_LENGTH, b"\0")
 
 
 def _capability(value: str | int) -> int:

@@ -21,8 +21,8 @@ __all__ = ["SYSCALLS", "UserSpace"]
 # arch/x86/entry/syscalls/syscall_64.tbl: an ABI, the same for every kernel.
 SYSCALLS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lseek": 8, "mmap": 9, "munmap": 11,
-    "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72, "ftruncate": 77, "rename": 82,
-    "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89, "chmod": 90, "syslog": 103,
+    "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72,
+    "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89, "chmod": 90, "syslog": 103,
     "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175, "delete_module": 176,
     "getdents64": 217, "finit_module": 313,
 }  # fmt: skip

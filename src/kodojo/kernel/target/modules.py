@@ -230,7 +230,7 @@ class ModulesPart(Part):
         view = self.of(mod)
         left = view.get("refcnt.counter") - 1
         if left < 0:
-            # A module that has given away more references than it had. The kernel has a BUG() for that, in its own code.
+            # A module that has given away more references than it had: the kernel's own code has a BUG() for that.
             with self.user.string(encode(mod.name)) as name:
                 self.user.syscall("delete_module", name, 0)
         if left:
