@@ -58,9 +58,7 @@ class ModuleRequests:
     def _asked(self) -> None:
         info = self._memory.struct("subprocess_info", self._cpu.get("rdi"))
         wait = self._cpu.get("rsi") & 0xFFFFFFFF
-        if self.answer is None or not self._is_modprobe(info) or not self._calls.image.modules:
-            return
-        if self._starts_nothing():
+        if not self._is_modprobe(info) or self._starts_nothing():
             return
         status, name = 0, self._arguments(info)[-1]
         if wait & _WAIT_FOR_EXIT:
@@ -74,8 +72,9 @@ class ModuleRequests:
         self._return(status << 8)
 
     def _is_modprobe(self, info: StructView) -> bool:
+        """Whether it is our modprobe that is to be run, and there is one."""
         path = info.get("path")
-        if not path:
+        if not path or self.answer is None or not self._calls.image.modules:
             return False
         program = self._memory.string(path)
         return program in _PROGRAMS and program == self._memory.string(self._modprobe_path)

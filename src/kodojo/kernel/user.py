@@ -22,9 +22,9 @@ __all__ = ["SYSCALLS", "UserSpace"]
 SYSCALLS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lseek": 8, "mmap": 9, "munmap": 11,
     "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72,
-    "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89, "chmod": 90, "syslog": 103,
-    "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175, "delete_module": 176,
-    "getdents64": 217, "finit_module": 313,
+    "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89,
+    "chmod": 90, "syslog": 103, "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175,
+    "delete_module": 176, "getdents64": 217, "finit_module": 313,
 }  # fmt: skip
 
 # Offsets in struct pt_regs (arch/x86/include/asm/ptrace.h), an ABI as well.
