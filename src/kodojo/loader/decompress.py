@@ -5,9 +5,11 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno
 
 if TYPE_CHECKING:
+    from kodojo.errors import LoadError
     from kodojo.loader.target import Target
 
 __all__ = ["module_decompress"]
@@ -15,14 +17,16 @@ __all__ = ["module_decompress"]
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LARGEST_WINDOW = 1 << 31
 ZSTD_STATUS = {"checksum": 22}  # a word of the library's text -> number of the kernel's; corruption is 20
+HINT = "Compress it as the kernel's build does (xz --check=crc32 --lzma2=dict=1MiB), or let user space decompress it."
 LIMIT = 1 << 28
 """Bytes that a module may grow to. The kernel has no limit but its memory: it dies of what does not fit."""
 
 
 def module_decompress(target: Target, data: bytes) -> bytes:
-    """The image in a compressed file; KernelErrno, after the kernel's line, if it cannot be had.
+    """The image in a compressed file: by the one algorithm that the kernel was built with; it never guesses.
 
-    Only the one algorithm that the kernel was built with; it never guesses.
+    :raises LoadError: after the kernel's line, if the file is damaged, or packed as the kernel cannot unpack it.
+    :raises KernelErrno: EOPNOTSUPP where the kernel cannot do it, ENOMEM.
     """
     config = target.image.config
     if not config.enabled("MODULE_DECOMPRESS"):
@@ -37,9 +41,9 @@ def module_decompress(target: Target, data: bytes) -> bytes:
         raise KernelErrno(Errno.ENOMEM) from None
 
 
-def _fail(target: Target, text: str) -> KernelErrno:
+def _fail(target: Target, text: str) -> LoadError:
     target.printk(3, text)
-    return KernelErrno(Errno.EINVAL)
+    return refuse("module", Errno.EINVAL, "bad-compression", f"the file cannot be decompressed: {text}", HINT)
 
 
 def _xz(target: Target, data: bytes) -> bytes:

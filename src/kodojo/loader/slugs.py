@@ -26,6 +26,8 @@ SLUGS = {
     "file-too-large": "the file is larger than 2 GiB",
     "kernel-refused": "a part of the kernel that is not the loader refused",
     "locked-down": "the kernel is locked down and the module has no valid signature",
+    # decompress.py
+    "bad-compression": "the compressed file is damaged, or packed in a way that the kernel cannot unpack",
     # signature.py
     "unsigned-module": "the module is not signed, and this kernel wants a signature",
     "signature-ignored": "the module is loaded by force, which makes its signature worthless",

@@ -117,6 +117,9 @@ def test_compressed_file():
     assert finit_refused(target, target.open_file(module(late=True).build()), 4).errno == 22
     assert target.lines[-1] == (3, "not an xz compressed module")
     assert finit_refused(target, target.open_file(data[:-9]), 4).errno == 22
+    error = finit_refused(target, target.open_file(lzma.compress(module(late=True).build())), 4)  # with CRC64
+    assert (error.errno, error.slug, error.step) == (22, "bad-compression", "module_decompress")
+    assert target.lines[-1] == (3, "decompression failed with status 6")
 
 
 # -- delete_module ------------------------------------------------------------------------------------
