@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.kernel.kernel import Kernel
+from kodojo.loader.dry import DryTarget
 from tests.conftest import image_of, shared_store
 from tests.kernel.callers import Calls, Pair
+from tests.kernel.looking import listening
+from tests.support.loading import load
 
 pytestmark = pytest.mark.kernel
 
@@ -68,6 +72,28 @@ def test_lockdown_of_parameters(both_with):
     both(lambda calls: calls.init(signed(calls, "parport")))
     assert both(lambda calls: calls.init(signed(calls, "parport_pc"), "io=0x378")) == -EPERM
     assert any("Lockdown" in text for _, text in both.ours.log)
+
+
+def test_dry_load_into_a_kernel_that_is_locked_down(both_with, built, image):
+    """On paper it is the same: the errno, and what insmod would find in the log."""
+    kernel = both_with(INTEGRITY).ours.kernel
+    target = DryTarget(image, lockdown=True, module_blacklist="dummy")
+    unsigned, signed_ones = built["kd_noinit"].read_bytes(), [image.modules[name].read() for name in ("dummy", "ifb")]
+    for data in (unsigned, *signed_ones):
+        mark = target.log_mark()
+        with listening(kernel) as said:
+            errno = errno_of_load(lambda data=data: kernel.insmod(data, "numifbs=0"))
+        assert errno_of_load(lambda data=data: load(target, data, b"numifbs=0")) == errno
+        assert target.log_since(mark) == tuple(replace(record, time=0.0) for record in said.records)
+    assert [mod.name for mod in target.modules()] == ["ifb"]
+
+
+def errno_of_load(action) -> int:
+    try:
+        action()
+    except LoadError as error:
+        return error.errno
+    return 0
 
 
 def test_lockdown_becomes_stricter(kernel, built):

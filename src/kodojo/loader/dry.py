@@ -46,6 +46,11 @@ LINKED = (
     "refcnt.counter",
 )  # fmt: skip
 """Members of struct module that are not zero once a module has its place in the list."""
+LOCKDOWN_REASONS = {
+    "LOCKDOWN_MODULE_SIGNATURE": "unsigned module loading",
+    "LOCKDOWN_MODULE_PARAMETERS": "unsafe module parameters",
+}
+"""What may be forbidden (``security/security.c: lockdown_reasons``)."""
 
 MEMORY = 512 << 20
 """Bytes of RAM that the machine is said to have: nothing larger can be allocated."""
@@ -70,12 +75,20 @@ class DryTarget:
 
     :param capabilities: what the caller may do; None for everything.
     :param module_blacklist: as ``module_blacklist=`` on the kernel's command line.
+    :param sig_enforce: as ``module.sig_enforce=1`` there.
+    :param lockdown: whether it is locked down (for modules ``integrity`` and ``confidentiality`` are the same).
     """
 
     runs_code = False
 
     def __init__(
-        self, image: Image, *, capabilities: frozenset[int] | None = None, module_blacklist: str = ""
+        self,
+        image: Image,
+        *,
+        capabilities: frozenset[int] | None = None,
+        module_blacklist: str = "",
+        sig_enforce: bool = False,
+        lockdown: bool = False,
     ) -> None:
         self.image = image.for_dry_load()
         self.capabilities = capabilities
@@ -86,6 +99,8 @@ class DryTarget:
         self.unchecked: list[str] = []
         """Parameters whose setter is the module's own code: their values could not be checked."""
         self._blacklist = module_blacklist
+        self._sig_enforce = sig_enforce
+        self._lockdown = lockdown
         self._printed: set[str] = set()
         self._lock_debugging = True
         self._modules: list[Module] = []
@@ -140,10 +155,12 @@ class DryTarget:
         return False
 
     def is_module_sig_enforced(self) -> bool:
-        return self.image.config.enabled("MODULE_SIG_FORCE")
+        return self._sig_enforce or self.image.config.enabled("MODULE_SIG_FORCE")
 
     def security_locked_down(self, reason: str) -> None:
-        """Nothing is locked down: that is decided when a machine boots."""
+        if self._lockdown:
+            self.printk(5, f"Lockdown: insmod: {LOCKDOWN_REASONS[reason]} is restricted; see man kernel_lockdown.7")
+            raise KernelErrno(Errno.EPERM)
 
     def security_kernel_load_data(self) -> None: ...
 
