@@ -18,8 +18,8 @@ from tests.oracle.catalogue import GROUPS, catalogue
 from tests.oracle.judge import ACCEPTED, judged
 from tests.oracle.qemu import Qemu, QemuError
 from tests.oracle.runner import Asked, ask
+from tests.support.accepted import accepted, judge
 from tests.support.distribution import SERIES, DistributionError, cache_directory
-from tests.sweep.results import accepted, judge
 
 LINES = 4
 

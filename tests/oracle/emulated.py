@@ -164,9 +164,8 @@ def _ours(kernel: Kernel, call: Call, stack: ExitStack) -> int:
     if call.name not in _OURS:
         return _native(kernel, call, stack)
     values = [_our_value(kernel, one, stack) for one in call.arguments]
-    kernel._begin()
     try:
-        with _caller(kernel, call):
+        with kernel.operation(), _caller(kernel, call):
             _OURS[call.name](kernel.target, *values)
     except DamageError:
         raise

@@ -15,7 +15,7 @@ ACCEPTED = Path(__file__).with_name("accepted.toml")
 
 
 def judged(series: str, case: Case, answers: Answers | None) -> dict[str, Any]:
-    """A case as :func:`tests.sweep.results.judge` takes it; each difference begins with the loader's name."""
+    """A case as :func:`tests.support.accepted.judge` takes it; each difference begins with the loader's name."""
     lines = []
     if answers is None:
         lines.append("no answer: the process has ended")

@@ -11,7 +11,7 @@ from tests.oracle.catalogue import COMPILED, GROUPS, catalogue
 from tests.oracle.emulated import answer, ready
 from tests.oracle.judge import ACCEPTED, judged
 from tests.oracle.runner import Answers
-from tests.sweep.results import accepted, judge
+from tests.support.accepted import accepted, judge
 
 pytestmark = pytest.mark.kernel
 

@@ -9,7 +9,7 @@ from tests.oracle.cases import Call, Case, number, text
 from tests.oracle.compare import differences
 from tests.oracle.judge import judged
 from tests.oracle.runner import Answers
-from tests.sweep.results import Accepted, judge
+from tests.support.accepted import Accepted, judge
 
 CALL = Call("delete_module", (text("a"), number(0)))
 CASE = Case("group", "name", (CALL, CALL))
