@@ -15,14 +15,12 @@ from tests.differential.test_distribution import listed
 from tests.oracle.cases import Argument, Call, Case, in_file, in_memory, number, opened, text
 from tests.support import kbuild
 
-__all__ = ["COMPILED", "GROUPS", "catalogue"]
+__all__ = ["GROUPS", "catalogue"]
 
 SEED, DAMAGED = 11, 110
 GROUPS = (
     "tree", "malformed", "damaged", "built", "parameters", "init_module", "finit_module", "delete_module", "switches",
 )  # fmt: skip
-COMPILED = frozenset(GROUPS) - {"tree", "malformed"}
-"""Their cases have modules of tests/modules in them, and are others with another compiler."""
 PAGE = 4096
 O_TRUNC, O_NONBLOCK = 0o1000, 0o4000
 UNMAPPED = (0, 16, 0x10000, 0x7FFFFFFFF000, 0xFFFFFFFF81000000, 1 << 63)

@@ -7,7 +7,7 @@ import pytest
 from kodojo.image.image import Image
 from tests.conftest import image_of
 from tests.oracle import records
-from tests.oracle.catalogue import COMPILED, GROUPS, catalogue
+from tests.oracle.catalogue import GROUPS, catalogue
 from tests.oracle.emulated import answer, ready
 from tests.oracle.judge import ACCEPTED, judged
 from tests.oracle.runner import Answers
@@ -50,8 +50,7 @@ def test_same_answers(series: str, group: str) -> None:
         found.append(judged(series, case, ours))
     judge(found, accepted(ACCEPTED))
     assert [entry for entry in found if entry["status"] == "disagreed"] == []
-    unknown = [case.name for case in cases if case not in known]
-    if unknown and group in COMPILED:
-        reason = "are new, or were built by another compiler"
-        pytest.skip(f"{len(unknown)} of {len(cases)} cases {reason} (run make oracle); the others agree")
-    assert unknown == [], "QEMU was never asked: run make oracle"
+    unknown = len(cases) - len(known)
+    if unknown:
+        reason = "are new, or have modules in them that another compiler built"
+        pytest.skip(f"{unknown} of {len(cases)} cases {reason} (run make oracle); the others agree")

@@ -8,7 +8,7 @@ from kodojo.kernel.target.base import Part
 __all__ = ["PermissionPart"]
 
 _LOADING_MODULE = "LOADING_MODULE"
-_RECORD_LIMIT = 1000  # printk cuts a record at LOG_LINE_MAX (1024) with its prefix
+_RECORD_LIMIT = 1024  # no record is longer; the kernel itself cuts it, sooner where it counts the prefix
 
 
 class PermissionPart(Part):
