@@ -4,9 +4,9 @@ QEMU's ``microvm`` is the machine that comes nearest to ours: no PCI, no ACPI, n
 here no APIC. The kernel is the same uncompressed image, on the same command line, and the processor says of itself
 what ours says (test_recorded.py). Guest time is counted in instructions (``-icount``) and jumps when the guest waits.
 
-What differs: the kernel is entered by PVH instead of by the 64-bit boot protocol; the timer counts down as a real one
-does; the initramfs has another /init (guest.c), which runs in user mode; fw_cfg and two debug ports are there, for
-which the kernel has no driver.
+What differs: the processor has the CPUID leaf of the topology; the kernel is entered by PVH instead of by the 64-bit
+boot protocol; the timer counts down as a real one does; the initramfs has another /init (guest.c), which runs in user
+mode; fw_cfg and two debug ports are there, for which the kernel has no driver.
 """
 
 from __future__ import annotations
