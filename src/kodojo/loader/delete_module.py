@@ -87,7 +87,7 @@ def free_module(target: Target, mod: Module) -> None:
         target.free_module_elf(mod)
     target.module_bug_cleanup(mod)
     target.unlink_module(mod)
-    regions = list(module_regions(mod))
+    regions = module_regions(target, mod)
     target.module_memfree([region for region in regions if region.kind.is_init])
     if mod.args:
         target.kfree(mod.args)
@@ -96,10 +96,10 @@ def free_module(target: Target, mod: Module) -> None:
     target.module_memfree([region for region in regions if not region.kind.is_init])
 
 
-def module_regions(mod: Module) -> list[Region]:
+def module_regions(target: Target, mod: Module) -> list[Region]:
     """The allocated regions in the order in which the kernel frees them.
 
     The one that has ``struct module`` in it comes last.
     """
-    regions = [region for region in mod.regions.values() if region.base]
+    regions = [region for region in target.regions_of(mod) if region.base]
     return sorted(regions, key=lambda region: region.kind in (Memory.CORE, Memory.DATA))

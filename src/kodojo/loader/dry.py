@@ -272,6 +272,9 @@ class DryTarget:
         for region in regions:
             self.allocations.pop(region.base, None)
 
+    def regions_of(self, mod: Module) -> list[Region]:
+        return list(mod.regions.values())
+
     def place_module(self, mod: Module, info: LoadInfo) -> None:
         self._fields.setdefault(mod, {})
         region, offset = info.placement[info.index.mod]
@@ -419,6 +422,9 @@ class DryTarget:
     def module_bug_finalize(self, mod: Module, info: LoadInfo) -> None: ...
 
     def module_bug_cleanup(self, mod: Module) -> None: ...
+
+    def module_check_misalignment(self, mod: Module) -> bool:
+        return False  # what a relocation does to struct module is not seen here
 
     def protect_module(self, mod: Module) -> None: ...
 

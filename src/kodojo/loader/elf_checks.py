@@ -376,7 +376,7 @@ def _name_table_size(info: LoadInfo) -> np.uint64:
 def _cache_modinfo(info: LoadInfo, index: int) -> None:
     if index:
         info.index.info = index
-        info.name = info.get_modinfo(b"name")
+        info.name_offset = info.get_next_modinfo(b"name", None)
 
 
 def _cache_symtab(target: Target, info: LoadInfo, tables: NDArray[np.intp]) -> None:

@@ -78,7 +78,7 @@ class LoadInfo:
     :param length: ``info->len``; less than ``len(data)`` once a signature has been cut off.
     :param header: the ELF header, an ``EHDR`` record.
     :param sechdrs: the section headers, an array of ``SHDR``; the stages change them as the C code does.
-    :param name: ``info->name``: from .modinfo, or else from struct module; used in early messages only.
+    :param name_offset: of ``info->name`` in the file: in .modinfo, or else in struct module; None: not known (yet).
     :param module_name: the name in struct module, which is the module's real name.
     :param symoffs: with ``stroffs`` and ``core_typeoffs``: where the symbols that stay will be (CORE, DATA).
     :param mod_kallsyms_init_off: with ``init_typeoffs``: where all symbols are during init (INIT, INIT_DATA).
@@ -97,7 +97,7 @@ class LoadInfo:
     sechdrs: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, SHDR))
     secstrings: int = 0
     index: Index = field(default_factory=Index)
-    name: bytes | None = None
+    name_offset: int | None = None
     module_name: bytes = b""
     symoffs: int = 0
     stroffs: int = 0
@@ -117,9 +117,25 @@ class LoadInfo:
             self.length = len(self.data)
 
     @property
+    def name(self) -> bytes | None:
+        """``info->name``, used in early messages only. DamageError if its end is not in the file.
+
+        Like the kernel, nobody looks at it before there is something to be said.
+        """
+        return None if self.name_offset is None else self.string(self.name_offset, "the name")
+
+    @property
     def label(self) -> str:
-        """A name for messages, as long as there may be none."""
-        return NAMELESS if self.name is None else decode(self.name)
+        """A name for messages, as long as there may be none. DamageError if its end is not in the file."""
+        name = self.name
+        return NAMELESS if name is None else decode(name)
+
+    @property
+    def name_in_file(self) -> str:
+        """The name as far as it is in the file, for what is not the kernel's own text."""
+        if self.name_offset is None:
+            return NAMELESS
+        return decode(self.data[self.name_offset :].partition(b"\0")[0])
 
     # -- sections -----------------------------------------------------------------------------------
     def section_name(self, index: int) -> bytes:
@@ -282,7 +298,7 @@ class LoadInfo:
 
     def damage(self, why: str) -> DamageError:
         """The error for a file that makes the kernel read outside it."""
-        return would_damage(self.label, why)
+        return would_damage(self.name_in_file, why)
 
 
 def setup_load_info(target: Target, info: LoadInfo) -> None:
@@ -295,8 +311,8 @@ def setup_load_info(target: Target, info: LoadInfo) -> None:
         _find_sections(target, info)
     start = int(info.sechdrs["sh_offset"][info.index.mod]) + NAME_OFFSET
     info.module_name = info.string(start, "the name in struct module")
-    if info.name is None:
-        info.name = info.module_name
+    if info.name_offset is None:
+        info.name_offset = start
     ignored = info.flags & MODULE_INIT_IGNORE_MODVERSIONS
     info.index.vers = 0 if ignored else info.find_sec(b"__versions")
     info.index.pcpu = info.find_sec(b".data..percpu") if target.image.config.enabled("SMP") else 0
@@ -305,7 +321,7 @@ def setup_load_info(target: Target, info: LoadInfo) -> None:
 def _find_sections(target: Target, info: LoadInfo) -> None:
     info.index.info = info.find_sec(b".modinfo")
     if info.index.info:
-        info.name = info.get_modinfo(b"name")
+        info.name_offset = info.get_next_modinfo(b"name", None)
     tables = np.flatnonzero(info.sechdrs["sh_type"][1:] == SHT_SYMTAB)
     if not len(tables):
         target.printk(4, f"{info.label}: module has no symbols (stripped?)")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kodojo.errors import LoadError, MachineError, MachineFault, decode
+from kodojo.errors import DamageError, LoadError, MachineError, MachineFault, decode
 from kodojo.loader.delete_module import free_module, module_regions
 from kodojo.loader.elf_checks import elf_validity_check
 from kodojo.loader.layout import layout_and_allocate
@@ -29,7 +29,7 @@ from kodojo.loader.module_list import add_unformed_module, module_patient_check_
 from kodojo.loader.module_memory import read_u64
 from kodojo.loader.module_sections import find_module_sections
 from kodojo.loader.parameters import parse_args
-from kodojo.loader.refusal import refuse
+from kodojo.loader.refusal import BUILD_AGAIN, refuse
 from kodojo.loader.relocate import apply_relocations
 from kodojo.loader.signature import SignatureCapabilities, TrustedKeys, module_sig_check
 from kodojo.loader.steps import Steps
@@ -101,7 +101,8 @@ def form_module(target: Target, info: LoadInfo, uargs: int, steps: Steps) -> Mod
         undo.callback(free_modinfo, target, mod)
 
         check(simplify_symbols, target, mod, info)
-        run(apply_relocations, target, mod, info)
+        with committing(target, mod, info):
+            run(apply_relocations, target, mod, info)
         run(post_relocation, target, mod, info)
         undo.callback(target.module_arch_cleanup, mod)
 
@@ -256,7 +257,6 @@ def post_relocation(target: Target, mod: Module, info: LoadInfo) -> dict[str, in
     module = target.image.btf.struct("module")
     mod.init = struct_pointer(mod, module, "init")
     mod.exit = struct_pointer(mod, module, "exit") if module.has("exit") else 0
-    target.commit(mod, info)
     target.sort_extable(mod)
     if mod.percpu:
         target.percpu_modcopy(mod, bytes(info.section_file_data(info.index.pcpu)))
@@ -296,6 +296,14 @@ def complete_formation(target: Target, mod: Module, info: LoadInfo) -> dict[str,
     """
     exports = verify_exported_symbols(target, mod, info)
     target.module_bug_finalize(mod, info)
+    if target.module_check_misalignment(mod):
+        raise refuse(
+            mod.name,
+            Errno.EINVAL,
+            "module-memory-misaligned",
+            "its memory does not begin and end with pages: something has overwritten its struct module",
+            BUILD_AGAIN,
+        )
     try:
         target.protect_module(mod)
     except KernelErrno:
@@ -379,6 +387,23 @@ def memory_size(mod: Module, *, init: bool) -> int:
 
 
 @contextmanager
+def committing(target: Target, mod: Module, info: LoadInfo) -> Iterator[None]:
+    """Write the module's bytes to its memory, whether they became complete or not.
+
+    The kernel works there from the start, and what a relocation does to ``struct module`` it finds when it
+    undoes what came before. A file that would damage the kernel damages nothing, however.
+    """
+    try:
+        yield
+    except DamageError:
+        raise
+    except LoadError:
+        target.commit(mod, info)
+        raise
+    target.commit(mod, info)
+
+
+@contextmanager
 def unwinding(undo: ExitStack) -> Iterator[None]:
     """Undo after a refusal, and only then: a kernel that oopsed undoes nothing."""
     try:
@@ -415,16 +440,16 @@ def auditing_failure(target: Target, info: LoadInfo) -> Iterator[None]:
         yield
     except (LoadError, KernelErrno):
         if taints_late(target):
-            target.audit_log_kern_module("?" if info.name is None else decode(info.name))
+            target.audit_log_kern_module("?" if info.name_offset is None else info.name_in_file)
         raise
-    target.audit_log_kern_module(info.label if taints_late(target) else decode(info.module_name))
+    target.audit_log_kern_module(info.name_in_file if taints_late(target) else decode(info.module_name))
 
 
 def module_deallocate(target: Target, mod: Module) -> None:
     """Free the module's memory (``kernel/module/main.c: module_deallocate``)."""
     if mod.percpu:
         target.percpu_modfree(mod)
-    target.module_memfree(module_regions(mod))
+    target.module_memfree(module_regions(target, mod))
 
 
 def unlink_mod(target: Target, mod: Module) -> None:

@@ -57,7 +57,7 @@ def blacklisted(target: Target, info: LoadInfo) -> None:
     names = encode(target.module_blacklist()).split(b",")
     if not names[-1]:
         names.pop()  # the kernel stops at the end of the string
-    if info.name not in names:
+    if not names or info.name not in names:
         return
     target.printk(3, f"Module {info.label} is blacklisted")
     raise refuse(

@@ -72,6 +72,7 @@ SLUGS = {
     "per-cpu-memory": "the kernel has no per-CPU memory left for modules",
     "init-failed": "the module's init function returned an error",
     # module_sections.py
+    "module-memory-misaligned": "the module's memory does not consist of whole pages",
     "two-constructor-tables": "there are constructors in two tables",
     # symbols.py
     "common-symbol": "a variable belongs to no object file",

@@ -273,6 +273,9 @@ class Target(Protocol):
 
     def module_memfree(self, regions: Iterable[Region]) -> None: ...
 
+    def regions_of(self, mod: Module) -> list[Region]:
+        """The module's regions as its ``struct module`` has them now."""
+
     def place_module(self, mod: Module, info: LoadInfo) -> None:
         """The end of move_module: ``struct module`` now is at ``mod.address``; region sizes and bases are in it."""
 
@@ -361,6 +364,9 @@ class Target(Protocol):
     def module_bug_finalize(self, mod: Module, info: LoadInfo) -> None: ...
 
     def module_bug_cleanup(self, mod: Module) -> None: ...
+
+    def module_check_misalignment(self, mod: Module) -> bool:
+        """Whether regions do not consist of pages, with the kernel's WARN; False where it does not look."""
 
     def protect_module(self, mod: Module) -> None:
         """``module_enable_ro/nx/x`` of complete_formation; RO_AFTER_INIT stays writable."""

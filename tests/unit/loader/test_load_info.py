@@ -103,10 +103,20 @@ def test_modinfo_at_the_end_of_the_file():
     """A tag that could go on behind the end of the file would be compared there."""
     info = info_with(b"name=x\0vermag")
     end = bytes(info.data).index(b"vermag") + 6
-    short = LoadInfo(info.data[:end], sechdrs=info.sechdrs, index=info.index, name=b"x")
+    short = LoadInfo(info.data[:end], sechdrs=info.sechdrs, index=info.index)
     with pytest.raises(DamageError):
         short.get_modinfo(b"vermagic")
     assert short.get_modinfo(b"license") is None
+
+
+def test_name_without_end():
+    """A name whose end is not in the file harms nobody until it is printed."""
+    info = info_with(b"license=GPL\0name=cut")
+    end = bytes(info.data).index(b"name=cut") + 8
+    short = LoadInfo(info.data[:end], name_offset=info.name_offset)
+    assert short.name_in_file == "cut"
+    with pytest.raises(DamageError):
+        _ = short.label
 
 
 def test_find_sec():

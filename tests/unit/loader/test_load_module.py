@@ -321,3 +321,17 @@ def test_taints_survive_a_failed_load():
     target = SpyTarget()
     refuse(target, finish(writer))
     assert target.taints == 1 << 12
+
+
+def test_misaligned_memory():
+    """Memory that does not consist of pages is refused; its BUG() table stays with the kernel, as in Linux 6.1."""
+
+    class Misaligned(SpyTarget):
+        def module_check_misalignment(self, mod):
+            return True
+
+    target = Misaligned()
+    error = refuse(target, module())
+    assert (error.errno, error.slug, error.step) == (22, "module-memory-misaligned", "complete_formation")
+    assert "module_bug_cleanup" not in target.calls
+    assert not target.allocations

@@ -9,7 +9,7 @@ from kodojo.kernel.memory import KernelMemory, StructView
 from kodojo.kernel.printk import Printk
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
-from kodojo.loader.target import KernelErrno, Module
+from kodojo.loader.target import KernelErrno, Memory, Module, Region
 
 __all__ = ["GFP_KERNEL", "GFP_NOWARN", "Part", "as_int", "pointer_or_errno"]
 
@@ -74,6 +74,19 @@ class Part:
     def of(self, mod: Module) -> StructView:
         """The module's ``struct module``."""
         return self.memory.struct("module", mod.address)
+
+    def _regions(self, view: StructView) -> dict[Memory, Region]:
+        """The regions of module memory, as ``struct module`` has them."""
+        btf = self.image.btf
+        if btf.struct("module").has("core_layout"):
+            parts = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
+        else:
+            numbers = btf.enumerators("mod_mem_type")
+            parts = {kind: f"mem[{numbers['MOD_' + kind.name]}]" for kind in Memory if "MOD_" + kind.name in numbers}
+        return {
+            kind: Region(kind, size=view.get(f"{name}.size"), base=view.get(f"{name}.base"))
+            for kind, name in parts.items()
+        }
 
     def call_int(self, function: str | int, *arguments: int | bytes | str) -> int:
         return as_int(self.call(function, *arguments))

@@ -105,6 +105,10 @@ class FormationPart(Part):
     def module_bug_cleanup(self, mod: Module) -> None:
         self.call("module_bug_cleanup", mod.address)
 
+    def module_check_misalignment(self, mod: Module) -> bool:
+        name = "module_check_misalignment"
+        return self.call.has(name) and bool(self.call(name, mod.address) & 0xFF)
+
     def protect_module(self, mod: Module) -> None:
         if self.call.has("module_enable_ro"):
             self.call("module_enable_ro", mod.address, 0)
@@ -175,7 +179,7 @@ class FormationPart(Part):
         if not mod.async_probe_requested:
             self.call("async_synchronize_full")
         two_regions = Memory.INIT in mod.regions
-        init = mod.regions[Memory.INIT if two_regions else Memory.INIT_TEXT]
+        init = self._regions(view)[Memory.INIT if two_regions else Memory.INIT_TEXT]
         self.call("ftrace_free_mem", mod.address, init.base, init.base + init.size)
         mutex = self.symbol("module_mutex")
         self.call("mutex_lock", mutex)
@@ -196,7 +200,7 @@ class FormationPart(Part):
         """Init memory is no part of the module any more; the kernel's work queue frees it."""
         free = self.memory.struct("mod_initfree", self.kmalloc(self.image.btf.struct("mod_initfree").size))
         numbers = {} if Memory.INIT in mod.regions else self.image.btf.enumerators("mod_mem_type")
-        for kind, region in mod.regions.items():
+        for kind, region in self._regions(view).items():
             if not kind.is_init:
                 continue
             if kind is Memory.INIT:
@@ -207,7 +211,6 @@ class FormationPart(Part):
                 free.set(kind.value, region.base)
                 view.set(f"mem[{numbers['MOD_' + kind.name]}].base", 0)
                 view.set(f"mem[{numbers['MOD_' + kind.name]}].size", 0)
-            region.base = region.size = 0
         for member in ("btf_data", "btf_base_data"):
             if self.image.btf.struct("module").has(member):
                 view.set(member, 0)

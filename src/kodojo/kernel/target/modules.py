@@ -12,7 +12,7 @@ import numpy as np
 from kodojo.errors import FaultReport, MachineHang, decode, encode
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import Part
-from kodojo.loader.target import Errno, KernelErrno, Memory, Module, ModuleState, Region, Symbol
+from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
 
 __all__ = ["ModulesPart"]
 
@@ -87,17 +87,8 @@ class ModulesPart(Part):
         mod.regions = self._regions(view)
         return mod
 
-    def _regions(self, view: StructView) -> dict[Memory, Region]:
-        btf = self.image.btf
-        if btf.struct("module").has("core_layout"):
-            parts = {Memory.CORE: "core_layout", Memory.INIT: "init_layout"}
-        else:
-            numbers = btf.enumerators("mod_mem_type")
-            parts = {kind: f"mem[{numbers['MOD_' + kind.name]}]" for kind in Memory if "MOD_" + kind.name in numbers}
-        return {
-            kind: Region(kind, size=view.get(f"{name}.size"), base=view.get(f"{name}.base"))
-            for kind, name in parts.items()
-        }
+    def regions_of(self, mod: Module) -> list[Region]:
+        return list(self._regions(self.of(mod)).values())
 
     def set_field(self, mod: Module, member: str, value: int) -> None:
         self.of(mod).set(member, value)
