@@ -444,7 +444,7 @@ class DryTarget:
     def synchronize_rcu(self) -> None: ...
 
     # -- parameters -----------------------------------------------------------------------------------
-    def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
+    def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
         param = self._params[mod][index]
         errno = set_value(self, mod, param, value, self._param_ops)
         if errno is None:
@@ -463,7 +463,7 @@ class DryTarget:
             return 0, param.flags
         return struct.unpack("<I", raw)[0], param.flags
 
-    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
+    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None, offsets: tuple[int, int]) -> bool:
         head, dot, tail = name.partition(b".")
         return (tail if dot else head) == b"dyndbg"
 
@@ -483,10 +483,13 @@ class DryTarget:
 
     def free_module_elf(self, mod: Module) -> None: ...
 
+    def allocate_initfree(self, mod: Module) -> int:
+        return 0
+
     def do_one_initcall(self, mod: Module) -> int:
         return 0
 
-    def after_init(self, mod: Module) -> None:
+    def after_init(self, mod: Module, initfree: int) -> None:
         self.module_memfree(region for region in mod.regions.values() if region.kind.is_init)
 
     def wait_for_async(self) -> None: ...

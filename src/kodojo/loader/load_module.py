@@ -336,9 +336,15 @@ def do_init_module(target: Target, mod: Module, steps: Steps) -> None:
     Raises LoadError with the errno that init returned. Source: ``kernel/module/main.c: do_init_module``.
     """
     steps.begin("do_init_module", address=mod.init)
+    try:
+        initfree = target.allocate_initfree(mod)
+    except KernelErrno:
+        remove_failed(target, mod)
+        raise
     result = target.do_one_initcall(mod) if mod.init else 0
     steps.note(returned=result)
     if result < 0:
+        target.kfree(initfree)
         remove_failed(target, mod)
         raise refuse(
             mod.name,
@@ -358,7 +364,7 @@ def do_init_module(target: Target, mod: Module, steps: Steps) -> None:
     steps.begin("live", core=memory_size(mod, init=False), freed=memory_size(mod, init=True))
     target.set_state(mod, ModuleState.LIVE)
     target.notify(mod, ModuleState.LIVE)
-    target.after_init(mod)
+    target.after_init(mod, initfree)
     for region in mod.regions.values():
         if region.kind.is_init:
             region.base = region.size = region.text_size = region.ro_size = region.ro_after_init_size = 0

@@ -120,7 +120,8 @@ def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict
     failure: LoadError | None = None
     names: list[str] = []
     while position < len(args):
-        param, value, position = next_arg(args, position)
+        start = position
+        param, value, position = next_arg(args, start)
         if value is None and param == b"--":
             if failure is None:
                 rest = decode(args[position:])
@@ -128,10 +129,10 @@ def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict
             break
         known = params.get(param.replace(b"-", b"_"))
         if known is None:
-            unknown_module_param_cb(target, mod, param, value)
+            unknown_module_param_cb(target, mod, param, value, offsets(args, start, param))
             continue
         names.append(decode(known.name))
-        errno = _set(target, mod, known, value)
+        errno = _set(target, mod, known, value, offsets(args, start, param)[1])
         if errno:
             failure = _refused(target, mod, known, param, value, errno)
             info.steps.also(failure)
@@ -147,14 +148,21 @@ def _first_by_name(params: list[KernelParam]) -> dict[bytes, KernelParam]:
     return by_name
 
 
-def _set(target: Target, mod: Module, param: KernelParam, value: bytes | None) -> int:
+def offsets(args: bytes, start: int, param: bytes) -> tuple[int, int]:
+    """Where name and value of the argument at ``start`` are, behind quotes (see :func:`next_arg`)."""
+    name = start + (args[start : start + 1] == b'"')
+    value = name + len(param) + 1
+    return name, value + (args[value : value + 1] == b'"')
+
+
+def _set(target: Target, mod: Module, param: KernelParam, value: bytes | None, offset: int) -> int:
     """``kernel/params.c: parse_one`` for a parameter that was found: 0 or a positive errno."""
     ops_flags, flags = target.parameter_flags(mod, param.index)
     if value is None and not ops_flags & KERNEL_PARAM_OPS_FL_NOARG:
         return Errno.EINVAL
     if not param_check_unsafe(target, param.name, flags):
         return Errno.EPERM
-    return target.set_parameter(mod, param.index, value)
+    return target.set_parameter(mod, param.index, value, offset)
 
 
 def param_check_unsafe(target: Target, name: bytes, flags: int) -> bool:
@@ -209,7 +217,9 @@ def _refused(
     return refuse(mod.name, errno, slug, why, "See the module's parameters: modinfo -p.", detail)
 
 
-def unknown_module_param_cb(target: Target, mod: Module, param: bytes, value: bytes | None) -> None:
+def unknown_module_param_cb(
+    target: Target, mod: Module, param: bytes, value: bytes | None, places: tuple[int, int]
+) -> None:
     """Arguments that are no parameter of the module: ``async_probe``, ``dyndbg``, or ignored.
 
     Source: ``kernel/module/main.c: unknown_module_param_cb``.
@@ -218,7 +228,7 @@ def unknown_module_param_cb(target: Target, mod: Module, param: bytes, value: by
         wanted = kstrtobool(value)
         _request_async_probe(target, mod, wanted=wanted is None or wanted)
         return
-    if not target.dyndbg_parameter(mod, param, value):
+    if not target.dyndbg_parameter(mod, param, value, places):
         # ddebug_dyndbg_param_cb has cut the name at its first dot.
         name = decode(param.partition(b".")[0])
         target.printk(4, f"{mod.name}: unknown parameter '{name}' ignored")

@@ -386,17 +386,21 @@ class Target(Protocol):
     def synchronize_rcu(self) -> None: ...
 
     # -- parameters ---------------------------------------------------------------------------------
-    def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
+    def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
         """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: 0 or positive errno.
 
         :param value: None where the argument has no ``=``.
+        :param offset: of the value in the argument string.
         """
 
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
         """``ops->flags`` (1: may be without value) and ``flags`` (1: unsafe, 2: hardware) of the parameter."""
 
-    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
-        """``ddebug_dyndbg_module_param_cb``: True if it took the parameter."""
+    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None, offsets: tuple[int, int]) -> bool:
+        """``ddebug_dyndbg_module_param_cb``: True if it took the parameter.
+
+        :param offsets: of name and value in the argument string.
+        """
 
     def async_probe_default(self) -> bool:
         """``module.async_probe``; False where the kernel has no such parameter."""
@@ -413,10 +417,13 @@ class Target(Protocol):
 
     def free_module_elf(self, mod: Module) -> None: ...
 
+    def allocate_initfree(self, mod: Module) -> int:
+        """A ``struct mod_initfree`` for the module's init memory; ENOMEM."""
+
     def do_one_initcall(self, mod: Module) -> int:
         """Run ``mod->init`` (blacklist, checks of preemption and interrupts included): its value as C int."""
 
-    def after_init(self, mod: Module) -> None:
+    def after_init(self, mod: Module, initfree: int) -> None:
         """What do_init_module does after the LIVE notifiers.
 
         KOBJ_ADD uevent, waiting for asynchronous work, ftrace, trimming of the exception table, kallsyms,

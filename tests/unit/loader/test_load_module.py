@@ -112,7 +112,7 @@ def test_failing_init(late):
     assert (error.errno, error.slug, error.step) == (19, "init-failed", "do_init_module")
     start = target.calls.index("init")
     assert target.calls[start:] == [
-        "init", "set_state GOING", "synchronize_rcu", "module_put", "notify GOING", "klp_module_going",
+        "init", "kfree", "set_state GOING", "synchronize_rcu", "module_put", "notify GOING", "klp_module_going",
         "ftrace_release_mod", "mod_sysfs_teardown", "set_state UNFORMED", "dynamic_debug_remove",
         "module_arch_cleanup", "module_unload_free", "destroy_params", "module_bug_cleanup", "unlink_module",
         "module_memfree", "kfree", "module_memfree", "wake_module_wq",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kodojo.errors import encode
 from kodojo.image.image import Image
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.faults import Faults
@@ -17,6 +18,7 @@ GFP_KERNEL = 0xCC0  # include/linux/gfp_types.h: __GFP_RECLAIM | __GFP_IO | __GF
 GFP_NOWARN = 0x2000
 _FIRST_ERROR_POINTER = (1 << 64) - 4095
 _STACK_STRING = 1024
+_RECORD_LIMIT = 1000  # printk cuts a record at LOG_LINE_MAX (1024) with its prefix
 
 
 def as_int(value: int) -> int:
@@ -97,6 +99,16 @@ class Part:
         if value < 0:
             raise KernelErrno(-value)
 
+    def packed(self, type_name: str, members: dict[str, int]) -> bytes:
+        """A C structure with these members, the others 0. Members that it has not are left out."""
+        struct = self.image.btf.struct(type_name)
+        content = bytearray(struct.size)
+        for path, value in members.items():
+            if struct.has(path.partition(".")[0]):
+                field = struct.field(path)
+                content[field.offset : field.offset + field.size] = value.to_bytes(field.size, "little")
+        return bytes(content)
+
     def kmalloc(self, size: int) -> int:
         """``kmalloc(size, GFP_KERNEL)``; KernelErrno(ENOMEM) where the kernel has none."""
         address = self.call(self.call.first("__kmalloc", "__kmalloc_noprof"), size, GFP_KERNEL)
@@ -113,6 +125,9 @@ class Part:
         address = self.kmalloc(len(text) + 1)
         self.memory.write(address, text + b"\0")
         return address
+
+    def printk(self, level: int, text: str) -> None:
+        self.with_string("_printk", (), b"\x01%d" % level + encode(text)[:_RECORD_LIMIT].replace(b"%", b"%%") + b"\n")
 
     def with_string(self, function: str, before: tuple[int, ...], text: bytes, *after: int) -> int:
         """Call a function with a string among its arguments, wherever there is room for it."""

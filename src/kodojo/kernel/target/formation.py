@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from kodojo.image.elf import SHDR
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import Part, as_int
@@ -22,33 +19,30 @@ _DDEBUG_SIZE, _EXTABLE_SIZE = 56, 12
 class FormationPart(Part):
     """From relocated bytes to state COMING, and what undoes it."""
 
-    @contextmanager
-    def _load_info(self, mod: Module, info: LoadInfo) -> Iterator[StructView]:
-        """A ``struct load_info`` in the kernel's memory, with section headers as they are now."""
+    def _give_headers(self, info: LoadInfo) -> int:
+        """Section headers as they are now, in the temporary copy; their address."""
         headers = info.address + int(info.header["e_shoff"])
         self.memory.write(headers, info.sechdrs.astype(SHDR).tobytes())
-        size = self.image.btf.struct("load_info").size
-        address = self.kmalloc(size)
-        self.memory.write(address, bytes(size))
-        view = self.memory.struct("load_info", address)
+        return headers
+
+    def _load_info(self, mod: Module, info: LoadInfo) -> bytes:
+        """A ``struct load_info`` for the stack, which is where the kernel has it."""
         strings = int(info.sechdrs[int(info.header["e_shstrndx"])]["sh_offset"])
-        view.set("name", self.of(mod).address_of("name"))
-        view.set("mod", mod.address)
-        view.set("hdr", info.address)
-        view.set("len", info.length)
-        view.set("sechdrs", headers)
-        view.set("secstrings", info.address + strings)
-        view.set("strtab", info.address + int(info.sechdrs[info.index.str]["sh_offset"]))
+        members = {
+            "name": self.of(mod).address_of("name"),
+            "mod": mod.address,
+            "hdr": info.address,
+            "len": info.length,
+            "sechdrs": self._give_headers(info),
+            "secstrings": info.address + strings,
+            "strtab": info.address + info.strtab,
+            "sig_ok": int(info.sig_ok),
+        }
         for member in ("symoffs", "stroffs", "init_typeoffs", "core_typeoffs", "mod_kallsyms_init_off"):
-            view.set(member, getattr(info, member))
-        view.set("sig_ok", int(info.sig_ok))
+            members[member] = getattr(info, member)
         for member in _INDICES:
-            view.set(f"index.{member}", getattr(info.index, member))
-        try:
-            yield view
-        finally:
-            if self.call.stopped is None:
-                self.kfree(address)
+            members[f"index.{member}"] = getattr(info.index, member)
+        return self.packed("load_info", members)
 
     def sort_extable(self, mod: Module) -> None:
         view = self.of(mod)
@@ -56,12 +50,10 @@ class FormationPart(Part):
         self.call("sort_extable", start, start + _EXTABLE_SIZE * view.get("num_exentries"))
 
     def add_kallsyms(self, mod: Module, info: LoadInfo) -> None:
-        with self._load_info(mod, info) as guest:
-            self.call("add_kallsyms", mod.address, guest.address)
+        self.call("add_kallsyms", mod.address, self._load_info(mod, info))
 
     def module_finalize(self, mod: Module, info: LoadInfo) -> None:
-        with self._load_info(mod, info) as guest:
-            self.checked("module_finalize", guest.get("hdr"), guest.get("sechdrs"), mod.address)
+        self.checked("module_finalize", info.address, self._give_headers(info), mod.address)
 
     def module_arch_cleanup(self, mod: Module) -> None:
         self.call("module_arch_cleanup", mod.address)
@@ -85,22 +77,20 @@ class FormationPart(Part):
         address, count = info.section_objs(b"__dyndbg", _DDEBUG_SIZE)
         if not count:
             return
-        with self._load_info(mod, info) as guest:
-            classes_size = self.image.btf.struct("ddebug_class_map").size
-            classes, class_count = info.section_objs(b"__dyndbg_classes", classes_size)
-            guest.set("dyndbg.descs", address)
-            guest.set("dyndbg.num_descs", count)
-            guest.set("dyndbg.classes", classes)
-            guest.set("dyndbg.num_classes", class_count)
-            self.call("ddebug_add_module", guest.address_of("dyndbg"), self.of(mod).address_of("name"))
+        classes_size = self.image.btf.struct("ddebug_class_map").size
+        classes, class_count = info.section_objs(b"__dyndbg_classes", classes_size)
+        table = self.packed(
+            "_ddebug_info",
+            {"descs": address, "num_descs": count, "classes": classes, "num_classes": class_count},
+        )
+        self.call("ddebug_add_module", table, self.of(mod).address_of("name"))
 
     def dynamic_debug_remove(self, mod: Module) -> None:
         if self._dynamic_debug_is_ours():
             self.call("ddebug_remove_module", self.of(mod).address_of("name"))
 
     def module_bug_finalize(self, mod: Module, info: LoadInfo) -> None:
-        with self._load_info(mod, info) as guest:
-            self.call("module_bug_finalize", guest.get("hdr"), guest.get("sechdrs"), mod.address)
+        self.call("module_bug_finalize", info.address, self._give_headers(info), mod.address)
 
     def module_bug_cleanup(self, mod: Module) -> None:
         self.call("module_bug_cleanup", mod.address)
@@ -152,24 +142,30 @@ class FormationPart(Part):
     # -- sysfs ----------------------------------------------------------------------------------------
     def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None:
         view = self.of(mod)
-        with self._load_info(mod, info) as guest:
-            self.checked("mod_sysfs_setup", mod.address, guest.address, view.get("kp"), view.get("num_kp"))
+        load_info = self._load_info(mod, info)
+        self.checked("mod_sysfs_setup", mod.address, load_info, view.get("kp"), view.get("num_kp"))
 
     def mod_sysfs_teardown(self, mod: Module) -> None:
         self.call("mod_sysfs_teardown", mod.address)
 
     def copy_module_elf(self, mod: Module, info: LoadInfo) -> None:
-        with self._load_info(mod, info) as guest:
-            self.checked("copy_module_elf", mod.address, guest.address)
+        self.checked("copy_module_elf", mod.address, self._load_info(mod, info))
 
     def free_module_elf(self, mod: Module) -> None:
         self.call("free_module_elf", mod.address)
 
     # -- init and after -------------------------------------------------------------------------------
+    def allocate_initfree(self, mod: Module) -> int:
+        free = self.memory.struct("mod_initfree", self.kmalloc(self.image.btf.struct("mod_initfree").size))
+        for kind, region in self._regions(self.of(mod)).items():
+            if kind.is_init:
+                free.set("module_init" if kind is Memory.INIT else kind.value, region.base)
+        return free.address
+
     def do_one_initcall(self, mod: Module) -> int:
         return self.call_int("do_one_initcall", mod.init)
 
-    def after_init(self, mod: Module) -> None:
+    def after_init(self, mod: Module, initfree: int) -> None:
         view = self.of(mod)
         self.call(
             "kobject_uevent",
@@ -186,38 +182,40 @@ class FormationPart(Part):
         self.call("module_put", mod.address)
         self.call("trim_init_extable", mod.address)
         view.set("kallsyms", view.address_of("core_kallsyms"))
-        if two_regions:
-            self.call("module_enable_ro", mod.address, 1)
-        else:
-            self.call("module_enable_rodata_ro", mod.address, 1)
+        self._protect_after_init(mod)
         self.call("mod_tree_remove_init", mod.address)
         self.call("module_arch_freeing_init", mod.address)
-        self._forget_init(mod, view)
+        self._forget_init(view)
+        self._queue_for_freeing(self.memory.struct("mod_initfree", initfree))
         self.call("mutex_unlock", mutex)
         self.call("__wake_up", self.symbol("module_wq"), 3, 0, 0)
 
-    def _forget_init(self, mod: Module, view: StructView) -> None:
-        """Init memory is no part of the module any more; the kernel's work queue frees it."""
-        free = self.memory.struct("mod_initfree", self.kmalloc(self.image.btf.struct("mod_initfree").size))
-        numbers = {} if Memory.INIT in mod.regions else self.image.btf.enumerators("mod_mem_type")
-        for kind, region in self._regions(view).items():
-            if not kind.is_init:
-                continue
-            if kind is Memory.INIT:
-                free.set("module_init", region.base)
-                for member in ("base", "size", "ro_size", "ro_after_init_size", "text_size"):
-                    view.set(f"init_layout.{member}", 0)
-            else:
-                free.set(kind.value, region.base)
-                view.set(f"mem[{numbers['MOD_' + kind.name]}].base", 0)
-                view.set(f"mem[{numbers['MOD_' + kind.name]}].size", 0)
+    def _protect_after_init(self, mod: Module) -> None:
+        if self.call.has("module_enable_ro"):
+            self.call("module_enable_ro", mod.address, 1)
+            return
+        value = self.call_int("module_enable_rodata_ro", mod.address, 1)
+        if value:
+            text = f"module_enable_rodata_ro_after_init() returned {value}"
+            self.printk(4, f"{mod.name}: {text}, ro_after_init data might still be writable")
+
+    def _forget_init(self, view: StructView) -> None:
+        """Init memory is no part of the module any more."""
+        module = self.image.btf.struct("module")
+        if module.has("init_layout"):
+            for member in ("base", "size", "ro_size", "ro_after_init_size", "text_size"):
+                view.set(f"init_layout.{member}", 0)
+        else:
+            for name, number in self.image.btf.enumerators("mod_mem_type").items():
+                if name.startswith("MOD_INIT_"):
+                    view.set(f"mem[{number}].base", 0)
+                    view.set(f"mem[{number}].size", 0)
         for member in ("btf_data", "btf_base_data"):
-            if self.image.btf.struct("module").has(member):
+            if module.has(member):
                 view.set(member, 0)
-        self._queue_for_freeing(free)
 
     def _queue_for_freeing(self, free: StructView) -> None:
-        """``llist_add`` to init_free_list, and ``schedule_work`` if that was empty."""
+        """The kernel's work queue frees it: ``llist_add`` to init_free_list, ``schedule_work`` if that was empty."""
         head = self.symbol("init_free_list")
         first = self.memory.u64(head)
         free.set("node.next", first)
@@ -245,38 +243,39 @@ class FormationPart(Part):
             raise would_damage(mod.name, f"the operations of a parameter are at {ops:#x}, where there is nothing")
         return self.memory.struct("kernel_param_ops", ops)
 
-    def set_parameter(self, mod: Module, index: int, value: bytes | None) -> int:
+    def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
         parameter = self._parameter(mod, index)
         owner = parameter.get("mod")
-        text = self.new_string(value) if value is not None else 0
         self.call("kernel_param_lock", owner)
         try:
             setter = self._ops(mod, parameter).get("set")
-            answer = self.call_int(setter, text, parameter.address)
+            answer = self.call_int(setter, self._argument(mod, value, offset), parameter.address)
         finally:
             if self.call.stopped is None:
                 self.call("kernel_param_unlock", owner)
-            if text:
-                self.kfree(text)
         return -answer if answer < 0 else 0
+
+    def _argument(self, mod: Module, text: bytes | None, offset: int) -> int:
+        """A part of the argument string, ended where it stands, as ``next_arg`` does it; 0 for None."""
+        if text is None:
+            return 0
+        address = mod.args + offset
+        self.memory.write(address + len(text), b"\0")
+        return address
 
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
         parameter = self._parameter(mod, index)
         return self._ops(mod, parameter).get("flags"), parameter.get("flags")
 
-    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None) -> bool:
+    def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None, offsets: tuple[int, int]) -> bool:
         if not self.call.has("ddebug_dyndbg_module_param_cb"):
             return False
-        value_address = self.new_string(value) if value is not None else 0
-        name_address = self.new_string(name)
-        try:
-            answer = self.call_int(
-                "ddebug_dyndbg_module_param_cb", name_address, value_address, self.of(mod).address_of("name")
-            )
-        finally:
-            self.kfree(name_address)
-            if value_address:
-                self.kfree(value_address)
+        answer = self.call_int(
+            "ddebug_dyndbg_module_param_cb",
+            self._argument(mod, name, offsets[0]),
+            self._argument(mod, value, offsets[1]),
+            self.of(mod).address_of("name"),
+        )
         return answer == 0
 
     def async_probe_default(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kodojo.errors import FaultReport, MachineHang, decode, encode
 from kodojo.kernel.memory import StructView
-from kodojo.kernel.target.base import Part
+from kodojo.kernel.target.base import GFP_KERNEL, Part
 from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
 
 __all__ = ["ModulesPart"]
@@ -99,7 +99,7 @@ class ModulesPart(Part):
             self.kfree(view.get(member))
             view.set(member, 0)
         else:
-            view.set(member, self.new_string(text))
+            view.set(member, self.with_string("kstrdup", (), text, GFP_KERNEL))
 
     def set_state(self, mod: Module, state: ModuleState) -> None:
         mod.state = state

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from kodojo.errors import LogRecord, decode, encode
+from kodojo.errors import LogRecord, decode
 from kodojo.kernel.target.base import Part
 
 __all__ = ["PermissionPart"]
 
 _LOADING_MODULE = "LOADING_MODULE"
-_RECORD_LIMIT = 1024  # no record is longer; the kernel itself cuts it, sooner where it counts the prefix
 
 
 class PermissionPart(Part):
@@ -43,9 +42,6 @@ class PermissionPart(Part):
         return self.call.has("retpoline_module_ok") and not self.call("retpoline_module_ok", 0) & 0xFF
 
     # -- the log and the taints ---------------------------------------------------------------------
-    def printk(self, level: int, text: str) -> None:
-        self.with_string("_printk", (), b"\x01%d" % level + encode(text)[:_RECORD_LIMIT].replace(b"%", b"%%") + b"\n")
-
     def printk_once(self, key: str, level: int, text: str) -> None:
         if key not in self.once:
             self.once.add(key)
