@@ -242,11 +242,15 @@ class MachineError(KodojoError):
 
 
 class MachineFault(MachineError):  # noqa: N818  a fault is what it is
-    """Oops or panic in guest code."""
+    """Oops or panic in guest code.
 
-    def __init__(self, message: str, report: FaultReport, *, hint: str = "") -> None:
+    :param survived: only the task that did it died, as after most oopses; the machine goes on.
+    """
+
+    def __init__(self, message: str, report: FaultReport, *, hint: str = "", survived: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.report = report
+        self.survived = survived
 
     @property
     def registers(self) -> dict[str, int]:

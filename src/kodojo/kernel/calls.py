@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from kodojo.errors import InputError, MachineError, UnmodelledError
+from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.x86_64 import X86_64
@@ -31,6 +31,7 @@ _INTERRUPT_FLAG = 0x200
 _DIRECTION_AND_TRAP = 0x500
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _DEPTH_LIMIT = 12
+_STACK_SIZE = 1 << 14  # of a task
 
 
 class Calls:
@@ -53,6 +54,11 @@ class Calls:
         self.stopped: MachineError | None = None  # what ended the machine
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
 
+    def stack_above(self) -> tuple[int, bytes]:
+        """Address and content of the resting task's stack above all calls: a task that dies begins there anew."""
+        start = self._stack - RED_ZONE
+        return start, self.cpu.read(start, (start | (_STACK_SIZE - 1)) + 1 - start)
+
     def address(self, function: str) -> int:
         """The function's address. Raises MissingInformationError if this kernel has none of the name."""
         address = self._symbols.get(function)
@@ -64,6 +70,11 @@ class Calls:
     def under_way(self) -> bool:
         """Whether guest code waits for what Python does right now."""
         return self._depth > 0
+
+    @property
+    def nested(self) -> bool:
+        """Whether more than one call is under way."""
+        return self._depth > 1
 
     def has(self, function: str) -> bool:
         return self.image.kallsyms.get(function) is not None
@@ -112,6 +123,8 @@ class Calls:
         try:
             cpu.run(until, limit or self.limit)
         except MachineError as error:
+            if isinstance(error, MachineFault) and error.survived:
+                raise
             if self.stopped is None:
                 self.stopped = error
                 self.stopped = self.failed(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFault, MachineHang, decode
 from kodojo.kernel.calls import Calls
@@ -33,6 +34,8 @@ _CAUSE = re.compile(
     r"^(BUG: .*|kernel BUG at .*|general protection fault.*|divide error.*|invalid opcode.*|stack guard page .*|"
     r"Oops.*|Kernel panic - .*|double fault.*|int3.*|WARNING: .*|traps: .*)$"
 )
+_STOPPED = "this machine cannot be used further"
+_GO_ON = "go on from a fork that was made before, or start over (kodojo boot)"
 _TRACE_DEPTH = 32
 _SYMBOL_LENGTH = 1024
 
@@ -81,11 +84,24 @@ def warnings_in(records: Iterable[LogRecord]) -> tuple[FaultReport, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Dying:
+    """A task that has oopsed: its registers then, and the stack above all calls (see :meth:`Calls.stack_above`)."""
+
+    task: int
+    registers: dict[str, int]
+    stack: int
+    above: bytes
+
+
 class Faults:
     """Watches a machine for what must end a run.
 
+    After an oops the task that did it dies. The task at rest is dear to us: when it is about to leave, with all
+    printed that a dying task prints, it is taken back to where it rests. What it held (locks, references, memory)
+    stays held, as it does when a real insmod dies.
+
     :param scratch: a page of kernel memory for answers of the guest's functions.
-    :attr mark: number of the log record at which the present operation began.
     """
 
     def __init__(self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks, scratch: int) -> None:
@@ -95,39 +111,68 @@ class Faults:
         self._printk = printk
         self._tasks = tasks
         self._resting_task = self._tasks.current_task()
-        self.mark = 0
+        self._mark = 0
+        self._dying: _Dying | None = None
         cpu = calls.cpu
-        # Both after everything has been printed.
         cpu.add_breakpoint(calls.address("oops_end"), self._oops)
+        cpu.add_breakpoint(calls.address("do_exit"), self._exit)
         cpu.add_breakpoint(calls.address("emergency_restart"), self._panic)
         calls.failed = self._failed
 
+    def begin(self) -> None:
+        """A new operation: reports show the log from here on."""
+        self._mark = self._printk.next_sequence()
+        self._dying = None
+
     def _log(self) -> tuple[LogRecord, ...]:
-        return self._printk.records(self.mark)
+        return self._printk.records(self._mark)
 
     def _oops(self) -> None:
+        """``void oops_end(unsigned long flags, struct pt_regs *regs, int signr)``: the first of several counts."""
+        if self._dying is not None:
+            return
         frame = self._memory.read(self._calls.cpu.get("rsi"), 8 * len(_FRAME))
         registers = dict(zip(_FRAME, struct.unpack(f"<{len(_FRAME)}Q", frame), strict=True))
         registers["cr2"] = self._calls.cpu.get("cr2")
-        report = _report(self._log(), registers)
-        where = report.backtrace[0].symbol if report.backtrace else f"{registers['rip']:#x}"
-        raise MachineFault(
-            f"the kernel crashed in {where}: {report.cause}",
-            report,
-            hint="this machine cannot be used further: go on from a fork, or start over (kodojo boot)",
-        )
+        self._dying = _Dying(self._tasks.current_task(), registers, *self._calls.stack_above())
+
+    def _exit(self) -> None:
+        """``void do_exit(long code)``: the end of a task, be it that of an oops."""
+        dying = self._dying
+        if dying is None or dying.task != self._tasks.current_task():
+            return
+        survived = dying.task == self._resting_task and not self._calls.nested
+        if survived:
+            self._take_back(dying)
+        raise self._crashed(dying, survived=survived)
+
+    def _crashed(self, dying: _Dying, *, survived: bool) -> MachineFault:
+        self._dying = None
+        report = _report(self._log(), dying.registers)
+        where = report.backtrace[0].symbol if report.backtrace else f"{dying.registers['rip']:#x}"
+        state = "the task that did it is dead, and what it held stays held" if survived else _STOPPED
+        message = f"the kernel crashed in {where}: {report.cause}"
+        return MachineFault(message, report, hint=f"{state}: {_GO_ON}", survived=survived)
+
+    def _take_back(self, dying: _Dying) -> None:
+        """What ``do_exit`` does for the rest of the kernel; then the stack is as before the call."""
+        self._calls("exit_rcu")
+        self._memory.struct("task_struct", dying.task).set("__state", 0)  # TASK_RUNNING
+        self._memory.write(dying.stack, dying.above)
 
     def _panic(self) -> None:
+        """``emergency_restart()``, after everything has been printed. Oopses in interrupts come to it, too."""
+        if self._dying is not None:
+            raise self._crashed(self._dying, survived=False)
         report = _report(self._log(), self._calls.cpu.read_registers())
         panics = [record.text for record in report.log if record.text.startswith("Kernel panic")]
-        raise MachineFault(
-            f"the kernel panicked: {panics[0] if panics else report.cause}",
-            report,
-            hint="this machine cannot be used further: go on from a fork, or start over (kodojo boot)",
-        )
+        message = f"the kernel panicked: {panics[0] if panics else report.cause}"
+        raise MachineFault(message, report, hint=f"{_STOPPED}: {_GO_ON}")
 
     def _failed(self, error: MachineError) -> MachineError:
-        """Tell where it hangs; the other errors speak for themselves."""
+        """Tell where it hangs; the other errors speak for themselves, but for what follows an oops."""
+        if self._dying is not None:
+            return self._crashed(self._dying, survived=False)
         if not isinstance(error, MachineHang):
             return error
         frames = self._where()

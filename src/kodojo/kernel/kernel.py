@@ -215,7 +215,7 @@ class Kernel:
         At its end modprobe has its turn, for those in the kernel who asked for modules without waiting.
         """
         self._alive()
-        self.faults.mark = self.printk.next_sequence()
+        self.faults.begin()
         try:
             yield
         finally:

@@ -90,7 +90,7 @@ class Session:
         """The machine, for the ``with`` block; others wait.
 
         It is saved at the block's end, also when the kernel refused something (LoadError, UnloadError,
-        GuestOSError); after any other exception the state before the block stays.
+        GuestOSError); after any other exception (an oops, too) the state before the block stays.
 
         :param image: boot this one where no machine is saved; InputError if another kernel's is.
         :param fresh: work on a copy that nobody sees.

@@ -90,6 +90,7 @@ SLUGS = {
     "unknown-relocation": "there is a relocation that kernels do not know",
     "relocation-overflow": "a value does not fit into its place",
     "relocation-target-nonzero": "the place of a relocation is not empty",
+    "livepatch-symbol": "a livepatch refers to a symbol that the kernel has not, or has several times",
     "livepatch-section-name": "a livepatch's relocation section has a name that says nothing",
     # parameters.py
     "parameter-without-value": "a parameter was given without a value",

@@ -246,13 +246,10 @@ class FormationPart(Part):
     def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
         parameter = self._parameter(mod, index)
         owner = parameter.get("mod")
+        setter = self._ops(mod, parameter).get("set")
         self.call("kernel_param_lock", owner)
-        try:
-            setter = self._ops(mod, parameter).get("set")
-            answer = self.call_int(setter, self._argument(mod, value, offset), parameter.address)
-        finally:
-            if self.call.stopped is None:
-                self.call("kernel_param_unlock", owner)
+        answer = self.call_int(setter, self._argument(mod, value, offset), parameter.address)
+        self.call("kernel_param_unlock", owner)
         return -answer if answer < 0 else 0
 
     def _argument(self, mod: Module, text: bytes | None, offset: int) -> int:

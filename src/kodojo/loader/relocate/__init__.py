@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kodojo.errors import UnmodelledError, decode
+from kodojo.loader.livepatch import klp_apply_section_relocs
 from kodojo.loader.refusal import refuse
 from kodojo.loader.relocate import x86_64
 from kodojo.loader.target import Errno
@@ -47,7 +48,8 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
     for index in _relocation_sections(info.sechdrs):
         section = info.sechdrs[index]
         if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
-            klp_apply_section_relocs(target, mod, info, index)
+            entries += klp_apply_section_relocs(target, mod, info, index, apply_relocate_add)
+            sections += 1
         elif section["sh_type"] == SHT_REL:
             target.printk(3, f"module {mod.name}: REL relocation unsupported")
             raise refuse(
@@ -80,27 +82,3 @@ def _relocation_sections(sechdrs: NDArray[np.void]) -> list[int]:
     loaded = (sechdrs["sh_flags"][np.where(valid, info, 0)] & np.uint64(SHF_ALLOC)) != 0
     indices = np.flatnonzero(valid & loaded)
     return [int(index) for index in indices if index]
-
-
-def klp_apply_section_relocs(target: Target, mod: Module, info: LoadInfo, index: int) -> None:
-    """Sections that livepatch applies: those for another object wait until that object is patched.
-
-    Source: ``kernel/livepatch/core.c: klp_apply_section_relocs``.
-    """
-    if not target.image.config.enabled("LIVEPATCH"):
-        return
-    name = info.section_name(index)
-    prefix = b".klp.rela."
-    # sscanf ".klp.rela.%55[^.]": at least one character that is no dot, at most 55.
-    object_name = name[len(prefix) :].split(b".")[0][:55] if name.startswith(prefix) else b""
-    if not object_name:
-        target.printk(3, f"livepatch: section {decode(name)} has an incorrectly formatted name")
-        raise refuse(
-            mod.name,
-            Errno.EINVAL,
-            "livepatch-section-name",
-            f"livepatch relocation section {decode(name)} is not named .klp.rela.OBJECT.SECTION",
-            "Build the livepatch with the kernel's own tools.",
-        )
-    if object_name == b"vmlinux":
-        raise UnmodelledError(f"{mod.name}: livepatch relocations for vmlinux are not modelled yet")
