@@ -146,9 +146,13 @@ def test_what_a_dying_task_leaves(kernel, built, how):
 @pytest.mark.parametrize("how", [3, 4])
 def test_a_crash_elsewhere(kernel, built, how):
     """What crashes in an interrupt or in another task ends the machine for us, with a complete report."""
-    with pytest.raises(MachineFault) as fault:
+
+    def load_and_wait():
         kernel.insmod(built["kd_dies"], f"how={how}")
         kernel.sleep(1)
+
+    with pytest.raises(MachineFault) as fault:
+        load_and_wait()
     assert not fault.value.survived
     assert "---[ end trace 0000000000000000 ]---" in [record.text for record in fault.value.log]
     assert "kd_dies_now" in reliable(fault.value)[0]
