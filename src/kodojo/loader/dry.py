@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kodojo.errors import DamageError, ImageError, LogRecord, decode
 from kodojo.image.tree import fold
 from kodojo.loader.described_modules import DescribedModules
+from kodojo.loader.dry_formation import mod_sysfs_setup, static_call_add_module, trace_module_add_events
 from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
 from kodojo.loader.load_info import NAME_OFFSET
 from kodojo.loader.module_list import MODULE_NAME_LEN
@@ -105,7 +106,8 @@ class DryTarget:
         self._lock_debugging = True
         self._modules: list[Module] = []
         self._fields: dict[Module, dict[str, int]] = {}
-        self._exports: dict[Module, tuple[list[Symbol], list[Symbol]]] = {}
+        self._infos: dict[Module, LoadInfo] = {}
+        self._exports: dict[tuple[Module, str], list[Symbol]] = {}
         self._params: dict[Module, list[KernelParam]] = {}
         self._user: dict[int, bytes] = {}
         self._files: dict[int, bytes] = {}
@@ -301,11 +303,7 @@ class DryTarget:
         return bytes(content)
 
     def commit(self, mod: Module, info: LoadInfo) -> None:
-        self._exports[mod] = tuple(
-            self._kernel_symbols(mod, prefix)
-            for prefix in ("", "gpl_")  # type: ignore[assignment]
-        )
-        self._params[mod] = kernel_params(mod, info)
+        self._infos[mod] = info
 
     def percpu_modalloc(self, mod: Module, size: int, align: int) -> int:
         start = -(-self._percpu_used // max(align, 1)) * max(align, 1)
@@ -338,12 +336,12 @@ class DryTarget:
         for mod in self._modules:
             if mod.state == ModuleState.UNFORMED:
                 continue
-            for table in self._exports[mod][: 1 + gplok]:
-                symbol = _bsearch(table, name)
+            for prefix in ("", "gpl_")[: 1 + gplok]:
+                symbol = _bsearch(self._kernel_symbols(mod, prefix), name)
                 if symbol is not None:
                     return symbol
         # Names that the module itself exports are looked up when its tables are there; only then are they.
-        resolving = not any(mod.state == ModuleState.UNFORMED and mod in self._exports for mod in self._modules)
+        resolving = not any(mod.state == ModuleState.UNFORMED and mod in self._infos for mod in self._modules)
         return self._described.presume(name, gplok=gplok) if self._described.active and resolving else None
 
     def stand_in(self, names: Iterable[str]) -> None:
@@ -352,15 +350,17 @@ class DryTarget:
         wanted = [name for name in map(fold, names) if name not in loaded]
         if self._described.active and wanted:
             for mod, exports in self._described.stand_ins(wanted):
-                self._exports[mod] = exports
+                self._exports[mod, ""], self._exports[mod, "gpl_"] = exports
                 self._modules.insert(0, mod)
 
     def _kernel_symbols(self, mod: Module, prefix: str) -> list[Symbol]:
         """The export table of a module, in its order."""
+        if (mod, prefix) in self._exports:
+            return self._exports[mod, prefix]
         fields = self._fields[mod]
         start = fields.get(f"{prefix}syms", 0)
         crcs = fields.get(f"{prefix}crcs", 0)
-        symbols = []
+        symbols = self._exports[mod, prefix] = []
         for index in range(fields.get(f"num_{prefix}syms", 0)):
             entry = start + KERNEL_SYMBOL_SIZE * index
             crc = struct.unpack("<I", read_bytes(mod, crcs + 4 * index, 4))[0] if crcs else None
@@ -437,7 +437,11 @@ class DryTarget:
 
     def klp_module_going(self, mod: Module) -> None: ...
 
-    def notify_coming(self, mod: Module) -> None: ...
+    def notify_coming(self, mod: Module) -> None:
+        fields = self._fields[mod]
+        trace_module_add_events(self, mod, fields.get("num_trace_events", 0))
+        sites = fields.get("static_call_sites", 0), fields.get("num_static_call_sites", 0)
+        static_call_add_module(self, mod, self._infos[mod], *sites)
 
     def notify(self, mod: Module, state: ModuleState) -> None: ...
 
@@ -445,14 +449,19 @@ class DryTarget:
 
     # -- parameters -----------------------------------------------------------------------------------
     def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
-        param = self._params[mod][index]
+        param = self._kernel_params(mod)[index]
         errno = set_value(self, mod, param, value, self._param_ops)
         if errno is None:
             self.unchecked.append(decode(param.name))
         return errno or 0
 
+    def _kernel_params(self, mod: Module) -> list[KernelParam]:
+        if mod not in self._params:
+            self._params[mod] = kernel_params(mod, self._infos[mod])
+        return self._params[mod]
+
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
-        param = self._params[mod][index]
+        param = self._kernel_params(mod)[index]
         known = self._param_ops.get(param.ops)
         if known is not None:
             return int(known in NOARG), param.flags
@@ -474,8 +483,7 @@ class DryTarget:
 
     # -- sysfs, init, exit ----------------------------------------------------------------------------
     def mod_sysfs_setup(self, mod: Module, info: LoadInfo) -> None:
-        if not mod.name:  # a kobject has to have a name
-            raise KernelErrno(Errno.EINVAL)
+        mod_sysfs_setup(self, mod, info, self._kernel_params(mod))
 
     def mod_sysfs_teardown(self, mod: Module) -> None: ...
 
