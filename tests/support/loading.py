@@ -96,6 +96,9 @@ class SpyTarget(DryTarget):
         noted.__name__ = name
         return noted
 
+    def do_mod_ctors(self, mod: Module) -> None:
+        self.calls.append("constructors")
+
     def do_one_initcall(self, mod: Module) -> int:
         self.calls.append("init")
         return self.init

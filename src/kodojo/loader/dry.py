@@ -494,6 +494,8 @@ class DryTarget:
     def allocate_initfree(self, mod: Module) -> int:
         return 0
 
+    def do_mod_ctors(self, mod: Module) -> None: ...
+
     def do_one_initcall(self, mod: Module) -> int:
         return 0
 

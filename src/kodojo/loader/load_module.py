@@ -341,6 +341,7 @@ def do_init_module(target: Target, mod: Module, steps: Steps) -> None:
     except KernelErrno:
         remove_failed(target, mod)
         raise
+    target.do_mod_ctors(mod)
     result = target.do_one_initcall(mod) if mod.init else 0
     steps.note(returned=result)
     if result < 0:

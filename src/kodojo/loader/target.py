@@ -420,6 +420,9 @@ class Target(Protocol):
     def allocate_initfree(self, mod: Module) -> int:
         """A ``struct mod_initfree`` for the module's init memory; ENOMEM."""
 
+    def do_mod_ctors(self, mod: Module) -> None:
+        """Call the module's constructors, in kernels that were built to have such."""
+
     def do_one_initcall(self, mod: Module) -> int:
         """Run ``mod->init`` (blacklist, checks of preemption and interrupts included): its value as C int."""
 

@@ -335,3 +335,22 @@ def test_misaligned_memory():
     assert (error.errno, error.slug, error.step) == (22, "module-memory-misaligned", "complete_formation")
     assert "module_bug_cleanup" not in target.calls
     assert not target.allocations
+
+
+def test_constructors_run_before_init():
+    """Constructors, where there are any, have run when init begins; nothing else of the module has."""
+    target = SpyTarget(init=0)
+    load(target, module())
+    start = target.calls.index("constructors")
+    assert target.calls[start : start + 2] == ["constructors", "init"]
+
+
+def test_no_memory_for_the_record_of_init_memory():
+    """Where that cannot be had, init does not run, and the module goes as if its init had failed."""
+    target = SpyTarget(init=0, fail={"allocate_initfree": 12})
+    error = refuse(target, module())
+    assert (error.errno, error.slug, error.step) == (12, "out-of-memory", "do_init_module")
+    assert "init" not in target.calls
+    assert "notify GOING" in target.calls
+    assert not target.allocations
+    assert not target.modules()

@@ -162,6 +162,13 @@ class FormationPart(Part):
                 free.set("module_init" if kind is Memory.INIT else kind.value, region.base)
         return free.address
 
+    def do_mod_ctors(self, mod: Module) -> None:
+        if not self.image.btf.struct("module").has("ctors"):
+            return
+        view = self.of(mod)
+        for index in range(view.get("num_ctors")):
+            self.call(self.memory.u64(view.get("ctors") + 8 * index))
+
     def do_one_initcall(self, mod: Module) -> int:
         return self.call_int("do_one_initcall", mod.init)
 
