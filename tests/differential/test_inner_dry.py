@@ -14,7 +14,7 @@ from kodojo.loader.dry_formation import builtin_kobjects
 from kodojo.loader.syscalls import sys_finit_module, sys_init_module
 from tests.damage.outcomes import without_traces
 from tests.differential.compare import native_init_module
-from tests.support.elf_writer import ALLOC, EXEC, OBJECT, WRITE, ElfWriter, module_writer
+from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer
 
 pytestmark = pytest.mark.kernel
 
@@ -145,13 +145,17 @@ def static_call_of_own_code(kernel: Kernel, writer: ElfWriter) -> None:
     static_call(kernel, writer, "more")
 
 
-def static_call_of_own_key(kernel: Kernel, writer: ElfWriter) -> None:
-    writer.add(".data.key", bytes(16), ALLOC | WRITE, align=16)
-    writer.symbol("key", ".data.key", type=OBJECT, size=16)
-    static_call(kernel, writer, "key", 3)  # a tail call in init: nothing is patched
+def state_relocated(kernel: Kernel, writer: ElfWriter) -> None:
+    writer.relocations(".gnu.linkonce.this_module", [(0, R_X86_64_64, "work", 0)])
+
+
+def list_relocated(kernel: Kernel, writer: ElfWriter) -> None:
+    writer.relocations(".gnu.linkonce.this_module", [(16, R_X86_64_64, "work", 0)])
 
 
 CHANGES = {
+    "state-relocated": state_relocated,
+    "list-relocated": list_relocated,
     "two-sections": two_sections,
     "two-notes": two_notes,
     "two-sections-one-empty": two_sections_one_empty,

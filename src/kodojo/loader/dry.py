@@ -22,6 +22,7 @@ from kodojo.loader.load_info import NAME_OFFSET
 from kodojo.loader.module_list import MODULE_NAME_LEN
 from kodojo.loader.module_memory import find_place, read_bytes, read_string, self_relative
 from kodojo.loader.parameters import KernelParam, kernel_params
+from kodojo.loader.refusal import would_damage
 from kodojo.loader.symbols import KERNEL_SYMBOL_SIZE
 from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
 
@@ -465,12 +466,18 @@ class DryTarget:
         known = self._param_ops.get(param.ops)
         if known is not None:
             return int(known in NOARG), param.flags
+        return struct.unpack("<I", self._kernel_bytes(mod, param.ops, 4))[0], param.flags
+
+    def _kernel_bytes(self, mod: Module, address: int, size: int) -> bytes:
+        """Memory of a module or of the kernel. DamageError if there is nothing."""
+        for other in self._modules:
+            if find_place(other, address, size) is not None:
+                return read_bytes(other, address, size)
         try:
-            own = find_place(mod, param.ops, 4) is not None
-            raw = read_bytes(mod, param.ops, 4) if own else self.image.elf.read(param.ops, 4)
+            return self.image.elf.read(address, size)
         except ImageError:
-            return 0, param.flags
-        return struct.unpack("<I", raw)[0], param.flags
+            why = f"the operations of a parameter are at {address:#x}, where there is nothing"
+            raise would_damage(mod.name, why) from None
 
     def dyndbg_parameter(self, mod: Module, name: bytes, value: bytes | None, offsets: tuple[int, int]) -> bool:
         head, dot, tail = name.partition(b".")

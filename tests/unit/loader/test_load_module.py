@@ -354,3 +354,15 @@ def test_no_memory_for_the_record_of_init_memory():
     assert "notify GOING" in target.calls
     assert not target.allocations
     assert not target.modules()
+
+
+def test_parameter_without_operations():
+    """Operations that are nowhere in kernel or modules make the kernel read what is not there: damage."""
+    writer = module()
+    writer.symbol("counter_too", ".data")
+    writer.add(".texts", b"odd\0")
+    writer.symbol("texts", ".texts")
+    writer.add("__param", bytes(16) + b"\xff" * 7 + bytes(17), align=8)
+    writer.relocations("__param", [(0, 1, "texts", 0)])
+    with pytest.raises(DamageError, match="nothing"):
+        load(SpyTarget(), writer, b"odd=1")
