@@ -33,7 +33,7 @@ PARTS = {
 EXCUSES = {
     "signature": ("module verification failed", "bad-signature", "blacklisted-module"),
     "ranges of relocations": ("relocation-overflow",),
-    "struct module's size": ("struct-module-size", "would-damage-kernel"),
+    "struct module's size": ("struct-module-size", "would-damage-kernel", "relocation-target-nonzero"),
     "struct module in the file is not empty": ("",),
     "architecture": ("elf-architecture",),
     "version magic": ("vermagic",),

@@ -473,6 +473,8 @@ class DryTarget:
         for other in self._modules:
             if find_place(other, address, size) is not None:
                 return read_bytes(other, address, size)
+        if "kernel" not in self.image.describes:
+            return bytes(size)
         try:
             return self.image.elf.read(address, size)
         except ImageError:

@@ -46,7 +46,9 @@ def builtin_kobjects(image: Image) -> frozenset[str]:
     Built-in drivers add their names when they find their bus; those are not seen here.
     Source: ``kernel/params.c: param_sysfs_builtin, version_sysfs_builtin``.
     """
-    names = set()
+    names: set[str] = set()
+    if "kernel" not in image.describes:
+        return frozenset()
     start, stop = image.kallsyms.get("__start___param"), image.kallsyms.get("__stop___param")
     if start is not None and stop is not None:
         for name, _mod, _ops, perm, *_rest in KERNEL_PARAM.iter_unpack(image.elf.read(start, stop - start)):
@@ -117,7 +119,7 @@ def _sections_must_be(image: Image) -> bool:
 
     Both came at about the same time: errors that are returned, and a function of sysfs in place of this one.
     """
-    return image.kallsyms.get("module_notes_read") is None
+    return "symbols" in image.describes and image.kallsyms.get("module_notes_read") is None
 
 
 # -- notifiers ----------------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ def static_call_add_module(target: Target, mod: Module, info: LoadInfo, start: i
 
     Source: ``kernel/static_call_inline.c: static_call_add_module``.
     """
-    if not target.image.config.enabled("HAVE_STATIC_CALL_INLINE"):
+    if "kernel" not in target.image.describes or not target.image.config.enabled("HAVE_STATIC_CALL_INLINE"):
         return
     for site in range(start, start + 8 * count, 8):
         code, key = struct.unpack("<ii", read_bytes(mod, site, 8))
@@ -187,8 +189,10 @@ def _symbol_name(mod: Module, info: LoadInfo, address: int) -> str:
 
 def trace_module_add_events(target: Target, mod: Module, count: int) -> None:
     """Modules with bad taints get no trace events (``kernel/trace/trace_events.c: trace_module_add_events``)."""
+    if not count or "kernel" not in target.image.describes:
+        return
     address = target.image.kallsyms.get("trace_module_has_bad_taint")
-    if not count or address is None:
+    if address is None:
         return
     livepatch_too = ~(HARMLESS | TAINT_LIVEPATCH) & 0xFFFFFFFF
     code = target.image.elf.read(address, 64)

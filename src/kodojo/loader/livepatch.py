@@ -102,6 +102,9 @@ def _symbols_of(info: LoadInfo, index: int) -> list[int]:
 
 def klp_find_object_symbol(target: Target, mod: Module, name: str, position: int) -> int:
     """The address of a symbol of the kernel, the ``position``-th of its name; with 0 it must be the only one."""
+    if "symbols" not in target.image.describes:
+        target.image.cannot_check("symbols of livepatches: the kernel's own table of symbols is not described")
+        return 0
     addresses = target.image.kallsyms.get_all(name)
     if not addresses:
         text = f"symbol '{name}' not found in symbol table"
