@@ -123,14 +123,14 @@ class DryTarget:
     # -- modules that were loaded into another copy of the same kernel --------------------------------
     def resident(self, mod: Module) -> Resident:
         """What stays of a module; its memory does not, so that thousands can be kept."""
-        exports = self._exports[mod]
+        exports = self._kernel_symbols(mod, ""), self._kernel_symbols(mod, "gpl_")
         mod.regions = {}
         return Resident(mod, exports, self.taints, frozenset(self._printed), self._lock_debugging)
 
     def adopt(self, resident: Resident) -> None:
         """Have a module as if it had been loaded here."""
         self._modules.insert(0, resident.mod)
-        self._exports[resident.mod] = resident.exports
+        self._exports[resident.mod, ""], self._exports[resident.mod, "gpl_"] = resident.exports
         self.taints |= resident.taints
         self._printed |= resident.printed
         self._lock_debugging &= resident.lock_debugging
