@@ -18,7 +18,7 @@ GFP_KERNEL = 0xCC0  # include/linux/gfp_types.h: __GFP_RECLAIM | __GFP_IO | __GF
 GFP_NOWARN = 0x2000
 _FIRST_ERROR_POINTER = (1 << 64) - 4095
 _STACK_STRING = 1024
-_RECORD_LIMIT = 1000  # printk cuts a record at LOG_LINE_MAX (1024) with its prefix
+_RECORD_LIMIT = 1024  # no record is longer; the kernel itself cuts it, sooner where it counts the prefix
 
 
 def as_int(value: int) -> int:
