@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import numpy as np
+
 from kodojo.errors import ImageError, MissingInformationError, decode
+from kodojo.image.architecture import architecture_named
 from kodojo.image.described_index import open_described
 from kodojo.image.description import COMPLETE
 from kodojo.image.image import Image
@@ -14,6 +17,7 @@ from kodojo.image.tree import ModuleTree
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kodojo.image.arrays import Arrays
     from kodojo.image.config import Config
     from kodojo.image.description import DescriptionFiles
     from kodojo.image.elf import ElfFile
@@ -78,7 +82,7 @@ class DescribedImage(Image):
         return self._text("release") or self._missing("nothing says which release this is", COMPLETE)
 
     @property
-    def architecture(self) -> str:  # type: ignore[override]
+    def architecture(self) -> str:
         return self._text("architecture") or self._missing("nothing says which architecture this is", COMPLETE)
 
     @property
@@ -131,10 +135,15 @@ class DescribedImage(Image):
             return make_export_tables(self._files)[name].index_arrays()
 
         try:
-            return Exports(self._index.arrays(name, make))
-        except ImageError:
+            return Exports(self._placed(self._index.arrays(name, make)))
+        except (ImageError, KeyError):
             self._index.forget(name)
-            return Exports(self._index.arrays(name, make))
+            return Exports(self._placed(self._index.arrays(name, make)))
+
+    def _placed(self, arrays: Arrays) -> Arrays:
+        """The tables with addresses where this architecture has its kernel."""
+        known = self._text("architecture") or "x86_64"
+        return {**arrays, "addresses": arrays["addresses"] + np.uint64(architecture_named(known).text)}
 
     # What only some descriptions have
 

@@ -24,7 +24,6 @@ __all__ = ["describe", "make_export_tables"]
 _RANDSTRUCT = re.compile(rb'RANDSTRUCT_HASHED_SEED\s+"(\w+)"')
 
 # Addresses are not known, but each export needs one of its own, where relocations reach it.
-_ADDRESS = 0xFFFFFFFF81000000
 _ADDRESS_STEP = 16
 
 
@@ -62,12 +61,14 @@ def describe(files: DescriptionFiles) -> tuple[dict[str, bytes], dict[str, Expor
 def make_export_tables(files: DescriptionFiles) -> dict[str, Exports]:
     """Parse Module.symvers: ``exports`` of the kernel, ``module_exports`` of the modules of its tree.
 
+    The addresses are invented, and count from the beginning of the kernel's code.
+
     :raises InputError: it cannot be read.
     :raises ImageError: it is damaged.
     """
     entries = [
-        replace(export, address=_ADDRESS + _ADDRESS_STEP * number)
-        for number, export in enumerate(parse_symvers(read_symvers(files.symvers), str(files.symvers)))
+        replace(export, address=_ADDRESS_STEP * number)
+        for number, export in enumerate(parse_symvers(read_symvers(files.symvers), str(files.symvers)), start=1)
     ]
     return {
         "exports": Exports.of(export for export in entries if export.owner == VMLINUX),

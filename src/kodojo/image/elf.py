@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -16,8 +17,11 @@ from kodojo.errors import ImageError
 
 __all__ = [
     "EHDR",
+    "ELF64_LE",
     "EM_386",
+    "EM_AARCH64",
     "EM_X86_64",
+    "FORMATS",
     "MACHINES",
     "PHDR",
     "RELA",
@@ -28,69 +32,104 @@ __all__ = [
     "SHT_NOBITS",
     "SYM",
     "ElfFile",
+    "Format",
     "Section",
     "Segment",
 ]
 
-# The structures of elf.h for 64-bit little-endian files, with the names of their members there.
-EHDR = np.dtype(
-    [
-        ("e_ident", "V16"),
-        ("e_type", "<u2"),
-        ("e_machine", "<u2"),
-        ("e_version", "<u4"),
-        ("e_entry", "<u8"),
-        ("e_phoff", "<u8"),
-        ("e_shoff", "<u8"),
-        ("e_flags", "<u4"),
-        ("e_ehsize", "<u2"),
-        ("e_phentsize", "<u2"),
-        ("e_phnum", "<u2"),
-        ("e_shentsize", "<u2"),
-        ("e_shnum", "<u2"),
-        ("e_shstrndx", "<u2"),
-    ]
-)
-PHDR = np.dtype(
-    [
-        ("p_type", "<u4"),
-        ("p_flags", "<u4"),
-        ("p_offset", "<u8"),
-        ("p_vaddr", "<u8"),
-        ("p_paddr", "<u8"),
-        ("p_filesz", "<u8"),
-        ("p_memsz", "<u8"),
-        ("p_align", "<u8"),
-    ]
-)
-SHDR = np.dtype(
-    [
-        ("sh_name", "<u4"),
-        ("sh_type", "<u4"),
-        ("sh_flags", "<u8"),
-        ("sh_addr", "<u8"),
-        ("sh_offset", "<u8"),
-        ("sh_size", "<u8"),
-        ("sh_link", "<u4"),
-        ("sh_info", "<u4"),
-        ("sh_addralign", "<u8"),
-        ("sh_entsize", "<u8"),
-    ]
-)
-SYM = np.dtype(
-    [
-        ("st_name", "<u4"),
-        ("st_info", "u1"),
-        ("st_other", "u1"),
-        ("st_shndx", "<u2"),
-        ("st_value", "<u8"),
-        ("st_size", "<u8"),
-    ]
-)
-RELA = np.dtype([("r_offset", "<u8"), ("r_info", "<u8"), ("r_addend", "<i8")])
+
+def _structure(order: str, members: str) -> np.dtype[np.void]:
+    """The dtype of a C structure: ``u4 name`` for each member, in order and without padding."""
+    pairs = [member.split() for member in members.split(",")]
+    return np.dtype([(name, kind if kind[0] == "V" else order + kind) for kind, name in pairs])
+
+
+@dataclass(frozen=True)
+class Format:
+    """The structures of elf.h for one class and byte order, with the names of their members there.
+
+    :param bits: 32 or 64. :param order: ``<`` or ``>``, as numpy and struct write it.
+    """
+
+    bits: int
+    order: Literal["<", ">"]
+
+    @property
+    def little(self) -> bool:
+        """Whether the lowest byte of a number comes first."""
+        return self.order == "<"
+
+    @property
+    def byteorder(self) -> Literal["little", "big"]:
+        """The byte order as ``int.from_bytes`` calls it."""
+        return "little" if self.little else "big"
+
+    @property
+    def word(self) -> int:
+        """``sizeof(long)``, which is the size of an address, too."""
+        return self.bits // 8
+
+    @property
+    def mask(self) -> int:
+        """The largest address."""
+        return (1 << self.bits) - 1
+
+    @cached_property
+    def ehdr(self) -> np.dtype[np.void]:
+        """``Elf32_Ehdr`` or ``Elf64_Ehdr``, and so on."""
+        return self._of(
+            "V16 e_ident,u2 e_type,u2 e_machine,u4 e_version,W e_entry,W e_phoff,W e_shoff,u4 e_flags,u2 e_ehsize,"
+            "u2 e_phentsize,u2 e_phnum,u2 e_shentsize,u2 e_shnum,u2 e_shstrndx"
+        )
+
+    @cached_property
+    def phdr(self) -> np.dtype[np.void]:
+        if self.bits == 32:
+            return self._of(
+                "u4 p_type,u4 p_offset,u4 p_vaddr,u4 p_paddr,u4 p_filesz,u4 p_memsz,u4 p_flags,u4 p_align"
+            )
+        return self._of("u4 p_type,u4 p_flags,u8 p_offset,u8 p_vaddr,u8 p_paddr,u8 p_filesz,u8 p_memsz,u8 p_align")
+
+    @cached_property
+    def shdr(self) -> np.dtype[np.void]:
+        return self._of(
+            "u4 sh_name,u4 sh_type,W sh_flags,W sh_addr,W sh_offset,W sh_size,u4 sh_link,u4 sh_info,"
+            "W sh_addralign,W sh_entsize"
+        )
+
+    @property
+    def sh_addr(self) -> int:
+        """Where ``sh_addr`` is in a section header."""
+        return 8 + self.word
+
+    @cached_property
+    def sym(self) -> np.dtype[np.void]:
+        if self.bits == 32:
+            return self._of("u4 st_name,u4 st_value,u4 st_size,u1 st_info,u1 st_other,u2 st_shndx")
+        return self._of("u4 st_name,u1 st_info,u1 st_other,u2 st_shndx,u8 st_value,u8 st_size")
+
+    @cached_property
+    def rel(self) -> np.dtype[np.void]:
+        return self._of("W r_offset,W r_info")
+
+    @cached_property
+    def rela(self) -> np.dtype[np.void]:
+        return self._of("W r_offset,W r_info," + ("i4 r_addend" if self.bits == 32 else "i8 r_addend"))
+
+    def _of(self, members: str) -> np.dtype[np.void]:
+        return _structure(self.order, members.replace("W ", f"u{self.word} "))
+
+
+ELF64_LE = Format(64, "<")
+FORMATS = {(2, 1): ELF64_LE, (1, 1): Format(32, "<"), (2, 2): Format(64, ">"), (1, 2): Format(32, ">")}
+"""By ``e_ident[EI_CLASS]`` and ``e_ident[EI_DATA]``."""
+
+# Those of most kernels, and of all that are booted.
+EHDR, PHDR, SHDR, SYM, RELA = ELF64_LE.ehdr, ELF64_LE.phdr, ELF64_LE.shdr, ELF64_LE.sym, ELF64_LE.rela
 
 EM_386 = 3
 EM_X86_64 = 62
+EM_AARCH64 = 183
 MACHINES = {
     2: "sparc",
     EM_386: "i386",
@@ -101,7 +140,7 @@ MACHINES = {
     40: "arm",
     43: "sparc64",
     EM_X86_64: "x86_64",
-    183: "arm64",
+    EM_AARCH64: "arm64",
     243: "riscv",
     258: "loongarch",
 }
@@ -138,7 +177,7 @@ class Segment:
 
 
 class ElfFile:
-    """A 64-bit little-endian ELF file.
+    """An ELF file of any class and byte order.
 
     :param data: the file; kept, never copied as a whole.
     :param name: what messages call it.
@@ -150,9 +189,11 @@ class ElfFile:
         self.data = memoryview(data)
         if len(self.data) < EHDR.itemsize or bytes(self.data[:4]) != b"\x7fELF":
             raise ImageError(f"{name}: not an ELF file")
-        if bytes(self.data[4:6]) != b"\x02\x01":
-            raise ImageError(f"{name}: not a 64-bit little-endian ELF file")
-        self._header = np.frombuffer(self.data, EHDR, 1)[0]
+        found = FORMATS.get((self.data[4], self.data[5]))
+        if found is None:
+            raise ImageError(f"{name}: an ELF file of unknown class or byte order")
+        self.format = found
+        self._header = np.frombuffer(self.data, found.ehdr, 1)[0]
         self.machine = int(self._header["e_machine"])
         self.type = int(self._header["e_type"])
         self.entry = int(self._header["e_entry"])
@@ -173,7 +214,7 @@ class ElfFile:
     @cached_property
     def sections(self) -> dict[str, Section]:
         """The sections by name; of several with one name the first. Empty if there are no section headers."""
-        table = self._table("section headers", SHDR, "e_shoff", "e_shnum", "e_shentsize")
+        table = self._table("section headers", self.format.shdr, "e_shoff", "e_shnum", "e_shentsize")
         names_index = int(self._header["e_shstrndx"])
         if names_index >= len(table):
             return {}
@@ -235,12 +276,13 @@ class ElfFile:
         raise ImageError(f"{self.name}: no string at {address:#x}")
 
     def _segments(self, kind: int) -> tuple[Segment, ...]:
-        table = self._table("program headers", PHDR, "e_phoff", "e_phnum", "e_phentsize")
+        table = self._table("program headers", self.format.phdr, "e_phoff", "e_phnum", "e_phentsize")
         found = []
-        for p_type, flags, offset, vaddr, paddr, filesz, memsz, _ in table.tolist():
-            if p_type == kind:
-                self._slice(offset, filesz, f"the segment at {vaddr:#x}")
-                found.append(Segment(vaddr, paddr, offset, filesz, max(filesz, memsz), flags))
+        names = ("p_flags", "p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz")
+        for header in table[table["p_type"] == kind]:
+            flags, offset, vaddr, paddr, filesz, memsz = (int(header[name]) for name in names)
+            self._slice(offset, filesz, f"the segment at {vaddr:#x}")
+            found.append(Segment(vaddr, paddr, offset, filesz, max(filesz, memsz), flags))
         return tuple(found)
 
     def _table(self, what: str, dtype: np.dtype[np.void], at: str, number: str, size: str) -> np.ndarray:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_exports"]
 
-_ENTRY = 12  # struct kernel_symbol with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS
-_MASK = (1 << 64) - 1
+_MEMBERS = 3  # of struct kernel_symbol: value, name, namespace
 
 
 def decode_exports(elf: ElfFile, kallsyms: Kallsyms | None) -> Iterator[Export]:
@@ -38,23 +37,34 @@ def _decode_table(
     elf: ElfFile, table: tuple[int, int], crcs: tuple[int, int] | None, *, gpl: bool
 ) -> Iterator[Export]:
     address, size = table
-    count = size // _ENTRY
-    if size % _ENTRY or (crcs is not None and crcs[1] != 4 * count):
+    order = elf.format.order
+    # Distances of 32 bits from the members themselves (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS), or else addresses.
+    width = 4 if crcs is None or crcs[1] * _MEMBERS == size else elf.format.word
+    count = size // (_MEMBERS * width)
+    if size != _MEMBERS * width * count or (crcs is not None and crcs[1] != 4 * count):
         raise ImageError(f"{elf.name}: its export table at {address:#x} has a format that kodojo does not know")
-    offsets = _array(elf, address, 3 * count, "<i4").astype(np.int64).reshape(count, 3)
-    # The value of a field is relative to the field itself.
-    places = address + np.arange(0, size, _ENTRY, dtype=np.uint64)[:, np.newaxis] + np.array([0, 4, 8], np.uint64)
-    fields = (places + offsets.astype(np.uint64)).tolist()
-    sums = [None] * count if crcs is None else _array(elf, crcs[0], count, "<u4").tolist()
-    for (value, name, namespace), (_, _, has_namespace), crc in zip(fields, offsets.tolist(), sums, strict=True):
+    members = _array(elf, address, _MEMBERS * count, f"{order}i{width}").astype(np.int64).reshape(count, _MEMBERS)
+    fields = _pointers(elf, address, members, width).tolist()
+    sums = [None] * count if crcs is None else _array(elf, crcs[0], count, f"{order}u4").tolist()
+    for (value, name, namespace), (_, _, has_namespace), crc in zip(fields, members.tolist(), sums, strict=True):
         # Exports from assembly have no pointer to a namespace, others may point to an empty string.
         space = decode(elf.string(namespace)) if has_namespace else ""
         yield Export(decode(elf.string(name)), value, crc, gpl, space or None)
 
 
-def _array(elf: ElfFile, address: int, count: int, dtype: str) -> npt.NDArray[np.int32]:
+def _pointers(elf: ElfFile, address: int, members: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint64]:
+    """What the members point to; of 32 bits on both sides, whether a first name is where it would be tells."""
+    mask = np.uint64(elf.format.mask)
+    values = members.astype(np.uint64) & mask
+    if width < elf.format.word or not len(members) or elf.offset_of(int(values[0, 1])) is None:
+        places = np.arange(members.size, dtype=np.uint64).reshape(members.shape) * np.uint64(width)
+        values = values + places + np.uint64(address) & mask
+    return values
+
+
+def _array(elf: ElfFile, address: int, count: int, dtype: str) -> npt.NDArray[np.signedinteger]:
     start = elf.offset_of(address) if count else 0
-    if start is None or start + 4 * count > len(elf.data):
+    if start is None or start + np.dtype(dtype).itemsize * count > len(elf.data):
         raise ImageError(f"{elf.name}: its export table at {address:#x} is not in the file")
     return np.frombuffer(elf.data, dtype, count, start)
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kodojo.errors import ImageError, InputError, MissingInformationError, decode
+from kodojo.errors import ImageError, InputError, MissingInformationError, UnmodelledError, decode
+from kodojo.image.architecture import architecture_of_module, describe_elf
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.image.index import Index, open_index
 from kodojo.image.locate import KernelFiles
@@ -40,6 +41,7 @@ FACTS = frozenset(
 ``messages``: all that it can print; ``module exports``: those of the modules of its tree.
 """
 
+_KEYS = "system_certificate_list"
 _PACKAGES = (".deb", ".rpm")
 # Where the kernel's linker scripts gather constant strings; those of init code stand in .init.data.
 _TEXT_SECTIONS = (".rodata", "__init_rodata", ".init.rodata", ".init.data")
@@ -53,9 +55,6 @@ class Image:
     on disk. An Image can be pickled, and used on both sides of a fork: it refers to its files.
     """
 
-    architecture = "x86_64"
-    """As ``uname -m`` says."""
-
     def __init__(
         self, vmlinuz: Path, modules: Path | None, config: Path | None, index_directory: Path | None
     ) -> None:
@@ -63,6 +62,7 @@ class Image:
         self._modules_directory = modules
         self._config_path = config
         self._index_directory = index_directory
+        self._account: dict[str, None] | None = None
 
     # Opening
 
@@ -152,7 +152,7 @@ class Image:
         return f"<Image {decode(known.facts['release']) if known else self.path}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "_modules_directory", "_config_path", "_index_directory")
+        kept = ("path", "_modules_directory", "_config_path", "_index_directory", "_account")
         return {name: self.__dict__[name] for name in kept}
 
     @cached_property
@@ -171,9 +171,16 @@ class Image:
     def describes(self) -> frozenset[str]:
         """Which facts there are (of :data:`FACTS`); asking for another one is a MissingInformationError.
 
-        Of a whole kernel that is all; one that was built without types or symbols says so when it is asked for them.
+        Of a whole kernel that is all, unless it was built without types, or with symbols for its functions only.
         """
-        return FACTS if self._build is not None else FACTS - {"module exports"}
+        missing = {"module exports"} if self._build is None else set()
+        if self.kallsyms.get(_KEYS) is None:  # no data is listed without CONFIG_KALLSYMS_ALL
+            missing.add("keys")
+        try:
+            _ = self.btf
+        except MissingInformationError:
+            missing.add("types")
+        return FACTS - missing
 
     @cached_property
     def _build(self) -> DescribedImage | None:
@@ -205,6 +212,14 @@ class Image:
     def release(self) -> str:
         """As ``uname -r`` says."""
         return self._text("release")
+
+    @cached_property
+    def architecture(self) -> str:
+        """As ``uname -m`` says."""
+        known = architecture_of_module(bytes(self.elf.data[:64]))
+        if known is None:
+            raise UnmodelledError(f"{self.path}: a kernel for {describe_elf(bytes(self.elf.data[:64]))}")
+        return known.name
 
     @property
     def banner(self) -> str:
@@ -344,10 +359,13 @@ class Image:
         """The object identifiers that the kernel knows by name."""
         from kodojo.image.oids import OidRegistry  # noqa: PLC0415
 
+        if self.kallsyms.get("oid_index") is None:  # no data is listed without CONFIG_KALLSYMS_ALL
+            return OidRegistry.default()
         return OidRegistry.from_kernel(self.elf, self.kallsyms)
 
     def for_dry_load(self) -> Image:
         """The image as a loader asks it that runs nothing; what is not known is presumed, and noted."""
+        self._account = {}
         return self
 
     def cannot_check(self, what: str) -> None:
@@ -355,12 +373,14 @@ class Image:
 
         :raises MissingInformationError: unless somebody keeps account (:meth:`for_dry_load`).
         """
-        raise MissingInformationError(f"{self.path}: {what}")
+        if self._account is None:
+            raise MissingInformationError(f"{self.path}: {what}")
+        self._account[what] = None
 
     @property
     def unmade(self) -> tuple[str, ...]:
-        """What the stages of a loader could not check (:meth:`cannot_check`)."""
-        return ()
+        """What the stages of a loader could not check since :meth:`for_dry_load` (:meth:`cannot_check`)."""
+        return tuple(self._account or ())
 
     def check(self, file: str | os.PathLike[str] | bytes, *args: str) -> Verdict:
         """Would this kernel load the file with these arguments? Nothing is booted and nothing runs.

@@ -254,7 +254,11 @@ def _facts(elf: bytes, name: str) -> dict[str, bytes]:
 def _vermagic(elf: bytes, release: bytes) -> bytes:
     """Find the string that ``same_magic()`` compares (include/linux/vermagic.h); empty if there is none."""
     pattern = re.escape(release) + (
-        rb" (?:SMP )?(?:preempt |preempt_rt )?(?:mod_unload )?(?:modversions )?(?:RANDSTRUCT\w*)?\0"
+        rb" (?:SMP )?(?:preempt |preempt_rt )?(?:mod_unload )?(?:modversions )?"
+        # MODULE_ARCH_VERMAGIC: arm64, riscv, arm, powerpc, 32-bit x86
+        rb"(?:aarch64|riscv|ARMv\d+ (?:thumb2 )?(?:p2v8 )?"
+        rb"|(?:mprofile-kernel |patchable-function-entry )?(?:relocatable )?|[\dA-Z][\dA-Z-]+ )?"
+        rb"(?:RANDSTRUCT\w*)?\0"
     )
     return max((match[0][:-1] for match in re.finditer(pattern, elf)), key=len, default=b"")
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from kodojo.errors import ImageError, MissingInformationError
 from kodojo.image.elf import ElfFile
 
-__all__ = ["Tables", "decode_kallsyms"]
+__all__ = ["Tables", "decode_kallsyms", "relative_bases"]
 
 _DIGITS = b"".join(bytes((digit, 0)) for digit in b"0123456789")
 _MAX_TOKEN = 512
@@ -78,21 +78,43 @@ def decode_kallsyms(elf: ElfFile) -> Tables:
     :raises MissingInformationError: the kernel has none.
     :raises ImageError: they are there and damaged.
     """
-    data = elf.data
+    tokens, names = _locate(elf.data, elf.name)
+    positions, lengths = _walk(elf.data, names)
+    blob, starts, types = _expand(elf.data, tokens, positions, lengths)
+    addresses = _find_addresses(elf, tokens, names, (blob, starts))
+    return Tables(blob, starts, types, addresses)
+
+
+def relative_bases(data: memoryview, name: str) -> list[tuple[int, int]]:
+    """Where in a kernel that is not linked to an address yet ``kallsyms_relative_base`` may be.
+
+    With each place: how far the symbol ``_stext`` is behind the address that belongs there.
+
+    :raises MissingInformationError: the kernel has no symbol table. ImageError: it is damaged.
+    """
+    tokens, names = _locate(data, name)
+    positions, lengths = _walk(data, names)
+    blob, starts, _ = _expand(data, tokens, positions, lengths)
+    text = _index_of(blob.tobytes(), starts, b"_stext")
+    if text is None:
+        raise ImageError(f"{name}: the kernel's symbol table (kallsyms) does not say where the kernel begins")
+    return [
+        (base_at, int.from_bytes(data[offsets_at + 4 * text : offsets_at + 4 * text + 4], "little"))
+        for base_at, offsets_at in _places(data, tokens, names)
+    ]
+
+
+def _locate(data: memoryview, name: str) -> tuple[_Tokens, _Names]:
     damaged = 0
     for tokens in _find_tokens(data):
         names = _find_names(data, tokens)
-        if names is None:
-            damaged += 1
-            continue
-        positions, lengths = _walk(data, names)
-        blob, starts, types = _expand(data, tokens, positions, lengths)
-        addresses = _find_addresses(elf, tokens, names, (blob, starts))
-        return Tables(blob, starts, types, addresses)
+        if names is not None:
+            return tokens, names
+        damaged += 1
     if damaged:
-        raise ImageError(f"{elf.name}: the kernel's symbol table (kallsyms) is damaged", hint="get the file again")
+        raise ImageError(f"{name}: the kernel's symbol table (kallsyms) is damaged", hint="get the file again")
     raise MissingInformationError(
-        f"{elf.name}: the kernel has no symbol table",
+        f"{name}: the kernel has no symbol table",
         hint="use a kernel that was built with CONFIG_KALLSYMS=y, as those of distributions are",
     )
 
@@ -120,6 +142,15 @@ def _tokens_around(data: memoryview, digits: int) -> _Tokens | None:
         if end == 0:
             return None
     start = digits - len(before) + end
+    # What is before the table may reach up to it without a NUL between them; the table itself is aligned.
+    for candidate in dict.fromkeys((start, -(-start // _ALIGN) * _ALIGN)):
+        tokens = _tokens_at(data, candidate)
+        if tokens is not None:
+            return tokens
+    return None
+
+
+def _tokens_at(data: memoryview, start: int) -> _Tokens | None:
     text = bytes(data[start : start + _PER_MARKER * _MAX_TOKEN])
     index = []
     position = 0
@@ -248,34 +279,44 @@ def _find_addresses(
     blob, starts = text
     names_text = blob.tobytes()
     landmarks = {name: _index_of(names_text, starts, name) for name in (b"_text", b"_stext", b"linux_banner")}
-    for addresses in _candidates(elf.data, tokens, names):
+    for addresses in _candidates(elf, tokens, names):
         known = {name: int(addresses[index]) for name, index in landmarks.items() if index is not None}
         if np.all(addresses[1:] >= addresses[:-1]) and _plausible(elf, known):
             return addresses
     raise ImageError(f"{elf.name}: the kernel's symbols have no addresses that kodojo understands")
 
 
-def _candidates(data: memoryview, tokens: _Tokens, names: _Names) -> list[npt.NDArray[np.uint64]]:
-    count = names.count
-    behind = -(-tokens.end // _ALIGN) * _ALIGN
-    base_before = names.count_at - 8
+def _places(data: memoryview, tokens: _Tokens, names: _Names, word: int = 8) -> list[tuple[int, int]]:
+    """Where ``kallsyms_relative_base`` and ``kallsyms_offsets`` may be."""
+    size = 4 * names.count
+    behind = -(-tokens.end // word) * word
+    base_before = names.count_at - word
     places = (
-        (base_before, (base_before - 4 * count) // _ALIGN * _ALIGN),
-        (-(-(behind + 4 * count) // _ALIGN) * _ALIGN, behind),
+        (base_before, (base_before - size) // word * word),
+        (-(-(behind + size) // word) * word, behind),
     )
+    return [
+        (base, offsets) for base, offsets in places if offsets >= 0 and max(base + word, offsets + size) <= len(data)
+    ]
+
+
+def _candidates(elf: ElfFile, tokens: _Tokens, names: _Names) -> list[npt.NDArray[np.uint64]]:
+    data, count, word = elf.data, names.count, elf.format.word
+    mask = np.uint64(elf.format.mask)
+    behind = -(-tokens.end // word) * word
     found = []
-    for base_at, offsets_at in places:
-        if offsets_at < 0 or max(base_at + 8, offsets_at + 4 * count) > len(data):
-            continue
-        base = np.frombuffer(data[base_at : base_at + 8], "<u8")  # an array: a scalar would not wrap around
+    for base_at, offsets_at in _places(data, tokens, names, word):
+        # An array: a scalar would not wrap around.
+        base = np.frombuffer(data[base_at : base_at + word], f"<u{word}").astype(np.uint64)
         offsets = np.frombuffer(data[offsets_at : offsets_at + 4 * count], "<u4")
         signed = offsets.view("<i4").astype(np.int64)
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: what is not negative is an address, the rest counts from the base.
         relative = base - np.uint64(1) - signed.astype(np.uint64)
-        found.append(np.where(signed >= 0, signed.astype(np.uint64), relative))
-        found.append(base + offsets.astype(np.uint64))
-    absolute = [at for at in (names.count_at - 8 * count, behind) if 0 <= at <= len(data) - 8 * count]
-    return found + [np.frombuffer(data[at : at + 8 * count], "<u8").astype(np.uint64) for at in absolute]
+        found.append(np.where(signed >= 0, signed.astype(np.uint64), relative & mask))
+        found.append(base + offsets.astype(np.uint64) & mask)
+    size = word * count
+    absolute = [at for at in (names.count_at - size, behind) if 0 <= at <= len(data) - size]
+    return found + [np.frombuffer(data[at : at + size], f"<u{word}").astype(np.uint64) for at in absolute]
 
 
 def _plausible(elf: ElfFile, known: dict[bytes, int]) -> bool:

@@ -78,7 +78,7 @@ class PresumedImage(DescribedImage):
         return self
 
     @property
-    def architecture(self) -> str:  # type: ignore[override]
+    def architecture(self) -> str:
         if "architecture" in self.describes:
             return super().architecture
         self.cannot_check("architecture: the description does not say for which one it is; taken for x86_64")

@@ -33,7 +33,7 @@ _X86_FAMILIES = {
 
 # Option -> __LINUX_ARM_ARCH__ (arch/arm/Makefile); a kernel for several is compiled for the oldest.
 _ARM_VERSIONS = {
-    "CPU_32v3": 3, "CPU_32v4": 4, "CPU_32v4T": 4, "CPU_32v5": 5, "CPU_32v6": 6, "CPU_32v6K": 6, "CPU_32v7M": 7,
+    "CPU_32v3": 3, "CPU_32v4": 4, "CPU_32v4T": 4, "CPU_32v5": 5, "CPU_32v6": 6, "CPU_32v7M": 7,
     "CPU_32v7": 7,
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """From what a distribution calls a kernel (``vmlinuz``) to the ELF file inside it.
 
-The formats: the bzImage of Documentation/arch/x86/boot.rst, whose payload is a compressed vmlinux; a
-vmlinux; a vmlinux that is compressed by itself. Those of other architectures are recognised and named.
+The formats: the bzImage of Documentation/arch/x86/boot.rst, whose payload is a compressed vmlinux; the ``Image`` of
+Documentation/arch/arm64/booting.rst, as it is, compressed (``Image.gz``), or as the payload of an EFI program that
+unpacks it (``vmlinuz.efi``); a vmlinux, compressed or not. Those of other architectures are recognised and named.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-from kodojo.errors import ImageError
+import numpy as np
+
+from kodojo.errors import ImageError, decode
+from kodojo.image.architecture import architecture_of_module
+from kodojo.image.arm64_image import elf_of_image, is_image
 from kodojo.image.compression import compression_of, decompress
-from kodojo.image.elf import EM_X86_64, MACHINES
+from kodojo.image.elf import ELF64_LE, EM_X86_64, MACHINES, ElfFile
 
 __all__ = ["SIZE_LIMIT", "Vmlinuz", "extract"]
 
@@ -33,8 +38,10 @@ _PE_MACHINES = {
     0x8664: "x86_64",
     0xAA64: "arm64",
 }
-_IMAGE_MAGICS = {b"ARM\x64": "arm64", b"RSC\x05": "riscv64"}
-_HINT = "give the vmlinuz or vmlinux of an x86_64 kernel"
+_IMAGE_MAGICS = {b"RSC\x05": "riscv64"}
+_R_PPC64_RELATIVE = 22
+_ZBOOT = struct.Struct("<4s4sII8x32s")  # include/linux/pe.h: the MS-DOS stub of a zboot image
+_HINT = "give the vmlinuz or vmlinux of an x86_64 or arm64 kernel"
 
 Data = bytes | memoryview | mmap.mmap
 
@@ -49,7 +56,6 @@ class Vmlinuz:
 
     elf: bytes
     setup_header: bytes
-    architecture: str = "x86_64"
 
 
 def extract(data: Data, name: str) -> Vmlinuz:
@@ -64,7 +70,19 @@ def extract(data: Data, name: str) -> Vmlinuz:
     kind = compression_of(view)
     if kind:
         view = memoryview(decompress(view, kind, SIZE_LIMIT, name))
-    return Vmlinuz(_checked_elf(view, name), b"")
+    view = _without_zboot(view, name)
+    return Vmlinuz(elf_of_image(view, name) if is_image(view) else _checked_elf(view, name), b"")
+
+
+def _without_zboot(view: memoryview, name: str) -> memoryview:
+    """The payload of an EFI zboot image (drivers/firmware/efi/libstub/zboot-header.S); what is none, as it is."""
+    if len(view) < _ZBOOT.size or bytes(view[:2]) != b"MZ" or bytes(view[4:8]) != b"zimg":
+        return view
+    _, _, start, size, kind = _ZBOOT.unpack_from(view)
+    if start + size > len(view):
+        raise _truncated(name, start + size, len(view))
+    unpacked = decompress(view[start : start + size], decode(kind.rstrip(b"\0")), SIZE_LIMIT, name)
+    return memoryview(unpacked)
 
 
 def _from_bzimage(view: memoryview, name: str) -> Vmlinuz:
@@ -106,11 +124,27 @@ def _checked_elf(view: memoryview, name: str) -> bytes:
         raise _truncated(name, 64, len(view))
     little = view[5] == 1
     machine = int.from_bytes(view[18:20], "little" if little else "big")
-    if machine != EM_X86_64:
-        raise _other(name, MACHINES.get(machine, f"ELF machine {machine}"))
-    if view[4] != 2 or not little:
-        raise _other(name, "x32")
-    return bytes(view)
+    known = architecture_of_module(bytes(view[:64]))
+    if known is None:
+        raise _other(name, "x32" if machine == EM_X86_64 else MACHINES.get(machine, f"ELF machine {machine}"))
+    return _at_link_address(view, name) if known.name == "ppc64le" else bytes(view)
+
+
+def _at_link_address(view: memoryview, name: str) -> bytes:
+    """Store the pointers that a relocatable kernel has in a table only, as if it ran where it was linked."""
+    elf = ElfFile(view, name)
+    if ".rela.dyn" not in elf.sections:
+        return bytes(view)
+    entries = np.frombuffer(elf.section_data(".rela.dyn"), ELF64_LE.rela)
+    entries = entries[entries["r_info"] == _R_PPC64_RELATIVE]
+    kernel = bytearray(view)
+    for segment in elf.segments:
+        places = (entries["r_offset"] - np.uint64(segment.vaddr)).view(np.int64)
+        inside = (places >= 0) & (places <= segment.filesz - 8)
+        where = places[inside] + segment.offset
+        octets = entries["r_addend"][inside].astype("<i8").view(np.uint8).reshape(-1, 8)
+        np.frombuffer(kernel, np.uint8)[where[:, np.newaxis] + np.arange(8)] = octets
+    return bytes(kernel)
 
 
 def _foreign(view: memoryview) -> str | None:
@@ -124,14 +158,13 @@ def _foreign(view: memoryview) -> str | None:
         pe = _u32(view, 0x3C)
         if bytes(view[pe : pe + 4]) == b"PE\0\0" and pe + 6 <= len(view):
             machine = _u16(view, pe + 4)
-            compressed = " (EFI zboot)" if bytes(view[4:8]) == b"zimg" else ""
-            if compressed or machine != 0x8664:
-                return _PE_MACHINES.get(machine, f"PE machine {machine:#x}") + compressed
+            if machine != 0x8664:
+                return _PE_MACHINES.get(machine, f"PE machine {machine:#x}")
     return None
 
 
 def _other(name: str, architecture: str) -> ImageError:
-    return ImageError(f"{name}: a kernel for {architecture}; kodojo runs x86_64 kernels", hint=_HINT)
+    return ImageError(f"{name}: a kernel for {architecture}; kodojo runs x86_64 and arm64 kernels", hint=_HINT)
 
 
 def _truncated(name: str, expected: int, found: int) -> ImageError:

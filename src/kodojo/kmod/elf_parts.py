@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple
 
 import numpy as np
 
-from kodojo.image.elf import SYM
+from kodojo.image.elf import FORMATS, Format
 
 __all__ = ["NotElfError", "Parts", "modinfo_section", "modinfo_strings", "module_parts", "section_content"]
 
-_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
-_ELFCLASS64, _ELFDATA2LSB = 2, 1
 _LONGEST_SYMBOL = 512  # KSYM_NAME_LEN
 _MOST_SYMBOLS = 1 << 16  # of one module; what is more is no module but an attempt to use up memory
 _EXPORTED = re.compile(rb"\0__ksymtab_([^\0]{1,511})(?=\0)")
 
 
 class NotElfError(ValueError):
-    """The file is no ELF file of this architecture, or a damaged one."""
+    """The file is no ELF file, or a damaged one."""
 
 
 class _Section(NamedTuple):
@@ -54,14 +50,14 @@ class Parts(NamedTuple):
 def modinfo_section(data: bytes | mmap) -> bytes | None:
     """The content of section ``.modinfo``; None if there is none.
 
-    :raises NotElfError: damaged, or no ELF file of this architecture.
+    :raises NotElfError: damaged, or no ELF file.
     """
     return section_content(data, b".modinfo")
 
 
 def section_content(data: bytes | mmap, wanted: bytes) -> bytes | None:
     """The content of the first section of that name; None if there is none. Raises NotElfError likewise."""
-    for section, name in _sections(data):
+    for section, name in _sections(data, _format(data)):
         if name == wanted:
             return _content(data, section)
     return None
@@ -69,7 +65,8 @@ def section_content(data: bytes | mmap, wanted: bytes) -> bytes | None:
 
 def module_parts(data: bytes | mmap) -> Parts:
     """Read what depmod needs of a module. Raises NotElfError as :func:`modinfo_section`."""
-    sections = list(_sections(data))
+    elf_format = _format(data)
+    sections = list(_sections(data, elf_format))
     modinfo = next((_content(data, section) for section, name in sections if name == b".modinfo"), b"")
     table = next((section for section, _ in sections if section.type == _SHT_SYMTAB), None)
     if table is None or table.link >= len(sections):
@@ -78,7 +75,7 @@ def module_parts(data: bytes | mmap) -> Parts:
     exports: list[bytes] = []
     if any(name.startswith(b"__ksymtab") for _, name in sections):
         exports = [match[1] for _, match in zip(range(_MOST_SYMBOLS), _EXPORTED.finditer(strings), strict=False)]
-    return Parts(modinfo, tuple(exports), _undefined(_content(data, table), strings))
+    return Parts(modinfo, tuple(exports), _undefined(_content(data, table), strings, elf_format))
 
 
 def modinfo_strings(section: bytes) -> list[bytes]:
@@ -86,8 +83,9 @@ def modinfo_strings(section: bytes) -> list[bytes]:
     return [entry for entry in section.split(b"\0") if entry]
 
 
-def _undefined(table: bytes, strings: bytes) -> tuple[bytes, ...]:
-    symbols = np.frombuffer(table, SYM, len(table) // SYM.itemsize)[1:]
+def _undefined(table: bytes, strings: bytes, elf_format: Format) -> tuple[bytes, ...]:
+    kind = elf_format.sym
+    symbols = np.frombuffer(table, kind, len(table) // kind.itemsize)[1:]
     names = symbols["st_name"][(symbols["st_shndx"] == 0) & (symbols["st_name"] != 0)][:_MOST_SYMBOLS]
     found = []
     for start in names.tolist():
@@ -97,20 +95,25 @@ def _undefined(table: bytes, strings: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _sections(data: bytes | mmap) -> Iterator[tuple[_Section, bytes]]:
+def _format(data: bytes | mmap) -> Format:
+    """Class and byte order of a file, whatever the architecture of this machine is."""
+    found = FORMATS.get((data[4], data[5])) if len(data) > 5 and data[:4] == b"\x7fELF" else None
+    if found is None or len(data) < found.ehdr.itemsize:
+        raise NotElfError
+    return found
+
+
+def _sections(data: bytes | mmap, elf_format: Format) -> Iterator[tuple[_Section, bytes]]:
     """The sections of a file with their names.
 
     :raises NotElfError: a table is not inside the file.
     """
-    if len(data) < _HEADER.size:
+    header = np.frombuffer(data[: elf_format.ehdr.itemsize], elf_format.ehdr)[0]
+    offset, count, names = (int(header[name]) for name in ("e_shoff", "e_shnum", "e_shstrndx"))
+    end = offset + count * elf_format.shdr.itemsize
+    if header["e_shentsize"] != elf_format.shdr.itemsize or end > len(data) or names >= count:
         raise NotElfError
-    magic, elf_class, order, *_, offset, _flags, _, _, _, entry_size, count, names = _HEADER.unpack_from(data)
-    if magic != b"\x7fELF" or (elf_class, order) != (_ELFCLASS64, _ELFDATA2LSB):
-        raise NotElfError
-    end = offset + count * _SECTION.size
-    if entry_size != _SECTION.size or end > len(data) or names >= count:
-        raise NotElfError
-    sections = [_Section._make(row) for row in _SECTION.iter_unpack(data[offset:end])]
+    sections = [_Section._make(row) for row in np.frombuffer(data[offset:end], elf_format.shdr).tolist()]
     texts = _content(data, sections[names])
     for section in sections:
         stop = texts.find(b"\0", section.name, section.name + _LONGEST_SYMBOL)

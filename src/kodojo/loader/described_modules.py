@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kodojo.image.architecture import architecture_named
 from kodojo.image.tree import fold
 from kodojo.loader.target import Module, ModuleState, Symbol
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DescribedModules"]
 
-_SOMEWHERE = 0xFFFFFFFF80800000
-"""Address of whatever is exported by nobody knows whom: in reach of relocations, like the kernel itself."""
-
 
 class DescribedModules:
     """The dependencies of a module that are taken as loaded, as far as ``Module.symvers`` lists their exports.
@@ -28,6 +26,8 @@ class DescribedModules:
     def __init__(self, image: Image) -> None:
         self.active = "module exports" in image.describes and "kernel" not in image.describes
         self._image = image
+        # Of whatever is exported by nobody knows whom: in reach of relocations, like the kernel itself.
+        self._somewhere = architecture_named(image.architecture).text
         self._any = False
         self._unlisted: list[Module] = []
         self._owners: dict[str, str] | None = None
@@ -54,7 +54,7 @@ class DescribedModules:
         """A symbol that nothing exports which is known to be loaded, but that may be there all the same."""
         if name == "module_layout":
             self._image.cannot_check("the checksum of struct module: Module.symvers does not list module_layout")
-            return Symbol(name, _SOMEWHERE, None, gpl=False, namespace=None, owner=None)
+            return Symbol(name, self._somewhere, None, gpl=False, namespace=None, owner=None)
         if not self._any:  # the module depends on nothing: what is loaded is known
             return None
         export = self._image.module_exports.find(name, gplok=gplok)
@@ -70,7 +70,7 @@ class DescribedModules:
             self._image.cannot_check(
                 f"{name}: not listed; it may belong to {owner.name}, whose exports are not known"
             )
-            return Symbol(name, _SOMEWHERE, None, gpl=False, namespace=None, owner=owner)
+            return Symbol(name, self._somewhere, None, gpl=False, namespace=None, owner=owner)
         return None
 
     def _owner_named(self, name: str) -> str | None:

@@ -8,22 +8,20 @@ what the loader would say, up to the moment when the module's own code would sta
 
 from __future__ import annotations
 
-import struct
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from kodojo.errors import DamageError, ImageError, LogRecord, decode
+from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.image.architecture import architecture_named
 from kodojo.image.tree import fold
 from kodojo.loader.described_modules import DescribedModules
 from kodojo.loader.dry_formation import mod_sysfs_setup, static_call_add_module, trace_module_add_events
 from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
-from kodojo.loader.load_info import NAME_OFFSET
-from kodojo.loader.module_list import MODULE_NAME_LEN
-from kodojo.loader.module_memory import find_place, read_bytes, read_string, self_relative
+from kodojo.loader.kernel_symbol import kernel_symbols, known_address
+from kodojo.loader.module_memory import find_place, read_bytes
 from kodojo.loader.parameters import KernelParam, kernel_params
 from kodojo.loader.refusal import would_damage
-from kodojo.loader.symbols import KERNEL_SYMBOL_SIZE
 from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
 
 if TYPE_CHECKING:
@@ -34,13 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DryTarget", "Resident"]
 
-PAGE_SIZE = 4096
-MODULES_VADDR = 0xFFFFFFFFC0000000
-MODULES_END = 0xFFFFFFFFFF000000
-VMALLOC_START = 0xFFFFC90000000000
-USER_START = 0x7F0000000000
-PERCPU_START = 0x30000
+USER_START = {32: 0x10000000, 64: 0x7F0000000000}  # by the bits of an address
+PERCPU_OFFSET = 0x30000
 PERCPU_MODULE_RESERVE = 8 << 10
+MODULES_VSIZE = 128 << 20  # arm64
 INT_MAX = (1 << 31) - 1
 
 LINKED = (
@@ -112,13 +107,16 @@ class DryTarget:
         self._params: dict[Module, list[KernelParam]] = {}
         self._user: dict[int, bytes] = {}
         self._files: dict[int, bytes] = {}
-        self._module_next = MODULES_VADDR
-        self._vmalloc_next = VMALLOC_START
-        self._user_next = USER_START
+        self._architecture = architecture_named(self.image.architecture)
+        self._page_size = self._architecture.page_size
+        self._module_next, self._module_end = module_area(self.image)
+        self._vmalloc_next = self._architecture.vmalloc
+        self._user_next = USER_START[self._architecture.format.bits]
+        self._percpu_start = percpu_start(self.image)
         self._percpu_used = 0
         self._described = DescribedModules(self.image)
-        kallsyms = self.image.kallsyms
-        self._param_ops = {address: name for name in TYPES if (address := kallsyms.get(name)) is not None}
+        places = {name: known_address(self.image, name) for name in TYPES}
+        self._param_ops = {address: name for name, address in places.items() if address is not None}
 
     # -- modules that were loaded into another copy of the same kernel --------------------------------
     def resident(self, mod: Module) -> Resident:
@@ -141,7 +139,7 @@ class DryTarget:
         """Put bytes into the caller's memory; their address. A guard page follows."""
         address = self._user_next
         self._user[address] = data
-        self._user_next += _pages(len(data)) + PAGE_SIZE
+        self._user_next += self._pages(len(data)) + self._page_size
         return address
 
     def open_file(self, content: bytes) -> int:
@@ -209,7 +207,7 @@ class DryTarget:
         if size > MEMORY:
             raise KernelErrno(Errno.ENOMEM)
         address = self._vmalloc_next
-        self._vmalloc_next += _pages(size) + PAGE_SIZE
+        self._vmalloc_next += self._pages(size) + self._page_size
         self.allocations[address] = size
         return address
 
@@ -261,15 +259,15 @@ class DryTarget:
 
     def module_alloc(self, regions: Sequence[Region]) -> None:
         regions = [region for region in regions if region.size]
-        total = sum(_pages(region.size) + PAGE_SIZE for region in regions)
-        if total > min(MEMORY, MODULES_END - self._module_next):
+        total = sum(self._pages(region.size) + self._page_size for region in regions)
+        if total > min(MEMORY, self._module_end - self._module_next):
             if self.image.has_text(b"execmem: unable to allocate memory"):
                 self.printk(4, "execmem: unable to allocate memory")
             raise KernelErrno(Errno.ENOMEM)
         for region in regions:
             region.base = self._module_next
             self.allocations[region.base] = region.size
-            self._module_next += _pages(region.size) + PAGE_SIZE
+            self._module_next += self._pages(region.size) + self._page_size
 
     def module_memfree(self, regions: Iterable[Region]) -> None:
         for region in regions:
@@ -282,9 +280,9 @@ class DryTarget:
         self._fields.setdefault(mod, {})
         region, offset = info.placement[info.index.mod]
         struct = bytes(region.data[offset : offset + int(info.sechdrs["sh_size"][info.index.mod])])
-        if "types" not in self.image.describes and any(
-            struct[:NAME_OFFSET] + struct[NAME_OFFSET + MODULE_NAME_LEN :]
-        ):
+        name = 3 * info.format.word
+        unnamed = struct[:name] + struct[name + self._architecture.module_name_len :]
+        if "types" not in self.image.describes and any(unnamed):
             self.image.cannot_check(
                 "struct module in the file is not empty: which of its members are set is not known"
             )
@@ -300,7 +298,8 @@ class DryTarget:
             if struct.has(path):
                 member = struct.field(path)
                 place = slice(member.offset, member.offset + member.size)
-                content[place] = (value & (1 << 8 * member.size) - 1).to_bytes(member.size, "little")
+                number = value & (1 << 8 * member.size) - 1
+                content[place] = number.to_bytes(member.size, self._architecture.format.byteorder)
         return bytes(content)
 
     def commit(self, mod: Module, info: LoadInfo) -> None:
@@ -311,7 +310,7 @@ class DryTarget:
         if start + size > PERCPU_MODULE_RESERVE:
             return 0
         self._percpu_used = start + size
-        return PERCPU_START + start
+        return self._percpu_start + start
 
     def percpu_modcopy(self, mod: Module, data: bytes) -> None: ...
 
@@ -361,21 +360,29 @@ class DryTarget:
         fields = self._fields[mod]
         start = fields.get(f"{prefix}syms", 0)
         crcs = fields.get(f"{prefix}crcs", 0)
+        table = kernel_symbols(self.image)
         symbols = self._exports[mod, prefix] = []
         for index in range(fields.get(f"num_{prefix}syms", 0)):
-            entry = start + KERNEL_SYMBOL_SIZE * index
-            crc = struct.unpack("<I", read_bytes(mod, crcs + 4 * index, 4))[0] if crcs else None
+            entry = start + table.size * index
+            namespace = table.namespace(mod, entry)
             symbols.append(
                 Symbol(
-                    name=decode(read_string(mod, self_relative(mod, entry + 4))),
-                    address=self_relative(mod, entry),
-                    crc=crc,
+                    name=decode(table.name(mod, entry)),
+                    address=table.address(mod, entry),
+                    crc=self._u32(read_bytes(mod, crcs + 4 * index, 4)) if crcs else None,
                     gpl=bool(prefix),
-                    namespace=_namespace(mod, entry + 8),
+                    namespace=None if namespace is None else decode(namespace),
                     owner=mod,
                 )
             )
         return symbols
+
+    def _u32(self, data: bytes) -> int:
+        return int.from_bytes(data, self._architecture.format.byteorder)
+
+    def _pages(self, size: int) -> int:
+        """``size`` rounded up to pages."""
+        return -(-size // self._page_size) * self._page_size
 
     def add_unformed_module(self, mod: Module) -> None:
         self._modules.insert(0, mod)
@@ -466,7 +473,7 @@ class DryTarget:
         known = self._param_ops.get(param.ops)
         if known is not None:
             return int(known in NOARG), param.flags
-        return struct.unpack("<I", self._kernel_bytes(mod, param.ops, 4))[0], param.flags
+        return self._u32(self._kernel_bytes(mod, param.ops, 4)), param.flags
 
     def _kernel_bytes(self, mod: Module, address: int, size: int) -> bytes:
         """Memory of a module or of the kernel. DamageError if there is nothing."""
@@ -528,22 +535,25 @@ class DryTarget:
     def module_put(self, mod: Module) -> None: ...
 
 
-def _namespace(mod: Module, field: int) -> str | None:
-    """The namespace that an entry of an export table points to; None if it points nowhere.
+def percpu_start(image: Image) -> int:
+    """Where per-CPU data of modules begins: as a pointer that a CPU's own offset is added to.
 
-    A kernel does not look before somebody uses the symbol, so a pointer to somewhere else does no harm by itself.
+    That of the kernel begins at 0 on x86-64, and where it is in the kernel elsewhere.
     """
-    (distance,) = struct.unpack("<i", read_bytes(mod, field, 4))
-    if not distance:
-        return None
-    with suppress(DamageError):
-        return decode(read_string(mod, self_relative(mod, field)))
-    return None
+    architecture = architecture_named(image.architecture)
+    if architecture.name == "x86_64":
+        return PERCPU_OFFSET
+    return (image.kallsyms.get("__per_cpu_start") or architecture.text) + PERCPU_OFFSET
 
 
-def _pages(size: int) -> int:
-    """``size`` rounded up to pages."""
-    return -(-size // PAGE_SIZE) * PAGE_SIZE
+def module_area(image: Image) -> tuple[int, int]:
+    """Where a kernel without randomized addresses puts modules: near its code, where branches reach it."""
+    architecture = architecture_named(image.architecture)
+    first, end = architecture.modules
+    if architecture.name == "aarch64":
+        etext = image.kallsyms.get("_etext")
+        return (first, end) if etext is None else (etext - MODULES_VSIZE & ~0xFFFF, etext)
+    return first, end
 
 
 def _bsearch(table: list[Symbol], name: str) -> Symbol | None:

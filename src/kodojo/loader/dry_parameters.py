@@ -10,27 +10,29 @@ import struct
 from typing import TYPE_CHECKING
 
 from kodojo.errors import decode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.module_memory import find_place, read_bytes
 from kodojo.loader.parameters import kstrtobool
 from kodojo.loader.refusal import would_damage
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
+    from kodojo.image.elf import Format
     from kodojo.loader.parameters import KernelParam
     from kodojo.loader.target import Module, Target
 
 __all__ = ["NOARG", "TYPES", "kstrto", "set_value"]
 
 NUMBERS = {
-    # ops: (bits, signed)
+    # ops: (bits, 0 for those of an address; signed)
     "param_ops_byte": (8, False),
     "param_ops_short": (16, True),
     "param_ops_ushort": (16, False),
     "param_ops_int": (32, True),
     "param_ops_uint": (32, False),
     "param_ops_hexint": (32, False),
-    "param_ops_long": (64, True),
-    "param_ops_ulong": (64, False),
+    "param_ops_long": (0, True),
+    "param_ops_ulong": (0, False),
     "param_ops_ullong": (64, False),
 }
 BOOLEANS = ("param_ops_bool", "param_ops_bool_enable_only", "param_ops_invbool", "param_ops_bint")
@@ -90,31 +92,33 @@ def _set_scalar(target: Target, mod: Module, kind: str, name: bytes, address: in
         if len(value or b"") > CHARP_MAX:
             target.printk(3, f"{decode(name)}: string parameter too long")
             return Errno.ENOSPC
-        _store(mod, address, bytes(8))
+        _store(mod, address, bytes(_format(target).word))
         return 0
     if kind in BOOLEANS:
-        return _set_bool(mod, kind, address, value)
+        return _set_bool(target, mod, kind, address, value)
     bits, signed = NUMBERS[kind]
+    bits = bits or _format(target).bits
     errno, number = kstrto(value or b"", bits, signed=signed)
     if errno == 0:
-        _store(mod, address, (number & (1 << bits) - 1).to_bytes(bits // 8, "little"))
+        _store(mod, address, (number & (1 << bits) - 1).to_bytes(bits // 8, _format(target).byteorder))
     return errno
 
 
-def _set_bool(mod: Module, kind: str, address: int, value: bytes | None) -> int:
+def _set_bool(target: Target, mod: Module, kind: str, address: int, value: bytes | None) -> int:
     wanted = kstrtobool(b"1" if value is None else value)
     if wanted is None:
         return Errno.EINVAL
     if kind == "param_ops_bool_enable_only" and not wanted:
         return Errno.EROFS if any(read_bytes(mod, address, 1)) else 0
     size = 4 if kind == "param_ops_bint" else 1
-    _store(mod, address, int(wanted != (kind == "param_ops_invbool")).to_bytes(size, "little"))
+    number = int(wanted != (kind == "param_ops_invbool"))
+    _store(mod, address, number.to_bytes(size, _format(target).byteorder))
     return 0
 
 
 def _set_string(target: Target, mod: Module, param: KernelParam, value: bytes) -> int:
     # struct kparam_string: unsigned int maxlen; char *string
-    maxlen, address = struct.unpack("<I4xQ", read_bytes(mod, param.arg, 16))
+    maxlen, address = _unpack(target, mod, param.arg, "I4xQ", "II")
     if len(value) >= maxlen:
         target.printk(3, f"{decode(param.name)}: string doesn't fit in {(maxlen - 1) & 0xFFFFFFFF} chars.")
         return Errno.ENOSPC
@@ -124,7 +128,7 @@ def _set_string(target: Target, mod: Module, param: KernelParam, value: bytes) -
 
 def _set_array(target: Target, mod: Module, param: KernelParam, value: bytes, names: dict[int, str]) -> int | None:
     # struct kparam_array: unsigned int max, elemsize, *num; const struct kernel_param_ops *ops; void *elem
-    largest, size, number, ops, element = struct.unpack("<IIQQQ", read_bytes(mod, param.arg, 32))
+    largest, size, number, ops, element = _unpack(target, mod, param.arg, "IIQQQ", "IIIII")
     kind = names.get(ops)
     if kind is None or kind in ("param_array_ops", "param_ops_string"):
         return None
@@ -140,8 +144,19 @@ def _set_array(target: Target, mod: Module, param: KernelParam, value: bytes, na
         if errno:
             return errno
         if number:
-            _store(mod, number, struct.pack("<I", index + 1))
+            _store(mod, number, (index + 1).to_bytes(4, _format(target).byteorder))
     return 0
+
+
+def _format(target: Target) -> Format:
+    return architecture_named(target.image.architecture).format
+
+
+def _unpack(target: Target, mod: Module, address: int, wide: str, narrow: str) -> tuple[int, ...]:
+    """The members of a structure, which is spelled for addresses of 64 and of 32 bits."""
+    elf_format = _format(target)
+    layout = struct.Struct(elf_format.order + (wide if elf_format.bits == 64 else narrow))
+    return layout.unpack(read_bytes(mod, address, layout.size))
 
 
 def _store(mod: Module, address: int, data: bytes) -> None:

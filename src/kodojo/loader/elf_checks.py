@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from kodojo.errors import Detail, UnmodelledError
-from kodojo.image.elf import EHDR, SHDR
+from kodojo.errors import Detail
+from kodojo.image.architecture import architecture_named, describe_elf
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS, SHT_NULL, SHT_SYMTAB
 from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse
+from kodojo.loader.struct_module import Outline, struct_module
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Target
 
-__all__ = ["MACHINES", "check_section_names", "elf_validity_check"]
+__all__ = ["check_section_names", "elf_validity_check"]
 
-MACHINES = {"x86_64": 62, "arm64": 183}
-"""``e_machine`` that a kernel of the architecture accepts."""
-
+EI_CLASS = 4
+EI_DATA = 5
 ET_REL = 1
+EF_ARM_EABI_MASK = 0xFF000000
+EF_ARM_APCS_26 = 8
 SHT_STRTAB = 3
 MODINFO = b".modinfo"
 THIS_MODULE = b".gnu.linkonce.this_module"
@@ -40,6 +42,7 @@ THIS_MODULE = b".gnu.linkonce.this_module"
 # Messages by which a kernel is known to have the checks that print them.
 COUNTS_SECTIONS = b"Only one .modinfo section must exist."
 SPLIT = b"Invalid ELF section name table type"
+ASKS_FOR_ABI = b"Invalid module architecture in ELF header"
 
 BUILD_FOR_KERNEL = "Build the module against the headers of exactly this kernel."
 
@@ -83,15 +86,17 @@ def check_section_names(info: LoadInfo) -> None:
 
 def elf_validity_ehdr(target: Target, info: LoadInfo) -> None:
     """The ELF header (``kernel/module/main.c: elf_validity_ehdr``; 6.1: the start of elf_validity_check)."""
-    if info.length < EHDR.itemsize:
+    info.format = architecture_named(target.image.architecture).format
+    ehdr = info.format.ehdr
+    if info.length < ehdr.itemsize:
         _fail(
             target,
             info,
             f"Invalid ELF header len {info.length}",
             "elf-too-short",
-            f"the file has only {info.length} bytes, an ELF header alone has 64",
+            f"the file has only {info.length} bytes, an ELF header alone has {ehdr.itemsize}",
         )
-    info.header = np.frombuffer(info.data, EHDR, 1)[0]
+    info.header = np.frombuffer(info.data, ehdr, 1)[0]
     if info.data[:4] != b"\x7fELF":
         _fail(
             target,
@@ -103,6 +108,7 @@ def elf_validity_ehdr(target: Target, info: LoadInfo) -> None:
         )
     kind = int(info.header["e_type"])
     if kind != ET_REL:
+        _check_byte_order(target, info, kind)
         _fail(
             target,
             info,
@@ -115,22 +121,52 @@ def elf_validity_ehdr(target: Target, info: LoadInfo) -> None:
 
 
 def _check_machine(target: Target, info: LoadInfo) -> None:
-    architecture = target.image.architecture
-    expected = MACHINES.get(architecture)
-    if expected is None:
-        raise UnmodelledError(f"modules for {architecture} are not modelled yet")
+    """``elf_check_arch``, and in later kernels ``module_elf_check_arch``.
+
+    Where it does not look at the class of the file, the size of the section headers is wrong instead.
+    """
+    architecture = architecture_named(target.image.architecture)
     machine = int(info.header["e_machine"])
-    if machine != expected:
-        names = {number: name for name, number in MACHINES.items()}
-        _fail(
-            target,
-            info,
-            f"Invalid architecture in ELF header: {machine}",
-            "elf-architecture",
-            f"the module is for {names.get(machine, f'machine {machine}')}, the kernel is for {architecture}",
-            "Take the module built for this architecture, or the kernel of the module's.",
-        )
-    # module_elf_check_arch, which later kernels ask here, accepts everything on these architectures.
+    accepted = machine in architecture.machines
+    if accepted and architecture.name == "armv7l":
+        accepted = _arm_accepts(int(info.header["e_entry"]), int(info.header["e_flags"]))
+    if accepted and architecture.class_checked:
+        accepted = info.data[EI_CLASS] == (1 if info.format.bits == 32 else 2)
+    if not accepted:
+        _fail_architecture(target, info, f"Invalid architecture in ELF header: {machine}")
+    # Only powerpc has a rule of its own in module_elf_check_arch.
+    if architecture.name == "ppc64le" and target.image.has_text(ASKS_FOR_ABI):
+        abi = int(info.header["e_flags"]) & 3
+        second = target.image.config.enabled("PPC64_ELF_ABI_V2")
+        if (abi == 2) != second or abi == 3:
+            _fail_architecture(target, info, f"Invalid module architecture in ELF header: {machine}")
+
+
+def _arm_accepts(entry: int, flags: int) -> bool:
+    """Code of ARM or Thumb, and an ABI that the kernel runs (``arch/arm/kernel/elf.c: elf_check_arch``)."""
+    if entry & 1 == 0 and entry & 3:
+        return False
+    if flags & EF_ARM_EABI_MASK:
+        return True
+    # Of an old file: APCS of 26 bits needs a CPU of that time; those of today have VFP.
+    return not flags & EF_ARM_APCS_26
+
+
+def _check_byte_order(target: Target, info: LoadInfo, kind: int) -> None:
+    """The kernel says that the type is wrong where it is the byte order: a module for another architecture."""
+    if info.data[EI_DATA] != (1 if info.format.little else 2):
+        _fail_architecture(target, info, f"Invalid ELF header type: {kind} != {ET_REL}")
+
+
+def _fail_architecture(target: Target, info: LoadInfo, text: str) -> NoReturn:
+    _fail(
+        target,
+        info,
+        text,
+        "elf-architecture",
+        f"the module is for {describe_elf(info.data)}, the kernel is for {target.image.architecture}",
+        "Take the module built for this architecture, or the kernel of the module's.",
+    )
 
 
 def elf_validity_cache_sechdrs(target: Target, info: LoadInfo) -> None:
@@ -201,16 +237,17 @@ def elf_validity_cache_index_str(target: Target, info: LoadInfo) -> None:
 
 def _cache_section_table(target: Target, info: LoadInfo) -> None:
     header = info.header
-    if header["e_shentsize"] != SHDR.itemsize:
+    shdr = info.format.shdr
+    if header["e_shentsize"] != shdr.itemsize:
         _fail(
             target,
             info,
             "Invalid ELF section header size",
             "elf-section-header-size",
-            f"section headers are said to have {header['e_shentsize']} bytes, not {SHDR.itemsize}",
+            f"section headers are said to have {header['e_shentsize']} bytes, not {shdr.itemsize}",
         )
     start, count = int(header["e_shoff"]), int(header["e_shnum"])
-    if start >= info.length or count * SHDR.itemsize > info.length - start:
+    if start >= info.length or count * shdr.itemsize > info.length - start:
         _fail(
             target,
             info,
@@ -219,7 +256,7 @@ def _cache_section_table(target: Target, info: LoadInfo) -> None:
             f"{count} section headers at offset {start} are not inside the file of {info.length} bytes",
             "The file is cut off or damaged: fetch or build it again.",
         )
-    info.sechdrs = np.frombuffer(info.data, SHDR, count, start).copy() if count else np.zeros(0, SHDR)
+    info.sechdrs = np.frombuffer(info.data, shdr, count, start).copy() if count else np.zeros(0, shdr)
 
 
 def _check_name_table(target: Target, info: LoadInfo) -> None:
@@ -280,9 +317,9 @@ def _check_section_zero(target: Target, info: LoadInfo) -> None:
         zero = info.sechdrs[0]
     else:  # none is declared, and one kernel looks nevertheless
         start = int(info.header["e_shoff"])
-        if start + SHDR.itemsize > len(info.data):
+        if start + info.format.shdr.itemsize > len(info.data):
             raise info.damage("there are no section headers, and the kernel reads one behind the end of the file")
-        zero = np.frombuffer(info.data, SHDR, 1, start)[0]
+        zero = np.frombuffer(info.data, info.format.shdr, 1, start)[0]
     if zero["sh_type"] != SHT_NULL or zero["sh_size"] or zero["sh_addr"]:
         kind = _signed(zero["sh_type"])
         _fail(
@@ -368,8 +405,8 @@ def _bad_name(info: LoadInfo) -> NDArray[np.bool_]:
     return bad
 
 
-def _name_table_size(info: LoadInfo) -> np.uint64:
-    size: np.uint64 = info.sechdrs["sh_size"][int(info.header["e_shstrndx"])]
+def _name_table_size(info: LoadInfo) -> np.unsignedinteger:
+    size: np.unsignedinteger = info.sechdrs["sh_size"][int(info.header["e_shstrndx"])]
     return size
 
 
@@ -402,7 +439,10 @@ def _check_this_module(target: Target, info: LoadInfo, index: int) -> None:
             "this-module-not-allocated",
             "struct module would not be loaded: its section lacks the flag SHF_ALLOC",
         )
-    expected = target.image.btf.struct("module").size
+    struct = struct_module(target.image)
+    expected = struct.size
+    if not expected and isinstance(struct, Outline):
+        target.image.cannot_check("struct module's size: the kernel has neither type information nor a module tree")
     if expected and int(section["sh_size"]) != expected:  # 0: the image does not know, and says so
         target.printk(
             3,

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.errors import Detail, UnmodelledError, decode
-from kodojo.image.elf import SHDR, SYM
+from kodojo.errors import Detail, MissingInformationError, UnmodelledError, decode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS
 from kodojo.loader.refusal import refuse
+from kodojo.loader.relocate import module_frob_arch_sections, module_init_sections
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
 
 if TYPE_CHECKING:
@@ -32,21 +34,22 @@ __all__ = [
     "layout_sections",
     "layout_symtab",
     "module_enforce_rwx_sections",
-    "module_frob_arch_sections",
     "move_module",
 ]
 
 SHF_WRITE = 1
 SHF_EXECINSTR = 4
 SHF_RO_AFTER_INIT = 0x00200000
-NOT_PLACED = (1 << 64) - 1
-INIT_SHIFT = 63  # of the bit in sh_entsize that says: in the init region
-TYPE_SHIFT = 60  # of the four bits in sh_entsize that say: in this one of seven regions
-PAGE_SIZE = 4096
-SH_ADDR = 16  # offset of sh_addr in a section header
+INIT_BIT = 1  # from the top of sh_entsize: in the init region
+TYPE_BITS = 4  # the highest of sh_entsize: in this one of seven regions
 SIZE_MASK = 0xFFFFFFFF  # the kernel counts sizes of regions in unsigned int
-KALLSYMS_ALIGN = 8
 RO_AFTER_INIT_PASS = 2
+
+MOD_MEM_TYPE = {
+    "MOD_TEXT": 0, "MOD_DATA": 1, "MOD_RODATA": 2, "MOD_RO_AFTER_INIT": 3,
+    "MOD_INIT_TEXT": 4, "MOD_INIT_DATA": 5, "MOD_INIT_RODATA": 6,
+}  # fmt: skip
+"""The numbers of a kernel that does not describe its types (``include/linux/module.h``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Scheme:
     :param core: the region for each of the five passes; ``init`` likewise.
     :param symbols: the region for the symbols that stay; ``init_symbols`` for all of them during init.
     :param merged: do the passes share a region, and have parts of it on pages of their own?
+    :param shift: of the bits that mark a region in ``sh_entsize``.
+    :param page_size: of the kernel, in bytes.
     """
 
     marks: dict[Memory, int]
@@ -65,31 +70,40 @@ class Scheme:
     symbols: Memory
     init_symbols: Memory
     merged: bool
+    shift: int
+    page_size: int
 
 
-def _two_regions() -> Scheme:
-    marks = {Memory.CORE: 0, Memory.INIT: 1 << INIT_SHIFT}
-    return Scheme(marks, (Memory.CORE,) * 5, (Memory.INIT,) * 5, Memory.CORE, Memory.INIT, merged=True)
+def _two_regions(bits: int, page_size: int) -> Scheme:
+    shift = bits - INIT_BIT
+    marks = {Memory.CORE: 0, Memory.INIT: 1 << shift}
+    core, init = (Memory.CORE,) * 5, (Memory.INIT,) * 5
+    return Scheme(marks, core, init, Memory.CORE, Memory.INIT, True, shift, page_size)
 
 
-def _seven_regions(image: Image) -> Scheme:
-    numbers = image.btf.enumerators("mod_mem_type")
+def _seven_regions(image: Image, bits: int, page_size: int) -> Scheme:
+    try:
+        numbers = image.btf.enumerators("mod_mem_type")
+    except MissingInformationError:
+        numbers = MOD_MEM_TYPE
+    shift = bits - TYPE_BITS
     kinds = {kind: numbers[f"MOD_{kind.name}"] for kind in Memory if f"MOD_{kind.name}" in numbers}
-    marks = {kind: number << TYPE_SHIFT for kind, number in sorted(kinds.items(), key=lambda item: item[1])}
+    marks = {kind: number << shift for kind, number in sorted(kinds.items(), key=lambda item: item[1])}
     core = (Memory.TEXT, Memory.RODATA, Memory.RO_AFTER_INIT, Memory.DATA, Memory.DATA)
     # Nothing in init memory is read-only after init: such a section has to wait for the next pass, for data
     # (and the kernel prints a warning, once).
     init = (Memory.INIT_TEXT, Memory.INIT_RODATA, Memory.INIT_DATA, Memory.INIT_DATA, Memory.INIT_DATA)
-    return Scheme(marks, core, init, Memory.DATA, Memory.INIT_DATA, merged=False)
+    return Scheme(marks, core, init, Memory.DATA, Memory.INIT_DATA, False, shift, page_size)
 
 
 @lru_cache(maxsize=4)
 def _scheme(image: Image) -> Scheme:
-    module = image.btf.struct("module")
+    module, architecture = struct_module(image), architecture_named(image.architecture)
+    bits, page_size = architecture.format.bits, architecture.page_size
     if module.has("mem"):
-        return _seven_regions(image)
+        return _seven_regions(image, bits, page_size)
     if module.has("core_layout") and not module.has("data_layout"):
-        return _two_regions()
+        return _two_regions(bits, page_size)
     raise UnmodelledError(f"kernel {image.release} divides module memory in a way not modelled yet")
 
 
@@ -101,10 +115,11 @@ def layout_and_allocate(target: Target, mod: Module, info: LoadInfo) -> dict[str
     ``check_modinfo``, with which 6.1 begins this function, is a step of its own.
     Source: ``kernel/module/main.c: layout_and_allocate``.
     """
-    module_frob_arch_sections(target, mod)
+    mod.regions = _empty_regions(target, info)
+    module_frob_arch_sections(target, mod, info)
     module_enforce_rwx_sections(target, mod, info)
     flags = info.sechdrs["sh_flags"]
-    flags[info.index.pcpu] &= np.uint64(NOT_PLACED ^ SHF_ALLOC)  # per-CPU data is allocated separately
+    flags[info.index.pcpu] &= np.uint64(info.format.mask ^ SHF_ALLOC)  # per-CPU data is allocated separately
     for name in (b".data..ro_after_init", b"__jump_table"):
         index = info.find_sec(name)
         if index:
@@ -114,12 +129,6 @@ def layout_and_allocate(target: Target, mod: Module, info: LoadInfo) -> dict[str
         layout_symtab(target, mod, info)
     move_module(target, mod, info)
     return {kind.value: region.size for kind, region in mod.regions.items() if region.size}
-
-
-def module_frob_arch_sections(target: Target, mod: Module) -> None:
-    """What an architecture adds to the sections: nothing on x86, room for PLTs on others."""
-    if target.image.architecture != "x86_64":
-        raise UnmodelledError(f"{mod.name}: sections for {target.image.architecture} are not modelled yet")
 
 
 def module_enforce_rwx_sections(target: Target, mod: Module, info: LoadInfo) -> None:
@@ -152,7 +161,8 @@ def _align(size: int, alignment: int) -> int:
 
 
 def _strict_align(target: Target, size: int) -> int:
-    return _align(size, PAGE_SIZE) if target.image.config.enabled("STRICT_MODULE_RWX") else size
+    page_size = _scheme(target.image).page_size
+    return _align(size, page_size) if target.image.config.enabled("STRICT_MODULE_RWX") else size
 
 
 def _place(info: LoadInfo, region: Region, mark: int, index: int, size: int, alignment: int) -> None:
@@ -163,19 +173,23 @@ def _place(info: LoadInfo, region: Region, mark: int, index: int, size: int, ali
     info.placement[index] = (region, offset)
 
 
+def _empty_regions(target: Target, info: LoadInfo) -> dict[Memory, Region]:
+    """The kernel counts on from what the file's own struct module has there: 0, unless the file is damaged."""
+    scheme = _scheme(target.image)
+    return {
+        kind: Region(kind, info.struct_member(target.image, f"{_member(scheme, kind)}.size")) for kind in scheme.marks
+    }
+
+
 def layout_sections(target: Target, mod: Module, info: LoadInfo) -> None:
     """Give every section that is to be loaded a region and an offset there.
 
     Source: ``kernel/module/main.c: layout_sections``.
     """
     scheme = _scheme(target.image)
-    # The kernel counts on from what the file's own struct module has there: 0, unless the file is damaged.
-    mod.regions = {
-        kind: Region(kind, info.struct_member(target.image, f"{_member(scheme, kind)}.size")) for kind in scheme.marks
-    }
-    info.sechdrs["sh_entsize"] = NOT_PLACED
+    info.sechdrs["sh_entsize"] = info.format.mask
     passes = _passes(info.sechdrs["sh_flags"])
-    prefixes = (b".init",) if target.image.config.enabled("MODULE_UNLOAD") else (b".init", b".exit")
+    prefixes = module_init_sections(target)
     todo: dict[tuple[bool, int], list[int]] = {}
     for index, number in enumerate(passes.tolist()):
         if number >= 0:
@@ -192,7 +206,7 @@ def layout_sections(target: Target, mod: Module, info: LoadInfo) -> None:
                 _end_part(target, region, number, init=init)
 
 
-def _passes(flags: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _passes(flags: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     """The first of the five passes that takes each section: code, read-only, read-only after init, rest.
 
     -1 for sections that are not loaded.
@@ -239,18 +253,26 @@ def layout_symtab(target: Target, mod: Module, info: LoadInfo) -> None:
     kept = _core_symbols(target, mod, info, scheme)
     names = _string_sizes(info, info.symbols["st_name"][kept])
     info.symoffs = _align(core.size, int(symsect["sh_addralign"]))
-    info.stroffs = (info.symoffs + len(names) * SYM.itemsize) & SIZE_MASK
+    info.stroffs = (info.symoffs + len(names) * info.format.sym.itemsize) & SIZE_MASK
     info.core_typeoffs = (info.stroffs + int(names.sum())) & SIZE_MASK
     core.size = (info.core_typeoffs + len(names)) & SIZE_MASK
     if scheme.merged:
         core.size = _strict_align(target, core.size)
 
     _load_at_end(info, init, init_mark, info.index.str)
-    info.mod_kallsyms_init_off = _align(init.size, KALLSYMS_ALIGN)
-    info.init_typeoffs = (info.mod_kallsyms_init_off + target.image.btf.struct("mod_kallsyms").size) & SIZE_MASK
+    info.mod_kallsyms_init_off = _align(init.size, info.format.word)
+    info.init_typeoffs = (info.mod_kallsyms_init_off + _kallsyms_size(target.image)) & SIZE_MASK
     init.size = (info.init_typeoffs + len(info.symbols)) & SIZE_MASK
     if scheme.merged:
         init.size = _strict_align(target, init.size)
+
+
+def _kallsyms_size(image: Image) -> int:
+    """``sizeof(struct mod_kallsyms)``: three pointers and a number, unless the kernel's types say otherwise."""
+    try:
+        return image.btf.struct("mod_kallsyms").size
+    except MissingInformationError:
+        return 4 * architecture_named(image.architecture).format.word
 
 
 def _load_at_end(info: LoadInfo, region: Region, mark: int, index: int) -> None:
@@ -266,8 +288,9 @@ def _core_symbols(target: Target, mod: Module, info: LoadInfo, scheme: Scheme) -
         return np.ones(len(symbols), np.bool_)
     flags = info.sechdrs["sh_flags"]
     init = np.array([mark for kind, mark in scheme.marks.items() if kind.is_init], np.uint64)
-    shift = np.uint64(INIT_SHIFT if scheme.merged else TYPE_SHIFT)
-    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(info.sechdrs["sh_entsize"] >> shift, init >> shift)
+    shift = np.uint64(scheme.shift)
+    places = info.sechdrs["sh_entsize"].astype(np.uint64) >> shift
+    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(places, init >> shift)
     if target.image.config.enabled("KALLSYMS_ALL"):
         stays[info.index.pcpu] = True
     else:
@@ -305,9 +328,10 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
     KernelErrno(ENOMEM) if the kernel has no room. Source: ``kernel/module/main.c: move_module``.
     """
     regions = list(mod.regions.values())
-    if not _scheme(target.image).merged:  # where regions are many, the kernel rounds them only now
+    scheme = _scheme(target.image)
+    if not scheme.merged:  # where regions are many, the kernel rounds them only now
         for region in regions:
-            rounded = _align(region.size, PAGE_SIZE)
+            rounded = _align(region.size, scheme.page_size)
             if region.size and not rounded:
                 raise KernelErrno(Errno.ENOMEM)
             region.size = rounded
@@ -324,7 +348,7 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         raise
     if info.index.sym in info.placement:
         region, offset = info.placement[info.index.sym]
-        info.symbols = np.frombuffer(region.data, SYM, len(info.symbols), offset)
+        info.symbols = np.frombuffer(region.data, info.format.sym, len(info.symbols), offset)
 
 
 def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
@@ -333,7 +357,7 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     Whatever is copied or read from there later finds it, and the section headers as they are now.
     """
     start = int(info.sechdrs["sh_offset"][info.index.mod])
-    struct = target.image.btf.struct("module")
+    struct = struct_module(target.image)
     values = {path: value for path, value in (("taints", mod.taints), ("klp", int(mod.klp))) if value}
     for kind, region in mod.regions.items():
         values |= _region_fields(target, kind, region)
@@ -345,7 +369,7 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
             continue
         if place + field.size > len(content):
             raise info.damage("struct module reaches beyond the end of the file")
-        content[place : place + field.size] = value.to_bytes(field.size, "little")
+        content[place : place + field.size] = value.to_bytes(field.size, info.format.byteorder)
     headers = info.sechdrs.tobytes()
     place = int(info.header["e_shoff"])
     content[place : place + len(headers)] = headers
@@ -357,6 +381,8 @@ def _copy_sections(info: LoadInfo) -> None:
     types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
     content = bytearray(info.data)
     headers = int(info.header["e_shoff"])
+    format_ = info.format
+    sh_addr = headers + format_.sh_addr
     for index in map(int, np.flatnonzero((sechdrs["sh_flags"] & np.uint64(SHF_ALLOC)) != 0)):
         region, offset = info.placement[index]
         size, start = sizes[index], offsets[index]
@@ -366,10 +392,10 @@ def _copy_sections(info: LoadInfo) -> None:
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
             region.data[offset : offset + size] = content[start : start + size]
-        address = (region.base + offset) & NOT_PLACED
+        address = (region.base + offset) & format_.mask
         sechdrs["sh_addr"][index] = address
-        place = headers + index * SHDR.itemsize + SH_ADDR
-        content[place : place + 8] = address.to_bytes(8, "little")
+        place = sh_addr + index * format_.shdr.itemsize
+        content[place : place + format_.word] = address.to_bytes(format_.word, format_.byteorder)
     info.data = bytes(content)
 
 
@@ -377,19 +403,19 @@ def _find_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     """From now on the struct module at its final place counts, with what has arrived there."""
     index = info.index.mod
     region, offset = info.placement[index]
-    struct = target.image.btf.struct("module")
+    struct = struct_module(target.image)
     if info.sechdrs["sh_type"][index] == SHT_NOBITS or offset + struct.size > len(region.data):
         raise info.damage("the section .gnu.linkonce.this_module does not contain a struct module")
     mod.address = region.base + offset
     taints = struct.field("taints")
     if not taints.size:  # where it is is not known
         return
-    mod.taints = int.from_bytes(region.data[offset + taints.offset :][: taints.size], "little")
+    mod.taints = int.from_bytes(region.data[offset + taints.offset :][: taints.size], info.format.byteorder)
 
 
 def _member(scheme: Scheme, kind: Memory) -> str:
     """The member of struct module that describes a region."""
-    return f"{kind.value}_layout" if scheme.merged else f"mem[{scheme.marks[kind] >> TYPE_SHIFT}]"
+    return f"{kind.value}_layout" if scheme.merged else f"mem[{scheme.marks[kind] >> scheme.shift}]"
 
 
 def _region_fields(target: Target, kind: Memory, region: Region) -> dict[str, int]:

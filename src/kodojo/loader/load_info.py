@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.errors import DamageError, decode
-from kodojo.image.elf import EHDR, SHDR, SYM
+from kodojo.image.elf import EHDR, ELF64_LE, SHDR, Format
 from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse, would_damage
 from kodojo.loader.steps import Steps
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
@@ -45,11 +46,6 @@ SHT_SYMTAB = 2
 SHT_NOBITS = 8
 SHF_ALLOC = 2
 
-NAME_OFFSET = 24
-"""Of ``name`` in ``struct module``, the same in all kernels: after ``state`` and ``list``."""
-
-ADDRESS_MASK = (1 << 64) - 1
-
 NAMELESS = "(missing .modinfo section or name field)"
 
 
@@ -75,15 +71,16 @@ class LoadInfo:
     :param data: the temporary copy: as it came, and after the layout with what the kernel has changed in it.
     :param address: of the temporary copy in the kernel.
     :param flags: of finit_module.
+    :param format: of ELF files as the kernel reads them, whatever the file itself is.
     :param length: ``info->len``; less than ``len(data)`` once a signature has been cut off.
-    :param header: the ELF header, an ``EHDR`` record.
-    :param sechdrs: the section headers, an array of ``SHDR``; the stages change them as the C code does.
+    :param header: the ELF header, a record of ``format.ehdr``.
+    :param sechdrs: the section headers, an array of ``format.shdr``; the stages change them as the C code does.
     :param name_offset: of ``info->name`` in the file: in .modinfo, or else in struct module; None: not known (yet).
     :param module_name: the name in struct module, which is the module's real name.
     :param symoffs: with ``stroffs`` and ``core_typeoffs``: where the symbols that stay will be (CORE, DATA).
     :param mod_kallsyms_init_off: with ``init_typeoffs``: where all symbols are during init (INIT, INIT_DATA).
     :param placement: section index -> its region and its offset there, after the layout.
-    :param symbols: the symbol table, an array of ``SYM``; a part of its region after the layout.
+    :param symbols: the symbol table, an array of ``format.sym``; a part of its region after the layout.
     :param version_crcs: the contents of ``__versions``; kept by :mod:`kodojo.loader.version`.
     :param steps: the record of this load; it says what a refusal means for what comes after it.
     """
@@ -93,6 +90,7 @@ class LoadInfo:
     flags: int = 0
     length: int = -1
     sig_ok: bool = False
+    format: Format = ELF64_LE
     header: np.void = field(default_factory=lambda: np.zeros(1, EHDR)[0])
     sechdrs: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, SHDR))
     secstrings: int = 0
@@ -206,12 +204,12 @@ class LoadInfo:
 
     def struct_member(self, image: Image, path: str) -> int:
         """A member of struct module as the file has it; 0 in all but damaged files."""
-        struct = image.btf.struct("module")
+        struct = struct_module(image)
         if not self.index.mod or not struct.has(path.partition(".")[0].partition("[")[0]):
             return 0
         member = struct.field(path)
         start = int(self.sechdrs["sh_offset"][self.index.mod]) + member.offset
-        return int.from_bytes(self.data[start : start + member.size], "little")
+        return int.from_bytes(self.data[start : start + member.size], self.format.byteorder)
 
     # -- .modinfo -----------------------------------------------------------------------------------
     def get_modinfo(self, tag: bytes) -> bytes | None:
@@ -271,13 +269,17 @@ class LoadInfo:
         """The symbol table. As long as it has no place in the module: a copy of its own."""
         if self._symbols is None:
             content = self.section_file_data(self.index.sym)
-            whole = len(content) // SYM.itemsize * SYM.itemsize
-            self._symbols = np.frombuffer(bytes(content[:whole]), SYM).copy()
+            kind = self.format.sym
+            self._symbols = np.frombuffer(bytes(content), kind, len(content) // kind.itemsize).copy()
         return self._symbols
 
     @symbols.setter
     def symbols(self, table: NDArray[np.void]) -> None:
         self._symbols = table
+
+    def store_symbols(self) -> None:
+        """Write a changed symbol table back into the temporary copy, as long as that is where it is."""
+        self.overwrite(int(self.sechdrs["sh_offset"][self.index.sym]), self.symbols.tobytes())
 
     @property
     def strtab(self) -> int:
@@ -289,6 +291,12 @@ class LoadInfo:
         return self.string(self.strtab + int(self.symbols["st_name"][index]), f"the name of symbol {index}")
 
     # -- bytes --------------------------------------------------------------------------------------
+    def overwrite(self, start: int, content: bytes) -> None:
+        """Change the temporary copy."""
+        end = start + len(content)
+        if self.data[start:end] != content:
+            self.data = self.data[:start] + content + self.data[end:]
+
     def string(self, start: int, what: str) -> bytes:
         """A C string in the file. DamageError if it is not in the file, or has no end there."""
         end = self.data.find(b"\0", start)
@@ -309,7 +317,8 @@ def setup_load_info(target: Target, info: LoadInfo) -> None:
     """
     if not info.index.mod:
         _find_sections(target, info)
-    start = int(info.sechdrs["sh_offset"][info.index.mod]) + NAME_OFFSET
+    # Of struct module only this is the same in all kernels: state, list, name.
+    start = int(info.sechdrs["sh_offset"][info.index.mod]) + 3 * info.format.word
     info.module_name = info.string(start, "the name in struct module")
     if info.name_offset is None:
         info.name_offset = start
@@ -353,7 +362,8 @@ def rewrite_section_headers(info: LoadInfo) -> None:
     Source: ``kernel/module/main.c: rewrite_section_headers``.
     """
     sechdrs = info.sechdrs
-    sechdrs["sh_addr"] = sechdrs["sh_offset"] + np.uint64(info.address & ADDRESS_MASK)
+    mask = info.format.mask
+    sechdrs["sh_addr"] = (sechdrs["sh_offset"] + np.uint64(info.address & mask)) & np.uint64(mask)
     sechdrs["sh_addr"][0] = 0
     for index in (info.index.vers, info.index.info):
-        sechdrs["sh_flags"][index] &= np.uint64(ADDRESS_MASK ^ SHF_ALLOC)
+        sechdrs["sh_flags"][index] &= np.uint64(mask ^ SHF_ALLOC)

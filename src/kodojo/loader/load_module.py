@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kodojo.errors import DamageError, LoadError, MachineError, MachineFault, decode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.delete_module import free_module, module_regions
 from kodojo.loader.elf_checks import elf_validity_check
 from kodojo.loader.layout import layout_and_allocate
@@ -26,13 +27,14 @@ from kodojo.loader.modinfo import (
     taints_late,
 )
 from kodojo.loader.module_list import add_unformed_module, module_patient_check_exists
-from kodojo.loader.module_memory import read_u64
+from kodojo.loader.module_memory import read_word
 from kodojo.loader.module_sections import find_module_sections
 from kodojo.loader.parameters import parse_args
 from kodojo.loader.refusal import BUILD_AGAIN, refuse
 from kodojo.loader.relocate import apply_relocations
 from kodojo.loader.signature import SignatureCapabilities, TrustedKeys, module_sig_check
 from kodojo.loader.steps import Steps
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.symbols import simplify_symbols, verify_exported_symbols
 from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState
 from kodojo.loader.version import check_modstruct_version
@@ -40,9 +42,9 @@ from kodojo.loader.version import check_modstruct_version
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kodojo.image.btf import Struct
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
+    from kodojo.loader.struct_module import StructModule
     from kodojo.loader.target import Target
 
 __all__ = [
@@ -55,8 +57,6 @@ __all__ = [
     "prepare_coming_module",
     "strndup_user",
 ]
-
-PAGE_SIZE = 4096
 
 
 def load_module(target: Target, info: LoadInfo, uargs: int, flags: int, steps: Steps | None = None) -> Module:
@@ -196,7 +196,9 @@ def check_signature(target: Target, info: LoadInfo) -> dict[str, int | str]:
         sig_enforce=target.is_module_sig_enforced(),
     )
     if result.verification == Errno.ENOKEY and "keys" not in target.image.describes:
-        target.image.cannot_check(f"signature: the description has no trusted keys, so not that of {result.signer}")
+        target.image.cannot_check(
+            f"signature: which keys the kernel trusts is not known, so not that of {result.signer}"
+        )
         result = replace(result, errno=0, sig_ok=True, log=(), slug="not verified")
     for record in result.log:
         target.printk(record.level, record.text)
@@ -230,11 +232,13 @@ def percpu_modalloc(target: Target, mod: Module, info: LoadInfo) -> dict[str, in
     size, align = int(section["sh_size"]), int(section["sh_addralign"])
     if not size:
         return {"size": 0}
-    if align > PAGE_SIZE:
+    page_size = architecture_named(target.image.architecture).page_size
+    if align > page_size:
         # The format is %li
-        signed = align - (1 << 64) if align >> 63 else align
-        target.printk(4, f"{mod.name}: per-cpu alignment {signed} > {PAGE_SIZE}")
-        align = PAGE_SIZE
+        bits = info.format.bits
+        signed = align - (1 << bits) if align >> bits - 1 else align
+        target.printk(4, f"{mod.name}: per-cpu alignment {signed} > {page_size}")
+        align = page_size
     mod.percpu = target.percpu_modalloc(mod, size, align)
     if not mod.percpu:
         target.printk(4, f"{mod.name}: Could not allocate {size} bytes percpu data")
@@ -254,9 +258,9 @@ def post_relocation(target: Target, mod: Module, info: LoadInfo) -> dict[str, in
 
     Source: ``kernel/module/main.c: post_relocation``.
     """
-    module = target.image.btf.struct("module")
-    mod.init = struct_pointer(mod, module, "init")
-    mod.exit = struct_pointer(mod, module, "exit") if module.has("exit") else 0
+    module = struct_module(target.image)
+    mod.init = struct_pointer(mod, info, module, "init")
+    mod.exit = struct_pointer(mod, info, module, "exit") if module.has("exit") else 0
     target.sort_extable(mod)
     if mod.percpu:
         target.percpu_modcopy(mod, bytes(info.section_file_data(info.index.pcpu)))
@@ -265,10 +269,10 @@ def post_relocation(target: Target, mod: Module, info: LoadInfo) -> dict[str, in
     return {"init": mod.init, "exit": mod.exit}
 
 
-def struct_pointer(mod: Module, struct: Struct, member: str) -> int:
-    """A pointer in the module's ``struct module``; 0 if the kernel's types are not known."""
+def struct_pointer(mod: Module, info: LoadInfo, struct: StructModule, member: str) -> int:
+    """A pointer in the module's ``struct module``; 0 if nothing tells where it is."""
     field = struct.field(member)
-    return read_u64(mod, mod.address + field.offset) if field.size else 0
+    return read_word(mod, mod.address + field.offset, info.format) if field.size else 0
 
 
 def strndup_user(target: Target, mod: Module, uargs: int) -> bytes:

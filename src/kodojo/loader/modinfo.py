@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kodojo.errors import Detail, decode, encode
+from kodojo.loader.kernel_symbol import kernel_symbols
 from kodojo.loader.load_info import MODULE_INIT_IGNORE_VERMAGIC
 from kodojo.loader.refusal import refuse
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno
 from kodojo.loader.version import add_taint_module, same_magic, try_to_force_load
 
@@ -49,7 +51,6 @@ GPL_COMPATIBLE = frozenset(
 NO_LIVEPATCH = "module is marked as livepatch module, but livepatch support is disabled"
 TEST_MODULE = "loading test module taints kernel."
 PROPRIETARY_IN_DISGUISE = ("driverloader", "lve")
-KERNEL_SYMBOL_SIZE = 12
 
 
 def blacklisted(target: Target, info: LoadInfo) -> None:
@@ -113,8 +114,9 @@ def check_export_symbol_versions(target: Target, mod: Module, info: LoadInfo) ->
         _taint_by_name(target, mod, before=target.test_taint(TAINT_PROPRIETARY_MODULE))
     if not target.image.config.enabled("MODVERSIONS"):
         return
+    size = kernel_symbols(target.image).size
     for suffix in (b"", b"_gpl"):
-        _, symbols = info.section_objs(b"__ksymtab" + suffix, KERNEL_SYMBOL_SIZE)
+        _, symbols = info.section_objs(b"__ksymtab" + suffix, size)
         crcs, _ = info.section_objs(b"__kcrctab" + suffix, 4)
         if not symbols & 0xFFFFFFFF or crcs:
             continue
@@ -148,7 +150,7 @@ def taints_late(target: Target) -> bool:
     Linux 6.4 brought that (064f4536d139), in functions that compilers inline, and in the same release gave
     ``struct module`` its array ``mem`` (ac3b43283923).
     """
-    return target.image.btf.struct("module").has("mem")
+    return struct_module(target.image).has("mem")
 
 
 def _check_vermagic(target: Target, mod: Module, info: LoadInfo) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kodojo.errors import encode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.refusal import refuse, would_damage
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno, KernelErrno, ModuleState
 
 if TYPE_CHECKING:
     from kodojo.loader.target import Module, Target
 
 __all__ = ["add_unformed_module", "find_module", "find_module_all", "module_patient_check_exists"]
-
-MODULE_NAME_LEN = 56
 
 
 def find_module_all(target: Target, name: str, *, even_unformed: bool) -> Module | None:
@@ -72,8 +72,9 @@ def add_unformed_module(target: Target, mod: Module) -> None:
     Source: ``kernel/module/main.c: add_unformed_module``.
     """
     target.set_state(mod, ModuleState.UNFORMED)
-    if _counts_name_in_bounds(target) and len(encode(mod.name)) >= MODULE_NAME_LEN:
-        raise would_damage(mod.name, f"the name in struct module does not end within its {MODULE_NAME_LEN} bytes")
+    longest = architecture_named(target.image.architecture).module_name_len
+    if _counts_name_in_bounds(target) and len(encode(mod.name)) >= longest:
+        raise would_damage(mod.name, f"the name in struct module does not end within its {longest} bytes")
     module_patient_check_exists(target, mod.name)
     target.add_unformed_module(mod)
 
@@ -85,4 +86,4 @@ def _counts_name_in_bounds(target: Target) -> bool:
     ``struct module`` got its array ``mem``.
     """
     image = target.image
-    return image.config.enabled("FORTIFY_SOURCE") and not image.btf.struct("module").has("mem")
+    return image.config.enabled("FORTIFY_SOURCE") and not struct_module(image).has("mem")

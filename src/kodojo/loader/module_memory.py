@@ -6,15 +6,15 @@ module's own business: a kernel that followed such a pointer would read or destr
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.loader.refusal import would_damage
 
 if TYPE_CHECKING:
+    from kodojo.image.elf import Format
     from kodojo.loader.target import Module, Region
 
-__all__ = ["Place", "find_place", "read_bytes", "read_string", "read_u64", "self_relative"]
+__all__ = ["Place", "find_place", "read_bytes", "read_string", "read_word", "self_relative"]
 
 ADDRESS_MASK = (1 << 64) - 1
 
@@ -43,10 +43,9 @@ def read_bytes(mod: Module, address: int, size: int) -> bytes:
     return bytes(place.region.data[place.offset : place.offset + size])
 
 
-def read_u64(mod: Module, address: int) -> int:
-    """An unsigned 64-bit word of the module's memory."""
-    value: int = struct.unpack("<Q", read_bytes(mod, address, 8))[0]
-    return value
+def read_word(mod: Module, address: int, elf_format: Format) -> int:
+    """An unsigned long of the module's memory."""
+    return int.from_bytes(read_bytes(mod, address, elf_format.word), elf_format.byteorder)
 
 
 def read_string(mod: Module, address: int) -> bytes:
@@ -60,7 +59,7 @@ def read_string(mod: Module, address: int) -> bytes:
     return bytes(place.region.data[place.offset : end])
 
 
-def self_relative(mod: Module, address: int) -> int:
+def self_relative(mod: Module, address: int, elf_format: Format) -> int:
     """The address that a self-relative ``s32`` (``PREL32``) at ``address`` stands for."""
-    value: int = struct.unpack("<i", read_bytes(mod, address, 4))[0]
-    return (address + value) & ADDRESS_MASK
+    value = int.from_bytes(read_bytes(mod, address, 4), elf_format.byteorder, signed=True)
+    return (address + value) & elf_format.mask

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from kodojo.errors import MissingInformationError
+from kodojo.image.architecture import architecture_named
+from kodojo.loader.kernel_symbol import kernel_symbols
 from kodojo.loader.refusal import refuse
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
+    from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
@@ -21,7 +28,9 @@ SHF_ALLOC = 2
 class Table:
     """A section that the kernel looks for.
 
-    :param size: of one object in bytes (these structures are the same in all supported kernels).
+    :param size: of one object in bytes, without its pointers (these structures are the same in all supported
+        kernels); ``words``: how many pointers and longs it has besides.
+    :param align: of an object in bytes; 0: as its pointers are.
     :param start: the member of ``struct module`` for its address.
     :param count: the member for the number of objects; empty if there is none.
     :param loaded: must the section be loaded (SHF_ALLOC) to be found?
@@ -32,35 +41,49 @@ class Table:
     start: str
     count: str
     loaded: bool = True
+    words: int = 0
+    align: int = 0
 
+    def object_size(self, word: int) -> int:
+        """``sizeof`` of one object. :param word: ``sizeof(long)``."""
+        if not self.words:
+            return self.size
+        align = self.align or word
+        return -(-(self.size + self.words * word) // align) * align
+
+
+EXPORTS = (b"__ksymtab", b"__ksymtab_gpl")
+POINTERS = b"__tracepoints_ptrs"
+EXCEPTIONS = b"__ex_table"
+"""Tables whose objects differ more than in the size of pointers; their sizes here are those of x86-64."""
 
 TABLES = (
-    Table(b"__param", 40, "kp", "num_kp"),
+    Table(b"__param", 4, "kp", "num_kp", words=4),
     Table(b"__ksymtab", 12, "syms", "num_syms"),
     Table(b"__kcrctab", 4, "crcs", ""),
     Table(b"__ksymtab_gpl", 12, "gpl_syms", "num_gpl_syms"),
     Table(b"__kcrctab_gpl", 4, "gpl_crcs", ""),
-    Table(b".ctors", 8, "ctors", "num_ctors"),
+    Table(b".ctors", 0, "ctors", "num_ctors", words=1),
     Table(b".noinstr.text", 1, "noinstr_text_start", "noinstr_text_size"),
-    Table(b"__tracepoints_ptrs", 4, "tracepoints_ptrs", "num_tracepoints"),
-    Table(b"___srcu_struct_ptrs", 8, "srcu_struct_ptrs", "num_srcu_structs"),
+    Table(POINTERS, 4, "tracepoints_ptrs", "num_tracepoints"),
+    Table(b"___srcu_struct_ptrs", 0, "srcu_struct_ptrs", "num_srcu_structs", words=1),
     Table(b"__bpf_raw_tp_map", 32, "bpf_raw_events", "num_bpf_raw_events"),
     Table(b".BTF", 1, "btf_data", "btf_data_size", loaded=False),
     Table(b".BTF.base", 1, "btf_base_data", "btf_base_data_size", loaded=False),
-    Table(b"__jump_table", 16, "jump_entries", "num_jump_entries"),
-    Table(b"_ftrace_events", 8, "trace_events", "num_trace_events"),
-    Table(b"_ftrace_eval_map", 8, "trace_evals", "num_trace_evals"),
-    Table(b"__trace_printk_fmt", 8, "trace_bprintk_fmt_start", "num_trace_bprintk_fmt"),
-    Table(b"__mcount_loc", 8, "ftrace_callsites", "num_ftrace_callsites"),
-    Table(b"_error_injection_whitelist", 16, "ei_funcs", "num_ei_funcs"),
+    Table(b"__jump_table", 8, "jump_entries", "num_jump_entries", words=1),
+    Table(b"_ftrace_events", 0, "trace_events", "num_trace_events", words=1),
+    Table(b"_ftrace_eval_map", 0, "trace_evals", "num_trace_evals", words=1),
+    Table(b"__trace_printk_fmt", 0, "trace_bprintk_fmt_start", "num_trace_bprintk_fmt", words=1),
+    Table(b"__mcount_loc", 0, "ftrace_callsites", "num_ftrace_callsites", words=1),
+    Table(b"_error_injection_whitelist", 0, "ei_funcs", "num_ei_funcs", words=2),
     Table(b".kprobes.text", 1, "kprobes_text_start", "kprobes_text_size"),
-    Table(b"_kprobe_blacklist", 8, "kprobe_blacklist", "num_kprobe_blacklist"),
-    Table(b".printk_index", 8, "printk_index_start", "printk_index_size"),
+    Table(b"_kprobe_blacklist", 0, "kprobe_blacklist", "num_kprobe_blacklist", words=1),
+    Table(b".printk_index", 0, "printk_index_start", "printk_index_size", words=1),
     Table(b".static_call_sites", 8, "static_call_sites", "num_static_call_sites"),
-    Table(b".kunit_test_suites", 8, "kunit_suites", "num_kunit_suites"),
-    Table(b".kunit_init_test_suites", 8, "kunit_init_suites", "num_kunit_init_suites"),
-    Table(b"__ex_table", 12, "extable", "num_exentries"),
-    Table(b"__dyndbg", 56, "dyndbg_info.descs", "dyndbg_info.num_descs"),
+    Table(b".kunit_test_suites", 0, "kunit_suites", "num_kunit_suites", words=1),
+    Table(b".kunit_init_test_suites", 0, "kunit_init_suites", "num_kunit_init_suites", words=1),
+    Table(EXCEPTIONS, 12, "extable", "num_exentries"),
+    Table(b"__dyndbg", 4, "dyndbg_info.descs", "dyndbg_info.num_descs", words=6, align=8),
 )
 """In the kernel's order. A kernel built without one of the subsystems has no such member."""
 
@@ -70,7 +93,7 @@ def find_module_sections(target: Target, mod: Module, info: LoadInfo) -> dict[st
 
     Source: ``kernel/module/main.c: find_module_sections``.
     """
-    module = target.image.btf.struct("module")
+    module = struct_module(target.image)
     facts: dict[str, int | str] = {}
     for table in _tables(target):
         if not module.has(table.start):
@@ -91,16 +114,30 @@ def find_module_sections(target: Target, mod: Module, info: LoadInfo) -> dict[st
 
 
 def _tables(target: Target) -> tuple[Table, ...]:
-    btf = target.image.btf
-    if not btf.has("ddebug_class_map"):
-        return TABLES
-    size = btf.struct("ddebug_class_map").size
-    return (*TABLES, Table(b"__dyndbg_classes", size, "dyndbg_info.classes", "dyndbg_info.num_classes"))
+    return _tables_of(target.image)
+
+
+@lru_cache(maxsize=16)
+def _tables_of(image: Image) -> tuple[Table, ...]:
+    """The tables with the sizes that objects have on the kernel's architecture."""
+    architecture, exports = architecture_named(image.architecture), kernel_symbols(image)
+    sizes = dict.fromkeys(EXPORTS, exports.size)
+    sizes[POINTERS] = exports.size // 3
+    sizes[EXCEPTIONS] = architecture.exception_entry
+    tables = [
+        replace(table, size=sizes.get(table.section) or table.object_size(architecture.format.word), words=0)
+        for table in TABLES
+    ]
+    with suppress(MissingInformationError):
+        if image.btf.has("ddebug_class_map"):
+            size = image.btf.struct("ddebug_class_map").size
+            tables.append(Table(b"__dyndbg_classes", size, "dyndbg_info.classes", "dyndbg_info.num_classes"))
+    return tuple(tables)
 
 
 def _constructors(target: Target, mod: Module, info: LoadInfo, table: Table) -> Table:
     """``.ctors``, or else ``.init_array``: there is no compiler that makes both."""
-    if not info.section_objs(b".ctors", 8)[0]:
+    if not info.section_objs(b".ctors", info.format.word)[0]:
         return replace(table, section=b".init_array")
     if info.find_sec(b".init_array"):
         target.printk(4, f"{mod.name}: has both .ctors and .init_array.")

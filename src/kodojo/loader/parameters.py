@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodojo.errors import Detail, decode
+from kodojo.loader.kernel_symbol import known_address
 from kodojo.loader.module_memory import read_bytes, read_string
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from kodojo.loader.target import Module, Target
 
 __all__ = [
-    "KERNEL_PARAM_SIZE",
     "KernelParam",
     "kernel_params",
     "kstrtobool",
@@ -32,7 +32,6 @@ __all__ = [
 SPACES = frozenset(b"\t\n\v\f\r \xa0")
 """What the kernel's ``isspace`` accepts: its character table is Latin-1."""
 
-KERNEL_PARAM_SIZE = 40
 KERNEL_PARAM_OPS_FL_NOARG = 1
 KERNEL_PARAM_FL_UNSAFE = 1
 KERNEL_PARAM_FL_HWPARAM = 2
@@ -59,11 +58,13 @@ class KernelParam:
 
 def kernel_params(mod: Module, info: LoadInfo) -> list[KernelParam]:
     """The module's parameters, in the order of its ``__param`` section."""
-    start, count = info.section_objs(b"__param", KERNEL_PARAM_SIZE)
+    # struct kernel_param: name, mod, ops, u16 perm, s8 level, u8 flags, arg
+    layout = struct.Struct(info.format.order + ("QQQHbB4xQ" if info.format.bits == 64 else "IIIHbBI"))
+    start, count = info.section_objs(b"__param", layout.size)
     params = []
     for index in range(count):
-        raw = read_bytes(mod, start + KERNEL_PARAM_SIZE * index, KERNEL_PARAM_SIZE)
-        name, _mod, ops, perm, level, flags, arg = struct.unpack("<QQQHbB4xQ", raw)
+        raw = read_bytes(mod, start + layout.size * index, layout.size)
+        name, _mod, ops, perm, level, flags, arg = layout.unpack(raw)
         params.append(KernelParam(index, read_string(mod, name), ops, perm, level, flags, arg))
     return params
 
@@ -185,7 +186,7 @@ def _refused(
     target: Target, mod: Module, known: KernelParam, param: bytes, value: bytes | None, errno: int
 ) -> LoadError:
     """Print the line for an argument that was refused, and say why."""
-    if errno != Errno.EPERM and known.ops == target.image.kallsyms.get("param_array_ops"):
+    if errno != Errno.EPERM and known.ops == known_address(target.image, "param_array_ops"):
         # The setter of arrays has put a NUL in the place of the commas that it got to.
         value = value if value is None else value.partition(b",")[0]
     text, name = decode(value or b""), decode(param)

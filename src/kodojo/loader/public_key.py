@@ -8,12 +8,13 @@ the one here returns ``errno``.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
 
-from kodojo.errors import UnmodelledError
+from kodojo.errors import MissingInformationError, UnmodelledError
 from kodojo.image.asn1 import EBADMSG, Asn1Error, Element, Primitive, asn1_ber_decoder, sequence
 from kodojo.image.x509 import Certificate, Dialect
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+    from kodojo.image.btf import Struct
     from kodojo.image.image import Image
 
 __all__ = [
@@ -124,8 +126,7 @@ class SignatureCapabilities:
         def built_in(option: str) -> bool:
             return bool(config.get(f"CONFIG_{option}") == "y")
 
-        keys = image.btf.struct("public_key") if image.btf.has("public_key") else None
-        signature = image.btf.struct("public_key_signature") if image.btf.has("public_key_signature") else None
+        keys, signature = _struct(image, "public_key"), _struct(image, "public_key_signature")
         oids = image.oids
         public_keys = {name for name, option in _KEY_OPTIONS.items() if built_in(option)}
         if "id_ansip521r1" not in oids:
@@ -143,6 +144,12 @@ class SignatureCapabilities:
             built_in("SYSTEM_BLACKLIST_KEYRING"),
             int(config.get("CONFIG_MESSAGE_LOGLEVEL_DEFAULT") or 4),
         )
+
+
+def _struct(image: Image, name: str) -> Struct | None:
+    with suppress(MissingInformationError):
+        return image.btf.struct(name) if image.btf.has(name) else None
+    return None
 
 
 @dataclass(slots=True)

@@ -87,6 +87,12 @@ SLUGS = {
     "duplicate-export": "an exported symbol exists already",
     # relocate/
     "rel-relocations": "the relocations have no addends",
+    "relocation-bounds": "a relocation is outside its section, or for no symbol",
+    "relocation-without-partner": "half of an address is to be relocated without the other",
+    "interworking-call": "code calls code of the other instruction set",
+    "call-without-restore": "a call to the kernel leaves no place for what has to follow it",
+    "no-plt-section": "there is no section for the veneers that branches may need",
+    "no-veneer-left": "there is no room for the veneers that branches need",
     "unknown-relocation": "there is a relocation that kernels do not know",
     "relocation-overflow": "a value does not fit into its place",
     "relocation-target-nonzero": "the place of a relocation is not empty",

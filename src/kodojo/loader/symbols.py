@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.errors import Detail, LoadError, decode
-from kodojo.loader.module_memory import read_string, self_relative
+from kodojo.image.architecture import architecture_named
+from kodojo.loader.kernel_symbol import kernel_symbols
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno, ModuleState
 from kodojo.loader.version import check_version, version_facts
@@ -34,7 +35,6 @@ SHN_ABS = 0xFFF1
 SHN_COMMON = 0xFFF2
 STB_WEAK = 2
 TAINT_PROPRIETARY_MODULE = 0
-KERNEL_SYMBOL_SIZE = 12  # CONFIG_HAVE_ARCH_PREL32_RELOCATIONS: value, name, namespace; each self-relative
 
 WAIT_SECONDS = 30.0
 """How long a symbol of a module that is still loading is waited for."""
@@ -119,7 +119,7 @@ def _invalid_section_index(target: Target, mod: Module, info: LoadInfo, index: i
 
 def ignore_undef_symbol(architecture: str, name: bytes) -> bool:
     """Symbols that may stay undefined (``kernel/module/main.c: ignore_undef_symbol``)."""
-    return architecture in ("x86_64", "x86") and name == b"_GLOBAL_OFFSET_TABLE_"
+    return architecture_named(architecture).name in ("x86_64", "i686") and name == b"_GLOBAL_OFFSET_TABLE_"
 
 
 def _undefined_symbol(target: Target, mod: Module, info: LoadInfo, index: int) -> LoadError | None:
@@ -325,11 +325,11 @@ def verify_exported_symbols(target: Target, mod: Module, info: LoadInfo) -> int:
     Source: ``kernel/module/main.c: verify_exported_symbols``.
     """
     count = 0
+    table = kernel_symbols(target.image)
     for section in (b"__ksymtab", b"__ksymtab_gpl"):
-        start, entries = info.section_objs(section, KERNEL_SYMBOL_SIZE)
+        start, entries = info.section_objs(section, table.size)
         for index in range(entries):
-            # struct kernel_symbol: int value_offset, name_offset, namespace_offset
-            name = decode(read_string(mod, self_relative(mod, start + KERNEL_SYMBOL_SIZE * index + 4)))
+            name = decode(table.name(mod, start + table.size * index))
             found = target.find_symbol(name, gplok=True)
             if found is not None:
                 info.steps.refused(_duplicate_export(target, mod, name, found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kodojo.errors import LoadError, UnloadError, decode, encode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader import delete_module
 from kodojo.loader.decompress import module_decompress
 from kodojo.loader.load_info import (
@@ -32,8 +33,6 @@ __all__ = [
 ]
 
 CAP_SYS_MODULE = 16
-MODULE_NAME_LEN = 56
-EHDR_SIZE = 64
 ULONG_MAX = (1 << 64) - 1
 UINT_MAX = (1 << 32) - 1
 
@@ -82,7 +81,7 @@ def sys_init_module(target: Target, umod: int, length: int, uargs: int, steps: S
 
 def copy_module_from_user(target: Target, umod: int, length: int) -> LoadInfo:
     """Copy the image into kernel memory (``kernel/module/main.c: copy_module_from_user``)."""
-    if length < EHDR_SIZE:
+    if length < architecture_named(target.image.architecture).format.ehdr.itemsize:
         raise refuse(
             "image",
             Errno.ENOEXEC,
@@ -173,13 +172,14 @@ def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> No
         may_init_module(target)
     except LoadError as error:
         raise UnloadError(f"removing modules: {error.why}", error.errno, hint=error.hint) from error
+    longest = architecture_named(target.image.architecture).module_name_len
     if isinstance(name, int):
         try:
-            raw = target.strncpy_from_user(name, MODULE_NAME_LEN)
+            raw = target.strncpy_from_user(name, longest)
         except KernelErrno as answer:
             raise UnloadError(f"the name at {name:#x} cannot be read", answer.errno) from answer
     else:
         raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
-    if not 0 < len(raw) < MODULE_NAME_LEN:
+    if not 0 < len(raw) < longest:
         raise UnloadError(f"no module has a name of {len(raw)} bytes", Errno.ENOENT)
     delete_module.delete_module(target, decode(raw), flags & UINT_MAX)

@@ -126,6 +126,7 @@ class Module:
     :param init: address of its init function, 0 if it has none; likewise ``exit``.
     :param args: address of the kernel's copy of its argument string, 0 if there is none (yet).
     :param percpu: offset of its per-CPU data.
+    :param arch: what the relocations of the architecture keep in mind (``struct mod_arch_specific``).
     :param uses: modules whose symbols it uses, in the order in which they were first used.
     """
 
@@ -143,6 +144,7 @@ class Module:
     args: int = 0
     percpu: int = 0
     percpu_size: int = 0
+    arch: object = None
     uses: list[Module] = field(default_factory=list)
 
 

@@ -29,9 +29,6 @@ __all__ = [
 
 TAINT_FORCED_MODULE = 1
 
-MODVERSION_INFO = np.dtype([("crc", "<u8"), ("name", "S56")])
-"""``struct modversion_info`` of a 64-bit kernel."""
-
 
 def add_taint_module(target: Target, mod: Module, bit: int, *, lockdep_ok: bool) -> None:
     """Taint the kernel and the module (``kernel/module/main.c: add_taint_module``)."""
@@ -87,29 +84,32 @@ def version_facts(info: LoadInfo, symbol: Symbol) -> dict[str, int | str]:
 
 
 def _read_versions(info: LoadInfo) -> dict[bytes, int]:
-    """The contents of ``__versions``: the first entry of a name counts, and its crc has 64 bits."""
+    """The contents of ``__versions``: the first entry of a name counts, and its crc is an unsigned long."""
     content = info.section_file_data(info.index.vers)
-    count = len(content) // MODVERSION_INFO.itemsize
+    word = info.format.word
+    # struct modversion_info; its name has what is left of 64 bytes
+    entry = np.dtype([("crc", f"{info.format.order}u{word}"), ("name", f"S{64 - word}")])
+    count = len(content) // entry.itemsize
     if not count:
         return {}
-    table = np.frombuffer(content, MODVERSION_INFO, count)
+    table = np.frombuffer(content, entry, count)
     names: list[bytes] = table["name"].tolist()
     start = int(info.sechdrs["sh_offset"][info.index.vers])
-    for index in _unusual_names(content, count):
-        names[index] = _c_string(info.data, start + index * MODVERSION_INFO.itemsize + 8)
+    for index in _unusual_names(content, count, word):
+        names[index] = _c_string(info.data, start + index * entry.itemsize + word)
     return dict(zip(reversed(names), reversed(table["crc"].tolist()), strict=True))
 
 
-def _unusual_names(content: memoryview, count: int) -> list[int]:
+def _unusual_names(content: memoryview, count: int, word: int) -> list[int]:
     """Entries whose name is not padded with NULs: it ends earlier than numpy thinks, or later."""
-    rows = np.frombuffer(content, np.uint8, count * MODVERSION_INFO.itemsize).reshape(count, -1)[:, 8:]
+    rows = np.frombuffer(content, np.uint8, count * 64).reshape(count, -1)[:, word:]
     zero = rows == 0
     unusual = (zero[:, :-1] & ~zero[:, 1:]).any(axis=1) | ~zero[:, -1]
     return [int(index) for index in np.flatnonzero(unusual)]
 
 
 def _c_string(data: bytes, start: int) -> bytes:
-    """The name as strcmp sees it: it may go on after the 56 bytes. One without an end equals nothing."""
+    """The name as strcmp sees it: it may go on after its own bytes. One without an end equals nothing."""
     end = data.find(b"\0", start)
     return data[start:end] if end >= 0 else data[start : start + 56] + b"\0"
 

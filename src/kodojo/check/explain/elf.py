@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.errors import Detail, decode
-from kodojo.image.elf import EHDR, SHDR
+from kodojo.image.architecture import architecture_named
+from kodojo.image.elf import Format
 
 if TYPE_CHECKING:
     from kodojo.check.explain.case import Case
@@ -36,17 +37,19 @@ def header_field(case: Case, problem: Refusal) -> Refusal:
     """The fields that the kernel objects to: what they say, and at which offset of the file."""
     data = case.content
     header_fields, section_fields = FIELDS[problem.slug]
-    if len(data) < EHDR.itemsize:
+    elf_format = architecture_named(case.image.architecture).format  # as the kernel reads it, whatever the file is
+    if len(data) < elf_format.ehdr.itemsize:
         return problem
-    header = np.frombuffer(data, EHDR, 1)[0]
+    header = np.frombuffer(data, elf_format.ehdr, 1)[0]
     details = [_of_header(header, name, len(data)) for name in header_fields]
-    for index in _sections(problem, header, data):
-        details += _of_section(header, index, section_fields, data)
+    sections = _headers(header, data, elf_format)
+    for index in _sections(problem, header, sections):
+        details += _of_section(header, sections, index, section_fields, data)
     return replace(problem, details=tuple(details) or problem.details)
 
 
 def _of_header(header: np.void, name: str, length: int) -> Detail:
-    offset = EHDR.fields[name][1] if EHDR.fields else 0
+    offset = header.dtype.fields[name][1] if header.dtype.fields else 0
     value = header[name]
     shown = bytes(value).hex(" ") if name == "e_ident" else f"{int(value)} ({int(value):#x})"
     facts: dict[str, int | str] = {"offset": offset, "file size": length}
@@ -55,7 +58,7 @@ def _of_header(header: np.void, name: str, length: int) -> Detail:
     return Detail(name, f"at offset {offset:#x} of the file is {shown}", facts)
 
 
-def _sections(problem: Refusal, header: np.void, data: bytes) -> list[int]:
+def _sections(problem: Refusal, header: np.void, sections: np.ndarray) -> list[int]:
     """The sections that the refusal is about."""
     named = [int(detail.facts["section"]) for detail in problem.details if "section" in detail.facts]
     if named or not FIELDS[problem.slug][1]:
@@ -63,26 +66,26 @@ def _sections(problem: Refusal, header: np.void, data: bytes) -> list[int]:
     if problem.slug == "elf-section-names":
         return [int(header["e_shstrndx"])]
     if problem.slug == "elf-symbol-strings":
-        kinds = _headers(header, data)["sh_type"]
-        return [int(index) for index in np.flatnonzero(kinds == SHT_SYMTAB)[:1]]
+        return [int(index) for index in np.flatnonzero(sections["sh_type"] == SHT_SYMTAB)[:1]]
     return [0]
 
 
-def _headers(header: np.void, data: bytes) -> np.ndarray:
-    start, count = int(header["e_shoff"]), int(header["e_shnum"])
-    fits = max(0, len(data) - start) // SHDR.itemsize
-    return np.frombuffer(data, SHDR, min(count, fits), start) if min(count, fits) else np.zeros(0, SHDR)
+def _headers(header: np.void, data: bytes, elf_format: Format) -> np.ndarray:
+    start, count, shdr = int(header["e_shoff"]), int(header["e_shnum"]), elf_format.shdr
+    fits = max(0, len(data) - start) // shdr.itemsize
+    return np.frombuffer(data, shdr, min(count, fits), start) if min(count, fits) else np.zeros(0, shdr)
 
 
-def _of_section(header: np.void, index: int, fields: tuple[str, ...], data: bytes) -> list[Detail]:
-    sections = _headers(header, data)
+def _of_section(
+    header: np.void, sections: np.ndarray, index: int, fields: tuple[str, ...], data: bytes
+) -> list[Detail]:
     if not 0 <= index < len(sections):
         return []
     name = _name(header, sections, index, data)
-    place = int(header["e_shoff"]) + index * SHDR.itemsize
+    place = int(header["e_shoff"]) + index * sections.dtype.itemsize
     details = []
     for field in fields:
-        offset = place + (SHDR.fields[field][1] if SHDR.fields else 0)
+        offset = place + (sections.dtype.fields[field][1] if sections.dtype.fields else 0)
         value = int(sections[index][field])
         text = f"at offset {offset:#x} of the file is {value} ({value:#x})"
         if field == "sh_size":

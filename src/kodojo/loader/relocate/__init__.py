@@ -1,15 +1,21 @@
-"""Applying relocations: what is the same on every architecture, and the table of architectures."""
+"""What architectures do differently: relocations, and sections that are made larger before the layout.
+
+Each has a file, named as its directory in the kernel or, where that holds several, as ``uname -m`` says.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from kodojo.errors import UnmodelledError, decode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.livepatch import klp_apply_section_relocs
 from kodojo.loader.refusal import refuse
-from kodojo.loader.relocate import x86_64
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
-__all__ = ["apply_relocations"]
+__all__ = ["apply_relocations", "module_frob_arch_sections", "module_init_sections"]
 
 SHT_RELA = 4
 SHT_REL = 9
@@ -26,13 +32,64 @@ SHF_ALLOC = 2
 SHF_RELA_LIVEPATCH = 0x00100000
 
 
-class ApplyRelocateAdd(Protocol):
-    """``apply_relocate_add`` of an architecture: the section's entries, and the section to patch."""
+class FrobArchSections(Protocol):
+    """``module_frob_arch_sections`` of an architecture: make sections larger by what relocations may need."""
+
+    def __call__(self, target: Target, mod: Module, info: LoadInfo) -> None: ...
+
+
+class ApplyRelocate(Protocol):
+    """``apply_relocate_add`` or ``apply_relocate``: patch one section; how many entries there are."""
 
     def __call__(self, target: Target, mod: Module, info: LoadInfo, relsec: int) -> int: ...
 
 
-ARCHITECTURES: dict[str, ApplyRelocateAdd] = {"x86_64": x86_64.apply_relocate_add}
+@dataclass(frozen=True, slots=True)
+class ModuleC:
+    """``arch/*/kernel/module.c``: what the file of an architecture has.
+
+    :param init_sections: how the names of sections begin that go away after init (``module_init_section``).
+    :param exit_sections: likewise those that nobody needs where modules cannot be removed.
+    """
+
+    init_sections: tuple[bytes, ...]
+    exit_sections: tuple[bytes, ...]
+    module_frob_arch_sections: FrobArchSections
+    apply_relocate: ApplyRelocate
+
+
+FILES = {
+    "x86_64": "x86_64", "aarch64": "arm64", "i686": "i386", "armv7l": "arm", "riscv64": "riscv64",
+    "ppc64le": "ppc64le", "s390x": "s390x",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def module_c(architecture: str) -> ModuleC:
+    """The file of an architecture, imported when it is needed: nobody needs them all."""
+    known = architecture_named(architecture)
+    file = import_module(f"{__name__}.{FILES[known.name]}")
+    return ModuleC(
+        file.INIT_SECTIONS,
+        file.EXIT_SECTIONS,
+        file.module_frob_arch_sections,
+        file.apply_relocate_add if known.rela else file.apply_relocate,
+    )
+
+
+def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> None:
+    """What an architecture adds to the sections: nothing on x86, room for PLTs on others."""
+    module_c(target.image.architecture).module_frob_arch_sections(target, mod, info)
+
+
+def module_init_sections(target: Target) -> tuple[bytes, ...]:
+    """How the names of sections begin that go to the memory for init.
+
+    Source: ``kernel/module/main.c: module_init_layout_section``.
+    """
+    file = module_c(target.image.architecture)
+    unload = target.image.config.enabled("MODULE_UNLOAD")
+    return file.init_sections if unload else (*file.init_sections, *file.exit_sections)
 
 
 def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, int | str]:
@@ -40,27 +97,28 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
 
     Stops at the first error. Source: ``kernel/module/main.c: apply_relocations``.
     """
-    apply_relocate_add = ARCHITECTURES.get(target.image.architecture)
-    if apply_relocate_add is None:
-        raise UnmodelledError(f"relocations of {target.image.architecture} are not modelled yet")
+    rela = architecture_named(target.image.architecture).rela
+    accepted, other = (SHT_RELA, SHT_REL) if rela else (SHT_REL, SHT_RELA)
+    file = module_c(target.image.architecture)
     _take_over_struct_module(target, mod, info)
     sections = entries = 0
     for index in _relocation_sections(info.sechdrs):
         section = info.sechdrs[index]
         if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
-            entries += klp_apply_section_relocs(target, mod, info, index, apply_relocate_add)
+            entries += klp_apply_section_relocs(target, mod, info, index, file.apply_relocate)
             sections += 1
-        elif section["sh_type"] == SHT_REL:
-            target.printk(3, f"module {mod.name}: REL relocation unsupported")
+        elif section["sh_type"] == other:
+            target.printk(3, f"module {mod.name}: {'REL' if rela else 'RELA'} relocation unsupported")
             raise refuse(
                 mod.name,
                 Errno.ENOEXEC,
                 "rel-relocations",
-                f"section {decode(info.section_name(index))} has relocations without addends (SHT_REL)",
-                "Build the module for this architecture: its ABI uses SHT_RELA.",
+                f"section {decode(info.section_name(index))} has relocations with"
+                + ("out addends (SHT_REL)" if rela else " addends (SHT_RELA)"),
+                f"Build the module for this architecture: its ABI uses {'SHT_RELA' if rela else 'SHT_REL'}.",
             )
-        elif section["sh_type"] == SHT_RELA:
-            entries += apply_relocate_add(target, mod, info, index)
+        elif section["sh_type"] == accepted:
+            entries += file.apply_relocate(target, mod, info, index)
             sections += 1
     return {"sections": sections, "entries": entries}
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
-__all__ = ["apply_relocate_add"]
+__all__ = ["EXIT_SECTIONS", "INIT_SECTIONS", "apply_relocate_add", "module_frob_arch_sections"]
+
+INIT_SECTIONS = (b".init",)
+EXIT_SECTIONS = (b".exit",)
 
 R_X86_64_NONE = 0
 R_X86_64_64 = 1
@@ -75,6 +78,10 @@ class Patch:
     address: int
     symtab: int
     aliased: bool
+
+
+def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> None:
+    """The architecture adds nothing to the sections."""
 
 
 def apply_relocate_add(target: Target, mod: Module, info: LoadInfo, relsec: int) -> int:
