@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kodojo.image.elf import EHDR, RELA, SHDR, SYM
+from kodojo.image.elf import ELF64_LE, Format
 
-SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS = 1, 2, 3, 4, 8
+SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 3, 4, 8, 9
 WRITE, ALLOC, EXEC = 1, 2, 4
 GLOBAL, WEAK = 1, 2
 FUNC, OBJECT = 2, 1
@@ -58,6 +58,7 @@ class Symbol:
     bind: int = GLOBAL
     type: int = 0
     name_offset: int | None = None
+    other: int = 0
 
 
 class ElfWriter:
@@ -66,17 +67,19 @@ class ElfWriter:
     The tables ``.symtab``, ``.strtab`` and ``.shstrtab`` are sections like all others, written last; their
     contents are made by :meth:`build`, unless ``data`` was set.
 
+    :param elf_format: class and byte order.
     :ivar header: members of the ELF header that are written as they are here.
     :ivar tail: bytes behind everything else (a signature).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elf_format: Format = ELF64_LE) -> None:
+        self.format = elf_format
         self.header: dict[str, int | bytes] = {}
         self.sections: list[Section] = []
         self.symbols: list[Symbol] = []
         self.zero: dict[str, int] = {}
         self.tables = [
-            Section(".symtab", SHT_SYMTAB, align=8, entsize=SYM.itemsize, link=".strtab"),
+            Section(".symtab", SHT_SYMTAB, align=8, entsize=elf_format.sym.itemsize, link=".strtab"),
             Section(".strtab", SHT_STRTAB),
             Section(".shstrtab", SHT_STRTAB),
         ]
@@ -107,13 +110,19 @@ class ElfWriter:
         self.symbols.append(symbol)
         return symbol
 
-    def relocations(self, target: str, entries: Iterable[tuple[int, int, str, int]]) -> Section:
-        """Append a section of relocations for ``target``: offset, type, name of the symbol, addend."""
+    def relocations(self, target: str, entries: Iterable[tuple[int, int, str, int]], *, rela: bool = True) -> Section:
+        """Append a section of relocations for ``target``: offset, type, name of the symbol, addend.
+
+        :param rela: with addends; without, those that are given have to be 0.
+        """
         number = {symbol.name: i for i, symbol in enumerate(self.symbols, 1)}
-        rows = [(offset, number[name] << 32 | kind, addend) for offset, kind, name, addend in entries]
-        data = np.array(rows, RELA).tobytes()
-        options = {"type": SHT_RELA, "link": ".symtab", "info": target, "align": 8, "entsize": RELA.itemsize}
-        return self.add(f".rela{target}", data, 0, **options)
+        bits = 8 if self.format.bits == 32 else 32
+        rows = [(offset, number[name] << bits | kind, addend) for offset, kind, name, addend in entries]
+        kind = self.format.rela if rela else self.format.rel
+        assert rela or not any(addend for _, _, addend in rows)
+        data = np.array([row if rela else row[:2] for row in rows], kind).tobytes()
+        options = {"type": SHT_RELA if rela else SHT_REL, "link": ".symtab", "info": target, "align": 8}
+        return self.add(f"{'.rela' if rela else '.rel'}{target}", data, 0, entsize=kind.itemsize, **options)
 
     def build(self) -> bytes:
         """The bytes of the file: ELF header, contents of the sections, section headers, tail."""
@@ -121,8 +130,8 @@ class ElfWriter:
         names, name_offsets = _strings(section.name for section in sections)
         strings, string_offsets = _strings(symbol.name for symbol in self.symbols)
         made = {".symtab": self._symbol_table(string_offsets), ".strtab": strings, ".shstrtab": names}
-        headers = np.zeros(len(sections) + 1, SHDR)
-        body = bytearray(EHDR.itemsize)
+        headers = np.zeros(len(sections) + 1, self.format.shdr)
+        body = bytearray(self.format.ehdr.itemsize)
         for index, section in enumerate(sections, 1):
             data = section.data
             if not data and any(section is table for table in self.tables):
@@ -136,7 +145,12 @@ class ElfWriter:
             _override(headers, index, section.header)
         _override(headers, 0, self.zero)
         body += bytes(-len(body) % 8)
-        return self._elf_header(len(body), headers) + bytes(body[EHDR.itemsize :]) + headers.tobytes() + self.tail
+        return (
+            self._elf_header(len(body), headers)
+            + bytes(body[self.format.ehdr.itemsize :])
+            + headers.tobytes()
+            + self.tail
+        )
 
     def _all(self) -> list[Section]:
         return [*self.sections, *self.tables]
@@ -148,20 +162,24 @@ class ElfWriter:
         return (name, section.type, section.flags, 0, offset, size, link, info, section.align, section.entsize)
 
     def _symbol_table(self, offsets: Mapping[str, int]) -> bytes:
-        table = np.zeros(len(self.symbols) + 1, SYM)
+        table = np.zeros(len(self.symbols) + 1, self.format.sym)
         for row, symbol in enumerate(self.symbols, 1):
             name = offsets[symbol.name] if symbol.name_offset is None else symbol.name_offset
             section = symbol.section if isinstance(symbol.section, int) else self.index(symbol.section)
-            table[row] = (name, symbol.bind << 4 | symbol.type, 0, section, symbol.value, symbol.size)
+            members = {"st_name": name, "st_info": symbol.bind << 4 | symbol.type, "st_other": symbol.other}
+            members |= {"st_shndx": section, "st_value": symbol.value, "st_size": symbol.size}
+            for member, value in members.items():
+                table[member][row] = value
         return table.tobytes()
 
     def _elf_header(self, e_shoff: int, headers: np.ndarray) -> bytes:
         values = {
-            "e_ident": b"\x7fELF\x02\x01\x01" + bytes(9), "e_type": 1, "e_machine": 62, "e_version": 1,
-            "e_shoff": e_shoff, "e_ehsize": EHDR.itemsize, "e_shentsize": SHDR.itemsize,
+            "e_ident": b"\x7fELF" + bytes((self.format.word // 4, 1 + (not self.format.little), 1)) + bytes(9),
+            "e_type": 1, "e_machine": 62, "e_version": 1,
+            "e_shoff": e_shoff, "e_ehsize": self.format.ehdr.itemsize, "e_shentsize": self.format.shdr.itemsize,
             "e_shnum": len(headers), "e_shstrndx": len(headers) - 1,
         }  # fmt: skip
-        header = np.zeros(1, EHDR)
+        header = np.zeros(1, self.format.ehdr)
         for member, value in (values | self.header).items():
             header[member] = value
         return header.tobytes()

@@ -20,7 +20,7 @@ def config(*options):
         (("X86_32", "M686", "SMP"), "SMP 686 "),
         (("ARM64", "SMP"), "SMP aarch64"),
         (("ARM", "CPU_32v7", "ARM_PATCH_PHYS_VIRT", "SMP"), "SMP ARMv7 p2v8 "),
-        (("ARM", "CPU_32v6K", "CPU_32v7", "THUMB2_KERNEL"), "ARMv6 thumb2 "),
+        (("ARM", "CPU_32v6K", "CPU_32v7", "THUMB2_KERNEL"), "ARMv7 thumb2 "),
         (("RISCV", "64BIT"), "riscv"),
         (("PPC64", "CPU_LITTLE_ENDIAN", "MPROFILE_KERNEL", "RELOCATABLE"), "mprofile-kernel relocatable "),
         (("S390", "64BIT"), ""),

@@ -374,7 +374,7 @@ def test_foreign_object():
     writer.header["e_machine"] = 183
     with pytest.raises(LoadError) as caught:
         checked(paper_target(EARLY), writer)
-    assert "arm64" in caught.value.why
+    assert "aarch64" in caught.value.why
     assert "x86_64" in caught.value.why
 
 
