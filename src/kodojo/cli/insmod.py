@@ -12,6 +12,7 @@ import click
 
 from kodojo.cli.app import App, machine_options, pass_app
 from kodojo.cli.checks import seconds
+from kodojo.cli.suitable import name_suitable_kernels
 from kodojo.errors import KodojoError, LoadError
 from kodojo.report.kmod import insmod_text, not_inserted, not_loaded
 
@@ -54,6 +55,7 @@ def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit:
             module = kernel.insmod(file, *parameters)
         except LoadError as error:
             failure, done = error, getattr(error, "steps", ())
+            name_suitable_kernels(error, app.store, file)
         else:
             done = module.steps
             if app.json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from kodojo.errors import (
     FaultReport,
+    ImageError,
     InputError,
     LoadError,
     LogRecord,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from kodojo.image.store import Store
 
 __all__ = ["Kernel"]
+
+BOOTABLE = ("x86_64",)
+"""The architectures that kodojo has machines for."""
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK = 0o4000
@@ -122,12 +126,18 @@ class Kernel:
         :param cmdline: extra words for the kernel's command line.
         :param memory: bytes of RAM.
         :param progress: told the share of the boot that is done, 0 to 1, if it has to be booted.
-        :raises InputError: the memory is too small. MissingInformationError: the kernel has no symbol table or
+        :raises InputError: the memory is too small. ImageError: it is for a machine that kodojo does not have.
+            MissingInformationError: the kernel has no symbol table or
             type information. MachineFault: it panicked.
         """
         from kodojo.image.store import Store  # noqa: PLC0415  an unpacked image needs none
 
         opened = image if isinstance(image, Image) else Image.open(os.fspath(image))
+        if opened.architecture not in BOOTABLE:
+            raise ImageError(
+                f"{opened.release}: a kernel for {opened.architecture}, which kodojo does not run",
+                hint="modules can be checked against it: kodojo check --kernel",
+            )
         _ = opened.kallsyms, opened.btf  # a kernel without them is refused before it is booted, not after
         snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress)
         return cls(opened, snapshot.start(), facts)
