@@ -110,7 +110,17 @@ class Loaded:
         return self.info.section_names().index(section.encode())
 
 
-def load(target: DryTarget, writer: ElfWriter) -> Loaded:
+@dataclass
+class Damaged:
+    """A file as it is, where a writer is wanted."""
+
+    content: bytes
+
+    def build(self) -> bytes:
+        return self.content
+
+
+def load(target: DryTarget, writer: ElfWriter | Damaged) -> Loaded:
     """Load it. LoadError where the kernel refuses it."""
     data = writer.build()
     info = LoadInfo(data, target.vmalloc(len(data)))

@@ -130,6 +130,9 @@ class PaperImage:
     def for_dry_load(self) -> PaperImage:
         return self
 
+    def cannot_check(self, what: str) -> None:
+        self.unmade = (*self.unmade, what)
+
     def has_text(self, text: bytes) -> bool:
         return any(text in own for own in self.texts)
 

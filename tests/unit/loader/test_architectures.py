@@ -3,10 +3,12 @@
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kodojo.errors import LoadError
 from kodojo.image.architecture import ARCHITECTURES, architecture_named, architecture_of_module
-from tests.support.architectures import kernel, load, module
+from tests.support.architectures import ABSOLUTE, Damaged, kernel, load, module
 from tests.support.elf_writer import ALLOC
 
 NAMES = tuple(ARCHITECTURES)
@@ -76,14 +78,8 @@ def test_class(architecture, slug):
     data = bytearray(module(architecture, bytes(16)).build())
     data[4] = 1
     struct.pack_into(architecture_named(architecture).format.order + "H", data, 58, 40)
-    target = kernel(architecture)
-
-    class File:
-        def build(self):
-            return bytes(data)
-
     with pytest.raises(LoadError) as refused:
-        load(target, File())
+        load(kernel(architecture), Damaged(bytes(data)))
     assert (refused.value.errno, refused.value.slug) == (8, slug)
 
 
@@ -116,3 +112,38 @@ def test_exports(architecture):
     loaded = load(target, writer)
     found = target.find_symbol("exported", gplok=False)
     assert (found.address, found.namespace) == (loaded.address(".text"), None)
+
+
+KINDS = {
+    "aarch64": (257, 261, 263, 270, 275, 277, 279, 283), "armv7l": (2, 3, 10, 28, 42, 43, 46, 48, 57, 63),
+    "i686": (1, 2, 4), "riscv64": (2, 16, 19, 20, 23, 24, 35, 39, 45, 60, 61),
+    "ppc64le": (1, 10, 38, 47, 50, 63, 118, 252), "s390x": (1, 2, 19, 20, 22, 24, 26, 34, 57), "x86_64": (1, 2, 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged(architecture, data):
+    """Whatever the relocations are, and whichever bytes are wrong: there is a verdict, and nothing else happens."""
+    known = architecture_named(architecture)
+    writer = module(architecture, data.draw(st.binary(min_size=64, max_size=64)))
+    writer.symbol("absolute", ABSOLUTE, data.draw(st.integers(0, known.format.mask)))
+    entry = st.tuples(
+        st.integers(0, 60), st.sampled_from(KINDS[architecture]), st.sampled_from(("absolute", "text", "data"))
+    )
+    rows = [(*row, 0) for row in data.draw(st.lists(entry, max_size=12))]
+    writer.relocations(".text", rows, rela=known.rela)
+    content = bytearray(writer.build())
+    for place, octet in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)
+    ):
+        content[place] = octet
+    target = kernel(architecture, **data.draw(st.sampled_from(({}, {"THUMB2_KERNEL": "y"}))))
+    try:
+        load(target, Damaged(bytes(content)))
+    except LoadError:
+        refused = True
+    else:
+        refused = False
+    assert len(target.modules()) == (not refused)
