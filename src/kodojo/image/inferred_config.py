@@ -23,6 +23,13 @@ _FUNCTIONS: dict[str, tuple[str, ...]] = {
     "MODULE_DECOMPRESS": ("module_decompress",),
     "LIVEPATCH": ("klp_module_coming",),
     "STRICT_MODULE_RWX": ("module_enable_ro", "module_enable_rodata_ro"),
+    "ARM64_MODULE_PLTS": ("module_emit_plt_entry",),
+    "ARM_MODULE_PLTS": ("get_module_plt",),
+    "MODULE_SECTIONS": ("module_emit_plt_entry",),
+    "FORTIFY_SOURCE": ("fortify_panic", "__fortify_panic"),
+    "RANDOMIZE_BASE": ("kaslr_early_init", "kaslr_init", "kernel_randomize_memory"),
+    "DYNAMIC_FTRACE": ("ftrace_caller",),
+    "DYNAMIC_FTRACE_WITH_REGS": ("ftrace_regs_caller",),
     "CRYPTO_MD5": ("md5_mod_init",),
     "CRYPTO_SHA1": ("sha1_generic_mod_init",),
     "CRYPTO_SHA256": ("sha256_generic_mod_init",),
@@ -39,6 +46,7 @@ _FUNCTIONS: dict[str, tuple[str, ...]] = {
 }
 
 _TEXTS: dict[str, bytes] = {
+    "PPC_KERNEL_PCREL": b"%s: doesn't contain .mygot.",
     "MODULE_FORCE_LOAD": b"%s: %s: kernel tainted.",
     "MODULE_COMPRESS_XZ": b"not an xz compressed module",
     "MODULE_COMPRESS_ZSTD": b"not a zstd compressed module",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kodojo.errors import DamageError
+from kodojo.errors import DamageError, MissingInformationError
 from kodojo.image.architecture import architecture_named
 from kodojo.loader.module_memory import read_string, read_word, self_relative
 
@@ -77,7 +77,10 @@ def known_address(image: Image, name: str) -> int | None:
 
 @lru_cache(maxsize=16)
 def kernel_symbols(image: Image) -> KernelSymbols:
-    """The entries of a kernel's modules."""
+    """The entries of a kernel's modules; addresses where nothing says otherwise."""
     architecture = architecture_named(image.architecture)
-    relative = architecture.prel32 or image.config.enabled("HAVE_ARCH_PREL32_RELOCATIONS")
+    relative = architecture.prel32
+    if not relative:
+        with suppress(MissingInformationError):
+            relative = image.config.enabled("HAVE_ARCH_PREL32_RELOCATIONS")
     return KernelSymbols(architecture.format, relative)

@@ -86,4 +86,4 @@ def _counts_name_in_bounds(target: Target) -> bool:
     ``struct module`` got its array ``mem``.
     """
     image = target.image
-    return image.config.enabled("FORTIFY_SOURCE") and not struct_module(image).has("mem")
+    return not struct_module(image).has("mem") and image.config.enabled("FORTIFY_SOURCE")

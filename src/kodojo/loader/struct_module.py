@@ -50,7 +50,6 @@ MEMBERS = {
     "kunit_suites": "KUNIT",
     "kunit_init_suites": "KUNIT",
     "dyndbg_info": "DYNAMIC_DEBUG_CORE",
-    "data_layout": "ARCH_WANTS_MODULES_DATA_IN_VMALLOC",
 }
 
 
@@ -114,11 +113,19 @@ def struct_module(image: Image) -> StructModule:
 
 @lru_cache(maxsize=16)
 def _outline(image: Image) -> Outline:
-    config = image.config
-    absent = {member for member, option in MEMBERS.items() if not config.enabled(option)}
+    absent = {member for member, option in MEMBERS.items() if not _enabled(image, option)}
+    absent.add("data_layout")  # of 32-bit PowerPC only
     absent |= {"core_layout", "init_layout"} if image.has_text(COUNTS_SECTIONS) else {"mem", "dyndbg_info"}
     size, known = _example(image)
     return Outline(size, known, frozenset(absent))
+
+
+def _enabled(image: Image, option: str) -> bool:
+    """Whether an option is set; of a kernel that came without its configuration, anything may be."""
+    try:
+        return image.config.enabled(option)
+    except MissingInformationError:
+        return True
 
 
 def _example(image: Image) -> tuple[int, dict[str, Member]]:

@@ -184,6 +184,6 @@ def test_missing_sections(name):
 
 def test_trampolines():
     """Early kernels reserve two ways to the tracer, those without ftrace_regs_caller one."""
-    assert load(kernel(ARM64), module(ARM64, bytes(4))).size(".text.ftrace_trampoline") == 24
-    late = kernel(ARM64, DYNAMIC_FTRACE_WITH_ARGS="y")
-    assert load(late, module(ARM64, bytes(4))).size(".text.ftrace_trampoline") == 12
+    both = kernel(ARM64, DYNAMIC_FTRACE_WITH_REGS="y")
+    assert load(both, module(ARM64, bytes(4))).size(".text.ftrace_trampoline") == 24
+    assert load(kernel(ARM64), module(ARM64, bytes(4))).size(".text.ftrace_trampoline") == 12

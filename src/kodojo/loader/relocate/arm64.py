@@ -181,7 +181,7 @@ def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> No
     for index, count in counts.items():
         reserve(info, index, (count + 1) * PLT_ENTRY_SIZE, L1_CACHE_BYTES, code=True)
     # One for ftrace_caller; earlier kernels have one for ftrace_regs_caller, too.
-    trampolines = 1 if target.image.config.enabled("DYNAMIC_FTRACE_WITH_ARGS") else 2
+    trampolines = 2 if target.image.config.enabled("DYNAMIC_FTRACE_WITH_REGS") else 1
     for name in TRAMPOLINES if _always_plts(target) else TRAMPOLINES[:1]:
         if name in names:
             reserve(info, names[name], trampolines * PLT_ENTRY_SIZE, PLT_ALIGN, code=True)
