@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.errors import decode
+from kodojo.image.architecture import architecture_named
 from kodojo.loader.module_memory import find_place, read_bytes
+from kodojo.loader.parameters import kernel_param_layout
 from kodojo.loader.refusal import would_damage
 from kodojo.loader.target import Errno, KernelErrno, Memory, ModuleState
 
@@ -29,7 +31,6 @@ __all__ = ["builtin_kobjects", "mod_sysfs_setup", "static_call_add_module", "tra
 
 SHF_ALLOC = 2
 NAME_SIZE = 128
-KERNEL_PARAM = struct.Struct("<QQQHbB4xQ")
 PERMISSIONS = 0o10664  # SYSFS_PREALLOC | 0664
 CUT_HERE = "------------[ cut here ]------------"
 # Taints with which a module may have trace events: out of tree, staging, unsigned, test; later livepatch, too.
@@ -49,18 +50,21 @@ def builtin_kobjects(image: Image) -> frozenset[str]:
     names: set[str] = set()
     if "kernel" not in image.describes:
         return frozenset()
+    elf_format = architecture_named(image.architecture).format
+    layout = kernel_param_layout(elf_format)
     start, stop = image.kallsyms.get("__start___param"), image.kallsyms.get("__stop___param")
     if start is not None and stop is not None:
-        for name, _mod, _ops, perm, *_rest in KERNEL_PARAM.iter_unpack(image.elf.read(start, stop - start)):
+        for name, _mod, _ops, perm, *_rest in layout.iter_unpack(image.elf.read(start, stop - start)):
             if perm:
                 module, dot, _ = _string(image, name).partition(".")
                 names.add(module if dot else "kernel")
     start, stop = image.kallsyms.get("__start___modver"), image.kallsyms.get("__stop___modver")
-    if start is not None and stop is not None and image.btf.has("module_version_attribute"):
+    known = "types" in image.describes and image.btf.has("module_version_attribute")
+    if start is not None and stop is not None and known:
         version = image.btf.struct("module_version_attribute")
         for entry in range(start, stop, version.size):
-            (name,) = struct.unpack("<Q", image.elf.read(entry + version.offset("module_name"), 8))
-            names.add(_string(image, name))
+            pointer = image.elf.read(entry + version.offset("module_name"), elf_format.word)
+            names.add(_string(image, int.from_bytes(pointer, elf_format.byteorder)))
     return frozenset(names)
 
 

@@ -14,11 +14,13 @@ from kodojo.loader.target import Errno, KernelErrno
 
 if TYPE_CHECKING:
     from kodojo.errors import LoadError
+    from kodojo.image.elf import Format
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
 __all__ = [
     "KernelParam",
+    "kernel_param_layout",
     "kernel_params",
     "kstrtobool",
     "next_arg",
@@ -56,10 +58,14 @@ class KernelParam:
     arg: int
 
 
+def kernel_param_layout(elf_format: Format) -> struct.Struct:
+    """``struct kernel_param``: name, mod, ops, u16 perm, s8 level, u8 flags, arg."""
+    return struct.Struct(elf_format.order + ("QQQHbB4xQ" if elf_format.bits == 64 else "IIIHbBI"))
+
+
 def kernel_params(mod: Module, info: LoadInfo) -> list[KernelParam]:
     """The module's parameters, in the order of its ``__param`` section."""
-    # struct kernel_param: name, mod, ops, u16 perm, s8 level, u8 flags, arg
-    layout = struct.Struct(info.format.order + ("QQQHbB4xQ" if info.format.bits == 64 else "IIIHbBI"))
+    layout = kernel_param_layout(info.format)
     start, count = info.section_objs(b"__param", layout.size)
     params = []
     for index in range(count):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kodojo.errors import UnmodelledError, decode
+from kodojo.errors import decode
 from kodojo.image.architecture import architecture_named
 from kodojo.loader.livepatch import klp_apply_section_relocs
 from kodojo.loader.refusal import refuse
