@@ -27,6 +27,7 @@ _FUNCTIONS: dict[str, tuple[str, ...]] = {
     "ARM_MODULE_PLTS": ("get_module_plt",),
     "MODULE_SECTIONS": ("module_emit_plt_entry",),
     "FORTIFY_SOURCE": ("fortify_panic", "__fortify_panic"),
+    "HAVE_STATIC_CALL_INLINE": ("static_call_module_notify",),
     "RANDOMIZE_BASE": ("kaslr_early_init", "kaslr_init", "kernel_randomize_memory"),
     "DYNAMIC_FTRACE": ("ftrace_caller",),
     "DYNAMIC_FTRACE_WITH_REGS": ("ftrace_regs_caller",),

@@ -134,7 +134,7 @@ def idempotent_init_module(target: Target, fd: int, uargs: int, flags: int, step
     Source: ``kernel/module/main.c: idempotent_init_module`` (since 6.5).
     """
     steps.begin("kernel_read_file", fd=fd)
-    if not target.image.btf.has("idempotent"):
+    if "types" not in target.image.describes or not target.image.btf.has("idempotent"):
         return init_module_from_file(target, fd, uargs, flags, steps)
     with target.first_to_load(fd) as first:
         if not first:
