@@ -22,17 +22,22 @@ from kodojo.kernel.snapshots import boot_machine, snapshot_for
 from tests.bench.inside import INSMOD, watch_everything
 from tests.bench.results import Results, Row
 from tests.bench.stopwatch import Stopwatch
+from tests.support import distribution
 from tests.support.distribution import KernelFiles
 
 __all__ = ["Bench"]
 
 RESTORE_AIM, WARM_AIM, COMMAND_AIM = 0.015, 0.030, 0.350
+CHECK_AIM = 0.200
 MEMORY = 256 << 20
+DEPMOD = ("depmod", "-n")
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "dummy"
 _ASKED_FOR = ("crc32c_generic",)  # what libraries such as libcrc32c ask modprobe for, not the symbol table
 _LOOPS = 400_000
 _IMPORTS = "import numpy, unicorn"
+_TREE = "the whole tree"
+_TREE_RUNS = 2
 _START = "starting and ending Python, and what is outside kodojo"
 
 
@@ -100,6 +105,7 @@ class Bench:
         self._in_this_process()
         self._in_new_processes()
         self._whole_commands()
+        self._dry_loads()
 
     # -- rows -----------------------------------------------------------------------------------------
     def _row(self, what: str, aim: float | None = None) -> Row:
@@ -248,6 +254,39 @@ class Bench:
             self._note(python, yardstick, yardstick)
             for (what, _, words, aim), value in zip(commands, taken, strict=True):
                 self._note(self._row(what, aim), value, yardstick, spent if words[-1] == self._paths[SMALL] else None)
+
+    # -- dry loads ------------------------------------------------------------------------------------
+    def _dry_loads(self) -> None:
+        """``kodojo check`` on the whole tree against depmod, which looks at symbols only; and on one module."""
+        say(f"{self._kernel}: dry loads")
+        release, tree = self._files.release, str(self._files.image_root)
+        symvers = str(self._files.build_directory / "Module.symvers")
+        whole = (
+            (f"depmod -n -e -E: {_TREE}", [*DEPMOD, "-e", "-E", symvers, "-b", tree, release]),
+            (f"kodojo check --all --jobs 1: {_TREE}", [*entry_point(), "check", "--all", "--jobs", "1"]),
+            (f"kodojo check --all: {_TREE}", [*entry_point(), "check", "--all"]),
+        )
+        for run in range(_TREE_RUNS + 1):  # the first one fills the page cache
+            yardstick = self._depmod([*DEPMOD, "-b", tree, release])
+            taken = [
+                self._depmod(command) if command[0] == DEPMOD[0] else self._time(command) for _, command in whole
+            ]
+            if run:
+                self._note(self._row(f"depmod -n: {_TREE}"), yardstick, yardstick)
+                for (what, _), value in zip(whole, taken, strict=True):
+                    self._note(self._row(what), value, yardstick)
+        row = self._row(f"kodojo check {SMALL}.ko", CHECK_AIM)
+        for _ in range(self._runs):
+            yardstick = self._time([sys.executable, "-c", _IMPORTS])
+            self._note(row, self._time([*entry_point(), "check", self._paths[SMALL]]), yardstick)
+
+    def _depmod(self, command: list[str]) -> Clock:
+        program, environment = distribution.kmod()
+
+        def run() -> None:
+            subprocess.run(command, executable=program, env=environment, check=True, capture_output=True)
+
+        return measured(run, children=True)
 
 
 @contextmanager

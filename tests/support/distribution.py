@@ -44,6 +44,7 @@ __all__ = [
     "QemuFiles",
     "cache_directory",
     "kernels",
+    "kmod",
     "locked",
     "qemu",
     "tools",
@@ -56,6 +57,7 @@ MANIFEST = "kernel.json"
 PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
 LIBRARIES = {"libelf.so.1": "libelf1"}
 QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
+KMOD = {"kmod": "kmod"}
 
 Result = TypeVar("Result")
 
@@ -153,6 +155,18 @@ def qemu() -> QemuFiles:
     return QemuFiles(Path(found), environment, (usr / "share/qemu", usr / "share/seabios"))
 
 
+def kmod() -> tuple[Path, dict[str, str]]:
+    """The program that is depmod, modprobe and others by the name that it is called by, and its environment.
+
+    :raises DistributionError: with the package to install.
+    """
+    environment = _with_programs("kmod", KMOD, {})
+    found = shutil.which("kmod", path=environment["PATH"])
+    if found is None:
+        raise DistributionError("the package kmod holds no kmod")
+    return Path(found), environment
+
+
 def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, plus what it lacks, unpacked in the cache under a name."""
     environment = dict(os.environ)
@@ -167,7 +181,7 @@ def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[st
             _say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
             _fetch_tools(root, missing)
     found = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
-    _prepend(environment, "PATH", [root / "usr/bin"])
+    _prepend(environment, "PATH", [root / "usr/bin", root / "bin"])
     _prepend(environment, "LD_LIBRARY_PATH", found)
     return environment
 
