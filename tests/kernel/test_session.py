@@ -186,16 +186,25 @@ def test_refusals_are_kept(session, built):
 
 
 def test_crash_leaves_the_state_before(session, state, built):
-    """A machine that has crashed is not kept; the one before the command is."""
+    """What crashes leaves the machine as it was before the command, and so does what ends with a dead machine."""
     with session.machine() as kernel:
         kernel.insmod(built["kd_noinit"])
     before = state.read_bytes()
     with pytest.raises(MachineFault), session.machine() as kernel:
         kernel.insmod(built["kd_oops"], "how=0")
     with session.machine() as kernel, pytest.raises(MachineFault):
-        kernel.insmod(built["kd_oops"], "how=0")
+        kernel.insmod(built["kd_oops"], "how=8")  # panic
     assert state.read_bytes() == before
     assert loaded(session) == ["kd_noinit"]
+
+
+def test_oops_that_was_expected(session, built):
+    """Who catches an oops goes on with the machine, in which the module is half loaded."""
+    with session.machine() as kernel, pytest.raises(MachineFault) as caught:
+        kernel.insmod(built["kd_oops"], "how=0")
+    assert caught.value.survived
+    with session.machine(save=False) as kernel:
+        assert [(module.name, module.state) for module in kernel.modules] == [("kd_oops", "Loading")]
 
 
 # -- disk full, damage ---------------------------------------------------------------------------------------

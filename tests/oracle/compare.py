@@ -14,6 +14,9 @@ __all__ = ["differences"]
 _MASKS = (
     # A call that may kill its process is made by a child of PID 1 in QEMU's machine, by PID 1 in ours.
     (re.compile(r"\bPID: [0-9]+"), "PID: N"),
+    (re.compile(r"^note: init\[[0-9]+\]"), "note: init[N]"),
+    # Nor are its stack and its task in the same place, to which registers point at the time of an oops.
+    (re.compile(r"^(?:RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2): .*"), "registers"),
     # The walk to an address that faulted leads through the page tables of the caller, which is another program.
     (re.compile(r"^PGD [0-9a-f]+ .*"), "PGD"),
 )
