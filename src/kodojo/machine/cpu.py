@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kodojo.machine.memory import Ram
 
@@ -29,16 +29,11 @@ class ProcessorState:
     """All that a processor must remember.
 
     :param engine: the emulator's own record, valid for emulators of the same identity.
-    :param blocks: basic blocks executed since power-on; the clock that everything follows.
-    :param ticks: timer periods since power-on; ``until_tick``: blocks left of the current one.
-    :param time_stamp_sites: addresses of the trapped RDTSC instructions.
+    :param facts: what is kept beside it, clock and traps; fit for JSON.
     """
 
     engine: bytes
-    blocks: int
-    ticks: int
-    until_tick: int
-    time_stamp_sites: tuple[int, ...] = ()
+    facts: dict[str, Any]
 
 
 Breakpoint = Callable[[], None]
@@ -47,7 +42,31 @@ Breakpoint = Callable[[], None]
 class Cpu(Protocol):
     """One processor with its memory and devices attached."""
 
+    architecture: str
+    """As ``uname -m`` says."""
     ram: Ram
+    places: tuple[int, ...]
+    """Where the emulator keeps what it does not show; another processor can be made with them."""
+    user_table: int | None
+    """The page table of user space, where the architecture has one of its own and its register is elsewhere."""
+
+    @property
+    def ticks(self) -> int:
+        """Timer periods since power-on."""
+
+    @property
+    def time_stamp_sites(self) -> frozenset[int]:
+        """The addresses that are trapped (:meth:`trap_time_stamp_reads`)."""
+
+    def trap_time_stamp_reads(self, addresses: Iterable[int]) -> None:
+        """Answer the instructions at exactly these addresses, which read a clock, from the blocks executed."""
+
+    @staticmethod
+    def time_stamp_reads(code: bytes, address: int) -> list[int]:
+        """The addresses of the instructions in ``code``, which is at ``address``, that read a clock.
+
+        Where instructions have different lengths, some of them are only what looks like one.
+        """
 
     def run(self, until: int, limit: RunLimit | None = None) -> None:
         """Execute from the current program counter until it is ``until``.
@@ -59,6 +78,9 @@ class Cpu(Protocol):
     def read_registers(self) -> Registers: ...
 
     def write_registers(self, values: Registers) -> None: ...
+
+    def restore_registers(self, values: Registers) -> None:
+        """All the general registers, as :meth:`read_registers` gave them."""
 
     def get(self, register: str) -> int: ...
 
@@ -86,6 +108,14 @@ class Cpu(Protocol):
         guest code. Execution goes on at the program counter that it leaves.
         """
 
+    def has_breakpoint(self, address: int) -> bool: ...
+
+    def remove_breakpoint(self, address: int) -> None: ...
+
     def save_state(self) -> ProcessorState: ...
 
     def restore_state(self, state: ProcessorState) -> None: ...
+
+    @staticmethod
+    def identity() -> str:
+        """A saved state of this processor can be restored into one of the same identity."""

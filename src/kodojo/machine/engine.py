@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import unicorn
@@ -29,7 +30,10 @@ from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, uclib
 from kodojo.errors import MachineError
 from kodojo.machine.memory import Ram
 
-__all__ = ["Engine", "RegisterBatch", "Stop", "engine_identity"]
+__all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
+
+SystemRegister = tuple[int, int, int, int, int]
+"""op0, op1, CRn, CRm, op2, as the instructions MRS and MSR name a system register."""
 
 _ARCHITECTURES = {
     "x86_64": (const.UC_ARCH_X86, const.UC_MODE_64, "unicorn.x86_const", "UC_X86_REG_", "UC_CPU_X86_"),
@@ -57,7 +61,7 @@ _WORDS = frozenset(
     (
         "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "rflags", "cr2", "cr3", "gs_base",
         *(f"r{number}" for number in range(8, 16)),
-        *(f"x{number}" for number in range(31)), "sp", "pc",
+        *(f"x{number}" for number in range(31)), "sp", "pc", "elr_el1", "vbar_el1", "ttbr0_el1", "ttbr1_el1",
     )
 )  # fmt: skip
 
@@ -109,6 +113,7 @@ class Engine:
         self._vector = 0
         self._starting_at = -1
         self._breakpoints: dict[int, int] = {}
+        self._traps: dict[int, list[int]] = {}
         self._breakpoint_callback = HOOK_CODE_CFUNC(self._on_breakpoint)
         self._add_exception_hook()
         self._add_counter()
@@ -182,6 +187,32 @@ class Engine:
             None,
         )
 
+    def trap_system_register(self, address: int, access: Callable[[SystemRegister, int, bool], bool]) -> None:
+        """Call Python for the ``MRS`` or ``MSR`` at ``address``.
+
+        ``access(register, number, is_read)`` gets the system register and the number of the general one (31: none).
+        It is true if that has done the instruction's work.
+        """
+        handles = []
+        for name, is_read in (("MRS", True), ("MSR", False)):
+
+            def callback(_uc: Any, number: int, register: Any, _data: Any, is_read: bool = is_read) -> int:
+                where = (register.op0, register.op1, register.crn, register.crm, register.op2)
+                return int(access(where, self._general_numbers.get(number, 31), is_read))
+
+            kind = getattr(self._constants, f"UC_ARM64_INS_{name}")
+            handles.append(self._uc.hook_add(const.UC_HOOK_INSN, callback, None, address, address, kind))
+        self._traps[address] = handles
+
+    def remove_trap(self, address: int) -> None:
+        with self._without_a_trace():
+            for handle in self._traps.pop(address):
+                self._uc.hook_del(handle)
+
+    @cached_property
+    def _general_numbers(self) -> dict[int, int]:
+        return {self.register_id(f"x{number}"): number for number in range(31)}
+
     def add_breakpoint(self, address: int) -> None:
         """Stop before the instruction at ``address``; see :meth:`forget_code` if it ran before."""
         if address not in self._breakpoints:
@@ -227,7 +258,27 @@ class Engine:
             self._stop = Stop.COUNTED
         return self._stop, self._vector, used
 
+    def blocks_so_far(self) -> int:
+        """Basic blocks that this run has executed, for those who are called while it goes on."""
+        left: int = self._words.count
+        return self._armed - max(left, 0)
+
+    def shorten(self, blocks: int) -> None:
+        """Let this run end after ``blocks`` more basic blocks at the latest, 1 or more."""
+        if self._words.count > blocks:
+            self._armed -= self._words.count - blocks
+            self._words.count = blocks
+
     # -- registers ----------------------------------------------------------------------------------
+    def get_system(self, register: SystemRegister) -> int:
+        """A system register of arm64."""
+        op0, op1, crn, crm, op2 = register
+        return int(self._uc.reg_read(self.register_id("cp_reg"), (crn, crm, op0, op1, op2)))
+
+    def set_system(self, register: SystemRegister, value: int) -> None:
+        op0, op1, crn, crm, op2 = register
+        self._uc.reg_write(self.register_id("cp_reg"), (crn, crm, op0, op1, op2, value))
+
     def register_id(self, name: str) -> int:
         number = self._ids.get(name)
         if number is None:
@@ -281,6 +332,12 @@ class Engine:
             raise MachineError("a saved CPU state is not from this emulator")
         ctypes.memmove(self._context.context, state, len(state))
         self._uc.context_restore(self._context)
+
+    def state_words(self, offset: int, count: int) -> tuple[int, ...]:
+        """32-bit words of the CPU's state."""
+        self._uc.context_update(self._context)
+        words = (ctypes.c_uint32 * count).from_address(self._context.context.value + offset)
+        return tuple(words)
 
     def exchange_word(self, offset: int, value: int, also: int) -> int:
         """Set the 32-bit word at ``offset`` of the CPU's state; the word at ``also``."""

@@ -27,15 +27,35 @@ import numpy.typing as npt
 
 from kodojo.durable import disk_error, read_checked, write_checked
 from kodojo.errors import CorruptError, MachineError
+from kodojo.machine.arm64 import Arm64
 from kodojo.machine.board import PcBoard
-from kodojo.machine.cpu import ProcessorState
+from kodojo.machine.board_arm64 import VirtBoard
+from kodojo.machine.cpu import Cpu, ProcessorState
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.x86_64 import X86_64
 
 __all__ = ["Machine", "Snapshot"]
 
-_FORMAT = 3
+_FORMAT = 4
 _RAM, _STATE = "ram", "state"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The processor and the board of an architecture, and where its memory begins."""
+
+    cpu: type[X86_64 | Arm64]
+    board: type[PcBoard | VirtBoard]
+    ram: int
+
+    def make(self, ram: Ram, board: Board, places: tuple[int, ...] | None = None) -> Cpu:
+        make: Any = self.cpu  # each takes its own board
+        cpu: Cpu = make(ram, board, places)
+        return cpu
+
+
+_KINDS = {"x86_64": _Kind(X86_64, PcBoard, 0), "aarch64": _Kind(Arm64, VirtBoard, 0x4000_0000)}
+Board = PcBoard | VirtBoard
 
 
 class Machine:
@@ -44,49 +64,40 @@ class Machine:
     :param snapshot: what its memory started from; None for one that was powered on here.
     """
 
-    def __init__(self, ram: Ram, board: PcBoard, cpu: X86_64, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, ram: Ram, board: Board, cpu: Cpu, snapshot: Snapshot | None = None) -> None:
         self.ram = ram
         self.board = board
         self.cpu = cpu
         self.snapshot = snapshot
 
     @classmethod
-    def new(cls, memory: int) -> Machine:
+    def new(cls, memory: int, architecture: str = "x86_64") -> Machine:
         """Power on a machine with ``memory`` bytes of RAM; the processor is at rest."""
-        ram, board = Ram(memory), PcBoard()
-        return cls(ram, board, X86_64(ram, board))
+        kind = _KINDS[architecture]
+        ram, board = Ram(memory, base=kind.ram), kind.board()
+        return cls(ram, board, kind.make(ram, board))
 
     def state(self) -> dict[str, Any]:
         """Everything but the memory, for :meth:`_with_state`; fit for JSON."""
         cpu = self.cpu.save_state()
         return {
+            "architecture": self.cpu.architecture,
             "identity": self.cpu.identity(),
-            "in_flight": list(self.cpu.in_flight),
+            "places": list(self.cpu.places),
             "engine": base64.b64encode(cpu.engine).decode(),
-            "blocks": cpu.blocks,
-            "ticks": cpu.ticks,
-            "until_tick": cpu.until_tick,
-            "time_stamp_sites": list(cpu.time_stamp_sites),
+            "processor": cpu.facts,
             "board": self.board.state(),
         }
 
     @classmethod
     def _with_state(cls, ram: Ram, state: dict[str, Any], snapshot: Snapshot | None) -> Machine:
-        board = PcBoard()
+        kind = _KINDS[state["architecture"]]
+        board = kind.board()
         board.restore(state["board"])
-        where, error = state["in_flight"]
-        cpu = X86_64(ram, board, (int(where), int(error)))
+        cpu = kind.make(ram, board, tuple(int(place) for place in state["places"]))
         if state["identity"] != cpu.identity():
             raise MachineError(f"saved by another emulator ({state['identity']}; this is {cpu.identity()})")
-        cpu.restore_state(
-            ProcessorState(
-                engine=base64.b64decode(state["engine"]),
-                blocks=state["blocks"],
-                ticks=state["ticks"],
-                until_tick=state["until_tick"],
-                time_stamp_sites=tuple(state["time_stamp_sites"]),
-            )
-        )
+        cpu.restore_state(ProcessorState(base64.b64decode(state["engine"]), state["processor"]))
         return cls(ram, board, cpu, snapshot)
 
     def fork(self) -> Machine:
@@ -199,7 +210,8 @@ class Snapshot:
             payload = json.loads(read_checked(state, "snapshot"))
             if payload["format"] != _FORMAT:
                 raise CorruptError(f"{directory}: written by another version of kodojo")
-            if payload["machine"]["identity"] != X86_64.identity():
+            kind = _KINDS[payload["machine"]["architecture"]]
+            if payload["machine"]["identity"] != kind.cpu.identity():
                 raise CorruptError(f"{directory}: written with another emulator")
             mark = _FileMark.of(ram)
             if payload["mark"] != [mark.size, mark.modified, mark.changed, mark.inode]:
@@ -217,7 +229,7 @@ class Snapshot:
 
     def map(self) -> Ram:
         """Memory with the snapshot's content, of which this process has a private copy page by page."""
-        return Ram(self.memory, self.directory / _RAM)
+        return Ram(self.memory, self.directory / _RAM, _KINDS[self.machine_state["architecture"]].ram)
 
     def start(self) -> Machine:
         """A machine that stands where the snapshot was taken."""

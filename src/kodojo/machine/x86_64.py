@@ -8,6 +8,7 @@ counter is derived from the blocks executed, so two runs from the same state are
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -35,6 +36,7 @@ _MSR_EFER = 0xC0000080
 _EFER_LONG_MODE = 0x501 | (1 << 11)  # SCE, LME, LMA, NXE
 _RDTSC = b"\x0f\x31"
 _RDTSCP = b"\x0f\x01\xf9"
+_TIME_STAMP_READ = re.compile(rb"\x0f\x31|\x0f\x01\xf9")
 
 # What the guest must not find, by CPUID leaf: bits of EAX, EBX, ECX, EDX. The time-stamp counter (leaf
 # 1 EDX bit 4; RDTSCP), RDRAND (leaf 1 ECX bit 30) and RDSEED (leaf 7 EBX bit 18) would be the host's.
@@ -67,14 +69,15 @@ class X86_64:  # noqa: N801  the architecture's name
 
     architecture = "x86_64"
 
-    def __init__(self, ram: Ram, board: PcBoard, in_flight: tuple[int, int] | None = None) -> None:
+    def __init__(self, ram: Ram, board: PcBoard, places: tuple[int, ...] | None = None) -> None:
         """Make a processor at rest.
 
-        :param in_flight: see :attr:`in_flight`; found by experiment if not given (10 ms).
+        :param places: see :attr:`places`; found by experiment if not given (10 ms).
         """
         self.ram = ram
         self.board = board
-        self.in_flight = in_flight or _find_in_flight()
+        self.places = places or _find_in_flight()
+        self.user_table: int | None = None
         self.engine = Engine("x86_64", _CPU_MODEL, ram)
         self._window = _Window(self.engine, ram)
         self.engine.map_bus(ram.base + ram.size, self._window.ram.base, board.bus_read, board.bus_write)
@@ -145,7 +148,7 @@ class X86_64:  # noqa: N801  the architecture's name
     def _deliver_exception(self, vector: int) -> None:
         """Clear the engine's "exception in flight" and enter the guest's handler."""
         self._until_tick -= BLOCKS_PER_EXCEPTION
-        where, error_code = self.in_flight
+        where, error_code = self.places
         code = self.engine.exchange_word(where, -1, error_code)
         self._enter_handler(vector, (code & 0xFFFFFFFF) if vector in _VECTORS_WITH_ERROR_CODE else None)
 
@@ -209,6 +212,11 @@ class X86_64:  # noqa: N801  the architecture's name
         for address in sorted(wanted - self._tsc_sites):
             self.add_breakpoint(address, self._read_time_stamp)
         self._tsc_sites = wanted
+
+    @staticmethod
+    def time_stamp_reads(code: bytes, address: int) -> list[int]:
+        """Where in ``code``, which is at ``address``, RDTSC and RDTSCP are, and what looks like them."""
+        return [address + match.start() for match in _TIME_STAMP_READ.finditer(code)]
 
     @property
     def time_stamp_sites(self) -> frozenset[int]:
@@ -317,17 +325,20 @@ class X86_64:  # noqa: N801  the architecture's name
     # -- the whole state --------------------------------------------------------------------------
     def save_state(self) -> ProcessorState:
         return ProcessorState(
-            engine=self.engine.save_state(),
-            blocks=self.blocks,
-            ticks=self.ticks,
-            until_tick=self._until_tick,
-            time_stamp_sites=tuple(sorted(self._tsc_sites)),
+            self.engine.save_state(),
+            {
+                "blocks": self.blocks,
+                "ticks": self.ticks,
+                "until_tick": self._until_tick,
+                "time_stamp_sites": sorted(self._tsc_sites),
+            },
         )
 
     def restore_state(self, state: ProcessorState) -> None:
         self.engine.restore_state(state.engine)
-        self.blocks, self.ticks, self._until_tick = state.blocks, state.ticks, state.until_tick
-        self.trap_time_stamp_reads(state.time_stamp_sites)
+        facts = state.facts
+        self.blocks, self.ticks, self._until_tick = facts["blocks"], facts["ticks"], facts["until_tick"]
+        self.trap_time_stamp_reads(facts["time_stamp_sites"])
 
     @staticmethod
     def identity() -> str:

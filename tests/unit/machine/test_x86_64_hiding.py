@@ -85,7 +85,7 @@ def test_time_stamp_sites_are_replaced():
     guest.cpu.trap_time_stamp_reads([CODE, CODE + 2])
     guest.cpu.trap_time_stamp_reads([CODE + 2, CODE + 4])
     assert [guest.cpu.has_breakpoint(CODE + offset) for offset in (0, 2, 4)] == [False, True, True]
-    assert guest.cpu.save_state().time_stamp_sites == (CODE + 2, CODE + 4)
+    assert guest.cpu.save_state().facts["time_stamp_sites"] == [CODE + 2, CODE + 4]
 
 
 def test_time_stamp_site_that_holds_something_else():
