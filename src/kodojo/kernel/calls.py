@@ -10,44 +10,40 @@ Guest time passes in calls. A call that sleeps lets other tasks, timers and inte
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import partial
 
 from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
 from kodojo.image.image import Image
-from kodojo.machine.cpu import RunLimit
-from kodojo.machine.x86_64 import X86_64
+from kodojo.kernel.abi import abi_of
+from kodojo.machine.cpu import Cpu, RunLimit
 
 __all__ = ["Argument", "Calls"]
 
 Argument = int | bytes | str
 
-_ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 _MASK = (1 << 64) - 1
 RED_ZONE = 256  # bytes above each call's frame that it does not touch
-_RFLAGS_AT_REST = 0x202  # interrupts on
-_INTERRUPT_FLAG = 0x200
-_DIRECTION_AND_TRAP = 0x500
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _DEPTH_LIMIT = 12
 _STACK_SIZE = 1 << 14  # of a task
 
 
 class Calls:
-    """The C ABI of the System V x86-64 psABI, on a machine at rest.
+    """Calls of C functions, on a machine at rest.
 
     :param stack: top of the free part of the resting task's kernel stack.
     :param limit: the limit of each call that does not bring its own.
     """
 
-    def __init__(self, cpu: X86_64, image: Image, stack: int, limit: RunLimit) -> None:
+    def __init__(self, cpu: Cpu, image: Image, stack: int, limit: RunLimit) -> None:
         self.cpu = cpu
+        self.abi = abi_of(cpu.architecture)
         self.image = image
         self.limit = limit
         self._stack = stack
         # Code that no task will ever run again: PID 1 has been started. One address for each depth.
-        self._returns = image.kallsyms.address("start_thread")
+        self._returns = image.kallsyms.address(self.abi.returns_to)
         self._depth = 0
         self._parked: dict[int, int] = {}  # values of calls that returned too early
         self._symbols: dict[str, int] = {}
@@ -90,7 +86,7 @@ class Calls:
         limit: RunLimit | None = None,
         interrupts: bool = True,
     ) -> int:
-        """RAX after ``function(arguments)``.
+        """The value of ``function(arguments)``, as a register holds it.
 
         :param function: name or address.
         :param arguments: integers and pointers as int (wrapped to 64 bits); bytes and str are copied to the
@@ -106,19 +102,15 @@ class Calls:
             )
         if self._depth >= _DEPTH_LIMIT:
             raise UnmodelledError("calls into the kernel are nested too deeply")
-        cpu = self.cpu
+        cpu, abi = self.cpu, self.abi
         nested = self._depth > 0
         saved = cpu.read_registers() if nested else {}
-        stack = ((saved["rsp"] if nested else self._stack) - RED_ZONE) & ~0xF
-        until = self._returns + self._depth
-        if nested:
-            rflags = saved["rflags"] & ~_DIRECTION_AND_TRAP
-        else:
-            rflags = _RFLAGS_AT_REST if interrupts else _RFLAGS_AT_REST & ~_INTERRUPT_FLAG
+        stack = ((abi.stack(saved) if nested else self._stack) - RED_ZONE) & ~0xF
+        until = self._returns + abi.instruction * self._depth
         if not self.cpu.has_breakpoint(until):
             self.cpu.add_breakpoint(until, partial(self._too_early, self._depth))
         registers = self._place(stack, until, arguments)
-        cpu.write_registers({**registers, "rax": 0, "rbp": 0, "rip": address, "rflags": rflags})
+        cpu.write_registers({**registers, **abi.enter(address, saved if nested else None, interrupts=interrupts)})
         self._depth += 1
         try:
             cpu.run(until, limit or self.limit)
@@ -131,7 +123,7 @@ class Calls:
             raise self.stopped from error
         finally:
             self._depth -= 1
-        value = self._parked.pop(self._depth, cpu.get("rax"))
+        value = self._parked.pop(self._depth, abi.result(cpu))
         if nested:
             cpu.restore_registers(saved)
         return value
@@ -141,11 +133,8 @@ class Calls:
 
         Its task has nothing to do until that has come back; it looks again tick by tick.
         """
-        cpu = self.cpu
-        self._parked.setdefault(depth, cpu.get("rax"))
-        stack = cpu.get("rsp") - 8
-        cpu.write(stack, struct.pack("<Q", cpu.get("rip")))
-        cpu.write_registers({"rsp": stack, "rdi": 1, "rip": self.address("schedule_timeout_uninterruptible")})
+        self._parked.setdefault(depth, self.abi.result(self.cpu))
+        self.abi.call_here(self.cpu, self.address("schedule_timeout_uninterruptible"), 1)
 
     def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
         """Write arguments and return address; the registers to set."""
@@ -160,8 +149,4 @@ class Calls:
             stack = (stack - len(data)) & ~0xF
             self.cpu.write(stack, data)
             values.append(stack)
-        on_stack = values[len(_ARGUMENT_REGISTERS) :]
-        stack = (stack - 8 * len(on_stack)) & ~0xF
-        stack -= 8
-        self.cpu.write(stack, struct.pack(f"<{1 + len(on_stack)}Q", until, *on_stack))
-        return {**dict(zip(_ARGUMENT_REGISTERS, values, strict=False)), "rsp": stack}
+        return self.abi.place(self.cpu, stack, until, values)

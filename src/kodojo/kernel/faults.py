@@ -19,19 +19,16 @@ from kodojo.kernel.tasks import Tasks
 
 __all__ = ["Faults", "warnings_in"]
 
-# struct pt_regs in order (arch/x86/include/asm/ptrace.h)
-_FRAME = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
-    "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
-)  # fmt: skip
 _CUT_HERE = "------------[ cut here ]------------"
 _END_TRACE = "---[ end trace"
 _SYMBOL = r"(?:0x[0-9a-f]+|[^\s+]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[^\]]+\])?)"
 _TRACE_LINE = re.compile(rf"^ (\? )?({_SYMBOL})$")
-_RIP_LINE = re.compile(rf"^RIP: \w+:({_SYMBOL})$")
-_REGISTER = re.compile(r"\b(R[A-Z0-9]{2}|EFLAGS|CR2): (?:\w{4}:)?([0-9a-f]{8,16})\b")
+_PC_LINE = re.compile(rf"^(?:RIP: \w+:|pc : )({_SYMBOL})$")
+# "RAX: 0123...", "RSP: 0018:0123...", "x0 : 0123..."
+_REGISTER = re.compile(r"\b(R[A-Z0-9]{2}|EFLAGS|CR2|x\d{1,2}|sp|pstate) ?: (?:\w{4}:)?([0-9a-f]{8,16})\b")
 _CAUSE = re.compile(
-    r"^(BUG: .*|kernel BUG at .*|general protection fault.*|divide error.*|invalid opcode.*|stack guard page .*|"
+    r"^(BUG: .*|Unable to handle kernel .*|Internal error: .*|kernel BUG at .*|"
+    r"general protection fault.*|divide error.*|invalid opcode.*|stack guard page .*|"
     r"Oops.*|Kernel panic - .*|double fault.*|int3.*|WARNING: .*|traps: .*)$"
 )
 _STOPPED = "this machine cannot be used further"
@@ -43,9 +40,9 @@ _SYMBOL_LENGTH = 1024
 def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
     frames: list[Frame] = []
     for line in lines:
-        rip = _RIP_LINE.match(line)
-        if rip and not frames:
-            frames.append(Frame(0, rip[1]))
+        place = _PC_LINE.match(line)
+        if place and not frames:
+            frames.append(Frame(0, place[1]))
         trace = _TRACE_LINE.match(line)
         if trace:
             frames.append(Frame(0, trace[2], reliable=trace[1] is None))
@@ -114,7 +111,7 @@ class Faults:
         self._mark = 0
         self._dying: _Dying | None = None
         cpu = calls.cpu
-        cpu.add_breakpoint(calls.address("oops_end"), self._oops)
+        cpu.add_breakpoint(calls.address(calls.abi.oops[0]), self._oops)
         cpu.add_breakpoint(calls.address("do_exit"), self._exit)
         cpu.add_breakpoint(calls.address("emergency_restart"), self._panic)
         calls.failed = self._failed
@@ -128,13 +125,15 @@ class Faults:
         return self._printk.records(self._mark)
 
     def _oops(self) -> None:
-        """``void oops_end(unsigned long flags, struct pt_regs *regs, int signr)``: the first of several counts."""
+        """The first of several counts; its registers are those of the trap frame."""
         if self._dying is not None:
             return
-        frame = self._memory.read(self._calls.cpu.get("rsi"), 8 * len(_FRAME))
-        registers = dict(zip(_FRAME, struct.unpack(f"<{len(_FRAME)}Q", frame), strict=True))
-        registers["cr2"] = self._calls.cpu.get("cr2")
-        self._dying = _Dying(self._tasks.current_task(), registers, *self._calls.stack_above())
+        abi, cpu = self._calls.abi, self._calls.cpu
+        names = abi.frame_registers
+        frame = self._memory.read(abi.argument(cpu, abi.oops[1]), 8 * len(names))
+        registers = dict(zip(names, struct.unpack(f"<{len(names)}Q", frame), strict=True))
+        name, value = abi.fault_address(cpu)
+        self._dying = _Dying(self._tasks.current_task(), {**registers, name: value}, *self._calls.stack_above())
 
     def _exit(self) -> None:
         """``void do_exit(long code)``: the end of a task, be it that of an oops."""
@@ -149,7 +148,7 @@ class Faults:
     def _crashed(self, dying: _Dying, *, survived: bool) -> MachineFault:
         self._dying = None
         report = _report(self._log(), dying.registers)
-        where = report.backtrace[0].symbol if report.backtrace else f"{dying.registers['rip']:#x}"
+        where = report.backtrace[0].symbol if report.backtrace else f"{self._calls.abi.pc(dying.registers):#x}"
         state = "the task that did it is dead, and what it held stays held" if survived else _STOPPED
         message = f"the kernel crashed in {where}: {report.cause}"
         return MachineFault(message, report, hint=f"{state}: {_GO_ON}", survived=survived)
@@ -188,20 +187,17 @@ class Faults:
 
     def _where(self) -> tuple[Frame, ...]:
         """The resting task's backtrace, by the kernel's own unwinder."""
-        cpu = self._calls.cpu
-        registers = cpu.read_registers()
+        abi = self._calls.abi
+        registers = self._calls.cpu.read_registers()
+        pc = abi.pc(registers)
         try:
             if self._tasks.current_task() == self._resting_task:
-                values = [registers.get(name, 0) for name in _FRAME]
-                values[_FRAME.index("cs")] = 0x10
-                values[_FRAME.index("ss")] = 0x18
-                addresses = self._trace("stack_trace_save_regs", struct.pack(f"<{len(values)}Q", *values))
-                addresses = addresses or [registers["rip"]]
+                addresses = self._trace("stack_trace_save_regs", abi.kernel_frame(registers)) or [pc]
             else:
                 addresses = self._trace("stack_trace_save_tsk", self._resting_task)
             return tuple(Frame(address, self.symbol(address)) for address in addresses)
         except MachineError:
-            return (Frame(registers["rip"], self._image_symbol(registers["rip"])),)
+            return (Frame(pc, self._image_symbol(pc)),)
 
     def _trace(self, function: str, what: int | bytes) -> list[int]:
         count = self._calls(function, what, self._scratch, _TRACE_DEPTH, 0)

@@ -11,7 +11,7 @@ from kodojo.kernel.user import SCRATCH_SIZE, UserSpace, errno_text
 
 __all__ = ["DirectoryEntry", "Files", "OpenFile"]
 
-_O_WRONLY, _O_CREAT, _O_TRUNC, _O_DIRECTORY = 0o1, 0o100, 0o1000, 0o200000
+_O_WRONLY, _O_CREAT, _O_TRUNC = 0o1, 0o100, 0o1000
 _BUFFER = 1 << 12  # after the page that holds the path
 _PIECE = SCRATCH_SIZE // 2 - _BUFFER
 _READ_LIMIT = 1 << 28
@@ -101,7 +101,7 @@ class Files:
         self._user = user
 
     def open(self, path: str, flags: int = 0, mode: int = 0o644) -> OpenFile:
-        """``open(2)`` with Linux' O_* flags as x86 numbers them."""
+        """``open(2)`` with Linux' O_* flags as the kernel's architecture numbers them."""
         return OpenFile(self._user, path, flags, mode)
 
     def read(self, path: str) -> bytes:
@@ -116,7 +116,7 @@ class Files:
     def list(self, path: str) -> tuple[DirectoryEntry, ...]:
         """A directory's names, sorted, without ``.`` and ``..``."""
         found = []
-        with self.open(path, _O_DIRECTORY) as directory:
+        with self.open(path, self._user.calls.abi.open_directory) as directory:
             buffer = self._user.scratch + _BUFFER
             while count := self._user.checked(path, "getdents64", directory.fd, buffer, _PIECE):
                 found.extend(_entries(self._user.machine.cpu.read(buffer, count)))

@@ -6,7 +6,7 @@ import struct
 
 from kodojo.errors import MachineError
 from kodojo.image.btf import Btf, Field
-from kodojo.machine.x86_64 import X86_64
+from kodojo.machine.cpu import Cpu
 
 __all__ = ["KernelMemory", "StructView"]
 
@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 class KernelMemory:
     """Reads and writes by guest virtual address. Unmapped addresses raise MachineError."""
 
-    def __init__(self, cpu: X86_64, btf: Btf) -> None:
+    def __init__(self, cpu: Cpu, btf: Btf) -> None:
         self.cpu = cpu
         self.btf = btf
         self._fields: dict[tuple[str, str], Field] = {}

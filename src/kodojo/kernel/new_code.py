@@ -1,22 +1,21 @@
 """Memory becomes executable: what the engine must be told then.
 
 The engine does not notice every write to code that it has translated: where such memory is freed, used again and
-written through a mapping that is not executable, what was translated before would run. And it has no hook for
-RDTSC, which would let a module read the host's clock. Both are mended when the kernel makes memory executable.
+written through a mapping that is not executable, what was translated before would run. And what reads a clock
+(RDTSC, MRS of CNTVCT_EL0) has to be trapped by address: it would let a module read the host's clock. Both are mended
+when the kernel makes memory executable.
 """
 
 from __future__ import annotations
-
-import re
 
 from kodojo.kernel.calls import Calls
 from kodojo.machine.memory import PAGE_SIZE
 
 __all__ = ["NewCode"]
 
-# arch/x86/mm/pat/set_memory.c: int set_memory_x(unsigned long addr, int numpages), and set_memory_rox
+# int set_memory_x(unsigned long addr, int numpages), and set_memory_rox: arch/x86/mm/pat/set_memory.c,
+# arch/arm64/mm/pageattr.c
 _FUNCTIONS = ("set_memory_x", "set_memory_rox")
-_TIME_STAMP_READ = re.compile(rb"\x0f\x31|\x0f\x01\xf9")  # RDTSC, RDTSCP
 _MOST_SITES = 512  # of one module; real ones have a handful, and each slows the translation of all code
 
 
@@ -24,14 +23,15 @@ class NewCode:
     """Watches for memory that becomes executable."""
 
     def __init__(self, calls: Calls) -> None:
-        self._cpu = calls.cpu
+        self._cpu, self._abi = calls.cpu, calls.abi
         for name in _FUNCTIONS:
             address = calls.image.kallsyms.get(name)
             if address is not None:
                 self._cpu.add_breakpoint(address, self._executable)
 
     def _executable(self) -> None:
-        start, size = self._cpu.get("rdi"), (self._cpu.get("rsi") & 0xFFFFFFFF) * PAGE_SIZE
+        abi = self._abi
+        start, size = abi.argument(self._cpu, 0), (abi.argument(self._cpu, 1) & 0xFFFFFFFF) * PAGE_SIZE
         for page in range(start, start + size, PAGE_SIZE):
             if self._cpu.translate(page) is None:
                 return  # the kernel will say so itself
@@ -40,6 +40,5 @@ class NewCode:
 
     def _trap_time_stamp_reads(self, start: int, size: int) -> None:
         known = {site for site in self._cpu.time_stamp_sites if not start <= site < start + size}
-        code = self._cpu.read(start, size)
-        found = [start + match.start() for match in _TIME_STAMP_READ.finditer(code)]
+        found = self._cpu.time_stamp_reads(self._cpu.read(start, size), start)
         self._cpu.trap_time_stamp_reads(known.union(found[:_MOST_SITES]))

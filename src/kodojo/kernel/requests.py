@@ -39,8 +39,7 @@ class ModuleRequests:
         self._modprobe_path = calls.address("modprobe_path")
         self.answer: Callable[[str], int] | None = None
         self._later: list[str] = []
-        self._cpu = calls.cpu
-        self._cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
+        calls.cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
 
     def answer_later_ones(self) -> None:
         """Do what was asked for by those who do not wait; they may ask again, up to a limit."""
@@ -56,8 +55,9 @@ class ModuleRequests:
             return self.answer(name)
 
     def _asked(self) -> None:
-        info = self._memory.struct("subprocess_info", self._cpu.get("rdi"))
-        wait = self._cpu.get("rsi") & 0xFFFFFFFF
+        calls = self._calls
+        info = self._memory.struct("subprocess_info", calls.abi.argument(calls.cpu, 0))
+        wait = calls.abi.argument(calls.cpu, 1) & 0xFFFFFFFF
         if not self._is_modprobe(info) or self._starts_nothing():
             return
         status, name = 0, self._arguments(info)[-1]
@@ -69,7 +69,7 @@ class ModuleRequests:
         if cleanup:
             self._calls(cleanup, info.address)
         self._calls("kfree", info.address)
-        self._return(status << 8)
+        calls.abi.return_from(calls.cpu, status << 8)
 
     def _is_modprobe(self, info: StructView) -> bool:
         """Whether it is our modprobe that is to be run, and there is one."""
@@ -87,8 +87,3 @@ class ModuleRequests:
         pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT))
         count = pointers.index(0) if 0 in pointers else _ARGUMENT_LIMIT
         return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
-
-    def _return(self, value: int) -> None:
-        """Come back from the function that is about to begin."""
-        stack = self._cpu.get("rsp")
-        self._cpu.write_registers({"rax": value, "rip": self._memory.u64(stack), "rsp": stack + 8})

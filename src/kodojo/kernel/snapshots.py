@@ -15,6 +15,7 @@ from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel import boot
 from kodojo.kernel.calls import RED_ZONE, Calls
+from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine, Snapshot
@@ -22,7 +23,7 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 7
+_BOOT_FORMAT = 20
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
@@ -46,7 +47,7 @@ class SnapshotKey:
 
     @property
     def name(self) -> str:
-        text = json.dumps([_BOOT_FORMAT, boot.BASE_COMMAND_LINE, self.image, self.cmdline, self.memory])
+        text = json.dumps([_BOOT_FORMAT, boot.base_command_lines(), self.image, self.cmdline, self.memory])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -73,11 +74,12 @@ def boot_machine(
 
     :param progress: told the share of the boot that is done, 0 to 1.
     """
-    machine = Machine.new(memory)
-    boot.load(machine.cpu, image, boot.command_line(cmdline))
+    machine = Machine.new(memory, image.architecture)
+    boot.load(machine.cpu, image, boot.command_line(image.architecture, cmdline))
     place = boot.run_to_user_space(machine.cpu, image, progress)
     machine.cpu.write(place.stack - RED_ZONE, bytes(RED_ZONE))  # backtraces end there
     calls = Calls(machine.cpu, image, place.stack, RunLimit())
+    calls.abi.find_user_space(machine.cpu, image.kallsyms, KernelMemory(machine.cpu, image.btf))
     user = UserSpace(machine, calls, place.frame)
     user.scratch = user.allocate(SCRATCH_SIZE)
     for kind, path in _MOUNTS:

@@ -37,13 +37,9 @@ class Tasks:
         self._current = self.current_task()
 
     def current_task(self) -> int:
-        """``current``: per-CPU ``current_task``, or a member of ``pcpu_hot`` (since 6.2)."""
-        base = self._calls.cpu.get("gs_base")
-        symbols = self._calls.image.kallsyms
-        offset = symbols.get("current_task")
-        if offset is None:
-            offset = symbols.address("pcpu_hot") + self._memory.field("pcpu_hot", "current_task").offset
-        return self._memory.u64((base + offset) & ((1 << 64) - 1))
+        """``current``."""
+        calls = self._calls
+        return calls.abi.current_task(calls.cpu, calls.image.kallsyms, self._memory)
 
     def capable(self, capability: int) -> bool:
         """``capable()`` of the current task."""

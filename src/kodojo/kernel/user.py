@@ -1,13 +1,12 @@
 """User space without user code: system calls of PID 1, and its memory.
 
 The task is PID 1, about to leave the kernel. A system call is its trap frame (``struct pt_regs``) filled
-in and ``do_syscall_64()`` called, so all that an exit to user space does (delayed ``fput``, signals,
-rescheduling) happens too.
+in and the entry function in C called (``do_syscall_64()``, ``el0t_64_sync_handler()``), so all that an exit to user
+space does (delayed ``fput``, signals, rescheduling) happens too.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,31 +15,13 @@ from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 
-__all__ = ["SYSCALLS", "UserSpace"]
-
-# arch/x86/entry/syscalls/syscall_64.tbl: an ABI, the same for every kernel.
-SYSCALLS = {
-    "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lseek": 8, "mmap": 9, "munmap": 11,
-    "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72,
-    "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89,
-    "chmod": 90, "syslog": 103, "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175,
-    "delete_module": 176, "getdents64": 217, "finit_module": 313,
-}  # fmt: skip
-
-# Offsets in struct pt_regs (arch/x86/include/asm/ptrace.h), an ABI as well.
-_R10, _R9, _R8, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX = 0x38, 0x40, 0x48, 0x50, 0x60, 0x68, 0x70, 0x78
-_ENOSYS = 38
+__all__ = ["UserSpace"]
 
 _PROT_READ_WRITE = 3
 _MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022
 SCRATCH_SIZE = 1 << 18
 _STRING_OFFSET = SCRATCH_SIZE - (1 << 16)
 _STRING_LIMIT = 1 << 15
-
-
-def signed(value: int) -> int:
-    """A 64-bit register as the C type ``long``."""
-    return value - (1 << 64) if value >> 63 else value
 
 
 class UserSpace:
@@ -57,15 +38,12 @@ class UserSpace:
         self.scratch = scratch
 
     def syscall(self, name: str, *arguments: int, limit: RunLimit | None = None) -> int:
-        """The system call's return value: what RAX is in user space, negative for errors."""
-        number = SYSCALLS[name]
+        """The system call's return value as user space gets it, negative for errors."""
+        abi, cpu = self.calls.abi, self.machine.cpu
         padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
-        put = self.machine.cpu.write
-        put(self.frame + _R10, struct.pack("<QQQ", padded[3], padded[5], padded[4]))
-        put(self.frame + _RAX, struct.pack("<q", -_ENOSYS))
-        put(self.frame + _RDX, struct.pack("<QQQQ", padded[2], padded[1], padded[0], number))
-        self.calls("do_syscall_64", self.frame, number, interrupts=False, limit=limit)
-        return signed(int.from_bytes(self.machine.cpu.read(self.frame + _RAX, 8), "little"))
+        function, values = abi.begin_system_call(cpu, self.frame, abi.system_calls[name], padded)
+        self.calls(function, *values, interrupts=False, limit=limit)
+        return abi.system_call_value(cpu, self.frame)
 
     def checked(self, what: str, name: str, *arguments: int) -> int:
         """As :meth:`syscall`, but an error is a GuestOSError about ``what``."""

@@ -10,6 +10,7 @@ import pytest
 from kodojo.errors import ImageError, InputError, MachineFault
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.kernel import boot
+from kodojo.kernel.boot_x86_64 import X86_64Boot
 from kodojo.machine.machine import Machine
 
 MEMORY = 24 << 20
@@ -47,17 +48,17 @@ def read_cpio(archive: bytes) -> dict[str, tuple[int, int, bytes]]:
 
 def test_initramfs():
     """The initramfs has an executable /init and the directories that file systems are mounted on."""
-    files = read_cpio(boot.make_initramfs())
+    files = read_cpio(boot.make_initramfs(boot.init_program(X86_64Boot())))
     directories = {name for name, (mode, _links, _content) in files.items() if mode == 0o040755}
     assert {"dev", "proc", "sys"} <= directories
     assert files["init"][0] == 0o100755
     assert set(files) - directories == {"init"}
-    assert boot.make_initramfs() == boot.make_initramfs()
+    assert boot.make_initramfs(boot.init_program(X86_64Boot())) == boot.make_initramfs(X86_64Boot())
 
 
 def test_init_program():
     """/init is a static x86-64 program whose entry is inside its only, executable segment."""
-    program = read_cpio(boot.make_initramfs())["init"][2]
+    program = read_cpio(boot.make_initramfs(boot.init_program(X86_64Boot())))["init"][2]
     elf = ElfFile(program, "init")
     (segment,) = elf.segments
     assert (elf.type, elf.machine) == (2, 62)  # ET_EXEC, EM_X86_64
@@ -177,7 +178,7 @@ def test_initramfs_place():
     """The initramfs is at the end of memory, where the parameters say, and does not touch the kernel."""
     machine = loaded("90")
     where, size = struct.unpack_from("<II", parameters(machine), 0x218)
-    assert machine.ram.read(where, size) == boot.make_initramfs()
+    assert machine.ram.read(where, size) == boot.make_initramfs(boot.init_program(X86_64Boot()))
     assert where % 4096 == 0
     assert where >= KERNEL + 0x100000
     assert where + size <= MEMORY
@@ -222,8 +223,8 @@ def test_time_stamps_are_trapped():
 
 def test_command_line_has_the_base_first():
     """The user's words come last, so that they win."""
-    assert boot.command_line("lpj=1 extra") == f"{boot.BASE_COMMAND_LINE} lpj=1 extra"
-    assert boot.command_line() == boot.BASE_COMMAND_LINE
+    assert boot.command_line("x86_64", "lpj=1 extra") == f"{X86_64Boot.command_line} lpj=1 extra"
+    assert boot.command_line("x86_64") == X86_64Boot.command_line
 
 
 # -- running to user space -----------------------------------------------------------------------------------------

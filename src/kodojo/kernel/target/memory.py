@@ -52,7 +52,7 @@ class MemoryPart(Part):
         return address
 
     def copy_from_user(self, to: int, source: int, size: int) -> bytes:
-        if self.call("_copy_from_user", to, source, size):
+        if self.call.abi.copy_from_user(self.call, self.memory, to, source, size):
             raise KernelErrno(Errno.EFAULT)
         return self.memory.read(to, size)
 

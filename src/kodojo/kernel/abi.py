@@ -1,0 +1,96 @@
+"""What differs between architectures in how one talks to a kernel: calls, system calls, trap frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from kodojo.kernel.abi_arm64 import Arm64Abi
+from kodojo.kernel.abi_x86_64 import X86_64Abi
+
+if TYPE_CHECKING:
+    from kodojo.image.kallsyms import Kallsyms
+    from kodojo.kernel.calls import Calls
+    from kodojo.kernel.memory import KernelMemory
+    from kodojo.machine.cpu import Cpu, Registers
+
+__all__ = ["Abi", "abi_of"]
+
+
+class Abi(Protocol):
+    """The procedure call standard, and the kernel's side of the system call interface.
+
+    :attr returns_to: a function whose code no task ever runs again when PID 1 has been started; calls return into it.
+    :attr instruction: the distance between two addresses of instructions at which one can stop.
+    :attr oops: the function that tells of an oops, and the number of its argument that is the ``struct pt_regs``.
+    :attr frame_registers: the members of ``struct pt_regs``, in order.
+    :attr system_calls: numbers by name.
+    :attr open_directory: O_DIRECTORY.
+    """
+
+    returns_to: str
+    instruction: int
+    oops: tuple[str, int]
+    frame_registers: tuple[str, ...]
+    system_calls: dict[str, int]
+    open_directory: int
+
+    def pc(self, registers: Registers) -> int:
+        """The program counter."""
+
+    def stack(self, registers: Registers) -> int:
+        """The stack pointer."""
+
+    def argument(self, cpu: Cpu, number: int) -> int:
+        """An argument, from 0, of the function that is about to begin."""
+
+    def result(self, cpu: Cpu) -> int:
+        """The value of a function that has just returned."""
+
+    def return_from(self, cpu: Cpu, value: int) -> None:
+        """Come back, with this value, from the function that is about to begin."""
+
+    def call_here(self, cpu: Cpu, function: int, argument: int) -> None:
+        """Run a function before what is about to run, which then runs."""
+
+    def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
+        """Put arguments and return address where they belong: the registers to set."""
+
+    def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
+        """The registers with which a function begins.
+
+        :param interrupted: the registers of the code that is interrupted for it, None at rest.
+        :param interrupts: whether they are enabled; only at rest.
+        """
+
+    def begin_system_call(self, cpu: Cpu, frame: int, number: int, arguments: Sequence[int]) -> tuple[str, list[int]]:
+        """Fill in the trap frame.
+
+        :returns: the function to call then, with interrupts off, and its arguments.
+        """
+
+    def system_call_value(self, cpu: Cpu, frame: int) -> int:
+        """What the trap frame holds as the system call's value."""
+
+    def current_task(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        """``current``: the address of a ``struct task_struct``."""
+
+    def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
+        """Tell the processor where the page table of the current task's user space is, if it cannot know."""
+
+    def copy_from_user(self, calls: Calls, memory: KernelMemory, to: int, source: int, size: int) -> int:
+        """``copy_from_user()``: the number of bytes that could not be copied."""
+
+    def fault_address(self, cpu: Cpu) -> tuple[str, int]:
+        """Name and value of the register that holds the address of the last page fault."""
+
+    def kernel_frame(self, registers: Registers) -> bytes:
+        """A ``struct pt_regs`` of kernel code with these registers."""
+
+
+_ABIS: dict[str, Abi] = {"x86_64": X86_64Abi(), "aarch64": Arm64Abi()}
+
+
+def abi_of(architecture: str) -> Abi:
+    """:param architecture: as ``uname -m`` says."""
+    return _ABIS[architecture]

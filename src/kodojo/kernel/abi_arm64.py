@@ -1,0 +1,120 @@
+"""The procedure call standard of arm64 (AAPCS64), and the kernel's entry points of that architecture."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kodojo.image.kallsyms import Kallsyms
+    from kodojo.kernel.calls import Calls
+    from kodojo.kernel.memory import KernelMemory
+    from kodojo.machine.cpu import Cpu, Registers
+
+__all__ = ["Arm64Abi"]
+
+_ARGUMENTS_IN_REGISTERS = 8
+_EL1H = 0x5
+_DAIF = 0x3C0
+_FLAGS_MASK = _DAIF | 0xF
+_SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
+_TASK_SIZE = 1 << 48
+_AT_FDCWD = (1 << 64) - 100
+_OPENAT, _UNLINKAT = 56, 35
+
+# Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
+_X0, _X8, _ORIG_X0 = 0x00, 0x40, 0x110
+
+
+class Arm64Abi:
+    """See :class:`kodojo.kernel.abi.Abi`."""
+
+    returns_to = "kernel_init"
+    instruction = 4
+    oops = ("die", 1)
+    frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
+    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it.
+    system_calls = {  # noqa: RUF012  a table
+        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlink": _UNLINKAT, "symlinkat": 36, "renameat": 38,
+        "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53, "open": _OPENAT, "close": 57,
+        "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "pipe2": 59, "readlinkat": 78, "newfstatat": 79, "fstat": 80,
+        "nanosleep": 101, "init_module": 105, "delete_module": 106, "syslog": 116, "prctl": 167, "getpid": 172, "socket": 198,
+        "munmap": 215, "mmap": 222, "finit_module": 273,
+    }  # fmt: skip
+    open_directory = 0o40000
+
+    def pc(self, registers: Registers) -> int:
+        return registers["pc"]
+
+    def stack(self, registers: Registers) -> int:
+        return registers["sp"]
+
+    def argument(self, cpu: Cpu, number: int) -> int:
+        return cpu.get(f"x{number}")
+
+    def result(self, cpu: Cpu) -> int:
+        return cpu.get("x0")
+
+    def return_from(self, cpu: Cpu, value: int) -> None:
+        cpu.write_registers({"x0": value, "pc": cpu.get("x30")})
+
+    def call_here(self, cpu: Cpu, function: int, argument: int) -> None:
+        cpu.write_registers({"x30": cpu.get("pc"), "x0": argument, "pc": function})
+
+    def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
+        on_stack = values[_ARGUMENTS_IN_REGISTERS:]
+        stack = (stack - 8 * len(on_stack)) & ~0xF
+        if on_stack:
+            cpu.write(stack, struct.pack(f"<{len(on_stack)}Q", *on_stack))
+        registers = {f"x{number}": value for number, value in enumerate(values[:_ARGUMENTS_IN_REGISTERS])}
+        return {**registers, "sp": stack, "x30": until}
+
+    def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
+        if interrupted is not None:
+            pstate = interrupted["pstate"] & _FLAGS_MASK
+        else:
+            pstate = _EL1H if interrupts else _EL1H | _DAIF
+        return {"x29": 0, "pc": address, "pstate": pstate}
+
+    def begin_system_call(self, cpu: Cpu, frame: int, number: int, arguments: Sequence[int]) -> tuple[str, list[int]]:
+        if number in (_OPENAT, _UNLINKAT):
+            arguments = [_AT_FDCWD, *arguments]
+        cpu.write(frame + _X0, struct.pack("<6Q", *arguments[:6]))
+        cpu.write(frame + _X8, struct.pack("<Q", number))
+        cpu.set("esr_el1", _SVC_FROM_EL0)
+        return "el0t_64_sync_handler", [frame]
+
+    def system_call_value(self, cpu: Cpu, frame: int) -> int:
+        return int.from_bytes(cpu.read(frame + _X0, 8), "little", signed=True)
+
+    def current_task(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        """SP_EL0, which the kernel does not need for a stack (arch/arm64/include/asm/current.h)."""
+        del symbols, memory
+        return cpu.get("sp_el0")
+
+    def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
+        """While the kernel does not touch user space, TTBR0_EL1 points elsewhere (``uaccess_ttbr0_disable()``)."""
+        task = memory.struct("task_struct", self.current_task(cpu, symbols, memory))
+        cpu.user_table = cpu.translate(memory.struct("mm_struct", task.get("mm")).get("pgd"))
+
+    def copy_from_user(self, calls: Calls, memory: KernelMemory, to: int, source: int, size: int) -> int:
+        """The function is inline: checks the range, makes user space reachable, copies."""
+        if source + size > _TASK_SIZE:
+            return size
+        cpu = calls.cpu
+        kept = cpu.get("ttbr0_el1")
+        task = memory.struct("task_struct", self.current_task(cpu, calls.image.kallsyms, memory))
+        if memory.btf.struct("thread_info").has("ttbr0"):  # CONFIG_ARM64_SW_TTBR0_PAN
+            cpu.set("ttbr0_el1", task.get("thread_info.ttbr0"))
+        try:
+            return calls("__arch_copy_from_user", to, source, size)
+        finally:
+            cpu.set("ttbr0_el1", kept)
+
+    def fault_address(self, cpu: Cpu) -> tuple[str, int]:
+        return "far_el1", cpu.get("far_el1")
+
+    def kernel_frame(self, registers: Registers) -> bytes:
+        frame = struct.pack(f"<{len(self.frame_registers)}Q", *(registers[name] for name in self.frame_registers))
+        return frame.ljust(0x150, b"\0")
