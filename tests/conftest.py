@@ -59,3 +59,10 @@ def store() -> Store:
 def built(series: str) -> dict[str, Path]:
     """The modules of tests/modules, built for the series."""
     return kbuild.build(series)
+
+
+@lru_cache
+def arm64_kernel(series: str) -> Kernel:
+    """As :func:`booted_kernel`, for arm64."""
+    root = distribution.arm64_image(series)
+    return Kernel.boot(Image.from_directory(root, root.parent / "index"), store=shared_store())

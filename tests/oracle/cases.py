@@ -6,7 +6,7 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 
-from kodojo.kernel.user import SYSCALLS
+from kodojo.kernel.abi import abi_of
 
 __all__ = ["Argument", "Call", "Case", "Kind", "encode", "in_file", "in_memory", "number", "opened", "text"]
 
@@ -104,7 +104,7 @@ def encode(case: Case) -> bytes:
         if not call.privileged:
             records += _RECORD.pack(_UNPRIVILEGED, 0)
         padded = (*call.arguments, *[Argument()] * _ARGUMENTS)[:_ARGUMENTS]
-        body = struct.pack("<II", SYSCALLS[call.name], SETTLE)
+        body = struct.pack("<II", abi_of("x86_64").system_calls[call.name], SETTLE)
         for argument in padded:
             data = argument.data + b"\0" if argument.kind == Kind.PATH else argument.data
             body += struct.pack("<IIQ", argument.kind, places.get(data, 0), argument.value & ((1 << 64) - 1))

@@ -10,6 +10,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     debs/                    what was downloaded
     6.1/image, 6.1/headers   unpacked (likewise 6.12)
     6.1/modules              written by tests.support.kbuild
+    6.1-arm64/image          the same kernel for arm64 (likewise 6.12-arm64)
     tools/                   programs and libraries that this machine has not installed
     qemu/                    QEMU, likewise (only for `make oracle`)
     apt/                     package lists, where the machine's own are missing or out of date
@@ -42,6 +43,7 @@ __all__ = [
     "DistributionError",
     "KernelFiles",
     "QemuFiles",
+    "arm64_image",
     "cache_directory",
     "kernels",
     "kmod",
@@ -267,6 +269,30 @@ def _unpack(deb: Path, directory: Path) -> None:
         raise DistributionError(f"cannot unpack {deb}: {_reason(done)}; delete it and try again")
 
 
+def arm64_image(series: str) -> Path:
+    """The unpacked package with the newest arm64 kernel of a series.
+
+    :raises DistributionError: with what to do next.
+    """
+    root = cache_directory() / f"{series}-arm64" / "image"
+    if not root.is_dir():
+        with locked():
+            if not root.is_dir():  # another process may have been faster
+                _fetch_arm64_image(series, root)
+    return root
+
+
+def _fetch_arm64_image(series: str, root: Path) -> None:
+    try:
+        apt = _apt_with_own_lists("arm64")
+        (deb,) = apt.download([apt.newest_image(series, "arm64")])
+    except DistributionError as error:
+        _give_up(str(error), "connect to the network, check /etc/apt/sources.list*, and try again")
+    with replacing(root) as new:
+        _say(f"{series}: unpacking {deb.name}")
+        _unpack(deb, new)
+
+
 # Tools
 
 
@@ -323,15 +349,16 @@ class Apt:
             raise DistributionError(f"apt knows no {name} of {package}")
         return match[1]
 
-    def newest_image(self, series: str) -> str:
+    def newest_image(self, series: str, architecture: str = "amd64") -> str:
         """The package with the newest kernel of a series, without its variants (cloud, rt, unsigned)."""
-        pattern = rf"linux-image-{re.escape(series)}\.[0-9][^ -]*(-[0-9]+)?-amd64"
-        known = self.field("linux-image-amd64", "Depends") + "\n"
-        known += self.run("apt-cache", "search", "--names-only", rf"^linux-image-{re.escape(series)}\..*-amd64$")
+        start = rf"linux-image-{re.escape(series)}\."
+        pattern = rf"{start}[0-9][^ -]*(-[0-9]+)?-{architecture}"
+        known = self.field(f"linux-image-{architecture}", "Depends") + "\n"
+        known += self.run("apt-cache", "search", "--names-only", rf"^{start}.*-{architecture}$")
         found = {match[0] for match in re.finditer(rf"\b{pattern}(?=[ ,]|$)", known, re.MULTILINE)}
         if not found:
             raise DistributionError(
-                f"apt knows no linux-image-{series}.*-amd64; Debian 12 (with updates and security) does"
+                f"apt knows no linux-image-{series}.*-{architecture}; Debian 12 (with updates and security) does"
             )
         return max(found, key=lambda name: [int(digits) for digits in re.findall("[0-9]+", name)])
 
@@ -364,12 +391,16 @@ def _parse_uris(text: str) -> list[Package]:
 
 
 @functools.cache  # once a process is enough
-def _apt_with_own_lists() -> Apt:
-    """apt on package lists of ours, brought up to date; for that no root is needed either."""
-    directory = cache_directory() / "apt"
+def _apt_with_own_lists(architecture: str = "") -> Apt:
+    """apt on package lists of ours, brought up to date; for that no root is needed either.
+
+    :param architecture: as Debian calls it; the machine's own if empty.
+    """
+    directory = cache_directory() / (f"apt-{architecture}" if architecture else "apt")
+    foreign = [f"-oAPT::Architecture={architecture}", f"-oAPT::Architectures={architecture}"] if architecture else []
     for part in ("lists/partial", "cache/archives/partial"):
         (directory / part).mkdir(parents=True, exist_ok=True)
-    apt = Apt([f"-oDir::State::Lists={directory}/lists", f"-oDir::Cache={directory}/cache"])
+    apt = Apt([f"-oDir::State::Lists={directory}/lists", f"-oDir::Cache={directory}/cache", *foreign])
     _say("updating package lists in the cache")
     # Without --error-on=any an update without network ends well, with nothing updated.
     apt.run("apt-get", "--quiet=2", "--error-on=any", "update")

@@ -82,7 +82,7 @@ class ModulesPart(Part):
         mod.sig_ok = bool(view.get("sig_ok"))
         mod.init, mod.exit, mod.percpu = view.get("init"), view.get("exit"), view.get("percpu")
         mod.percpu_size = view.get("percpu_size")
-        mod.klp = bool(view.get("klp"))
+        mod.klp = self.image.btf.struct("module").has("klp") and bool(view.get("klp"))
         mod.args = view.get("args")
         mod.regions = self._regions(view)
         return mod
