@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kodojo.errors import ImageError
-from kodojo.image.elf import EHDR, EM_AARCH64, PHDR, RELA
+from kodojo.image.elf import EHDR, EM_AARCH64, PHDR, RELA, SHDR, SHF_ALLOC
 from kodojo.image.kallsyms_tables import relative_bases
+from kodojo.image.recognised import Table, recognised_tables
 
 __all__ = ["elf_of_image", "is_image"]
 
@@ -28,6 +29,7 @@ _R_AARCH64_RELATIVE = 0x403
 _RELA_WORDS = 3
 _PE_BASE_OF_CODE = 0x2C
 _FEWEST = 16  # relocations; a shorter row of them is no table
+_SHT_PROGBITS, _SHT_STRTAB = 1, 3
 _ET_EXEC, _PT_LOAD, _PT_NOTE, _PF_RWX = 2, 1, 4, 7
 _NOTE_GNU = struct.pack("<III4s", 4, 20, 3, b"GNU\0")  # a build id: NT_GNU_BUILD_ID with 20 bytes
 _ALIGNMENT = 0x10000  # SEGMENT_ALIGN, of which the address is a multiple
@@ -118,20 +120,39 @@ def _relocate(kernel: bytearray, relocations: npt.NDArray[np.void], link: int) -
 
 
 def _elf(kernel: bytearray, link: int, text_offset: int, memory: int) -> bytes:
-    """One segment for everything, and one for the note with the build id."""
+    """One segment for everything, one for the note with the build id, and sections for the tables that are found."""
     start = -(-(EHDR.itemsize + 2 * PHDR.itemsize) // _ALIGNMENT) * _ALIGNMENT
-    headers = np.zeros(2, PHDR)
-    headers[0] = (_PT_LOAD, _PF_RWX, start, link, text_offset, len(kernel), memory, _ALIGNMENT)
+    segments = np.zeros(2, PHDR)
+    segments[0] = (_PT_LOAD, _PF_RWX, start, link, text_offset, len(kernel), memory, _ALIGNMENT)
     note = kernel.find(_NOTE_GNU)
     if note >= 0:
         size = len(_NOTE_GNU) + 20
-        headers[1] = (_PT_NOTE, _PF_RWX, start + note, link + note, text_offset + note, size, size, 4)
-    count = 1 if note < 0 else 2
+        segments[1] = (_PT_NOTE, _PF_RWX, start + note, link + note, text_offset + note, size, size, 4)
+    names, sections = _sections(recognised_tables(kernel), start, link, start + len(kernel))
     header = np.zeros(1, EHDR)
     header["e_ident"] = np.void(b"\x7fELF\x02\x01\x01".ljust(16, b"\0"))
     header["e_type"], header["e_machine"], header["e_version"] = _ET_EXEC, EM_AARCH64, 1
     header["e_entry"] = text_offset
     header["e_phoff"], header["e_ehsize"] = EHDR.itemsize, EHDR.itemsize
-    header["e_phentsize"], header["e_phnum"] = PHDR.itemsize, count
-    head = header.tobytes() + headers[:count].tobytes()
-    return b"".join((head.ljust(start, b"\0"), kernel))
+    header["e_phentsize"], header["e_phnum"] = PHDR.itemsize, 1 if note < 0 else 2
+    header["e_shoff"], header["e_shentsize"] = start + len(kernel) + len(names), SHDR.itemsize
+    header["e_shnum"], header["e_shstrndx"] = len(sections), len(sections) - 1
+    head = header.tobytes() + segments.tobytes()
+    return b"".join((head.ljust(start, b"\0"), kernel, names, sections.tobytes()))
+
+
+def _sections(tables: list[Table], start: int, link: int, names_at: int) -> tuple[bytes, npt.NDArray[np.void]]:
+    """The names of sections, and their headers: an empty one, those of the tables, and that of the names."""
+    headers = np.zeros(len(tables) + 2, SHDR)
+    names = bytearray(b"\0")
+    for header, table in zip(headers[1:], tables, strict=False):
+        header["sh_name"], header["sh_type"], header["sh_flags"] = len(names), _SHT_PROGBITS, SHF_ALLOC
+        header["sh_addr"], header["sh_offset"] = link + table.offset, start + table.offset
+        header["sh_size"], header["sh_addralign"] = table.size, 4
+        names += table.name.encode() + b"\0"
+    last = headers[-1]
+    last["sh_name"], last["sh_type"], last["sh_offset"] = len(names), _SHT_STRTAB, names_at
+    names += b".shstrtab\0"
+    names += bytes(-(names_at + len(names)) % 8)
+    last["sh_size"], last["sh_addralign"] = len(names), 1
+    return bytes(names), headers
