@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kodojo.errors import ImageError, InputError, MissingInformationError, UnmodelledError, decode
 from kodojo.image.architecture import architecture_of_module, describe_elf
-from kodojo.image.elf import ElfFile, Segment
+from kodojo.image.elf import EM_AARCH64, ElfFile, Segment
 from kodojo.image.index import Index, open_index
 from kodojo.image.locate import KernelFiles
 from kodojo.image.tree import ModuleTree
@@ -41,6 +41,7 @@ FACTS = frozenset(
 ``messages``: all that it can print; ``module exports``: those of the modules of its tree.
 """
 
+_ANY_VARIABLE = "linux_banner"  # listed where variables are: CONFIG_KALLSYMS_ALL
 _KEYS = "system_certificate_list"
 _PACKAGES = (".deb", ".rpm")
 # Where the kernel's linker scripts gather constant strings; those of init code stand in .init.data.
@@ -274,10 +275,22 @@ class Image:
 
     @cached_property
     def kallsyms(self) -> Kallsyms:
-        """The kernel's symbols.
+        """The kernel's symbols; where they are functions only, and variables that were found otherwise.
 
         :raises MissingInformationError: the kernel was built without ``CONFIG_KALLSYMS``.
         """
+        listed = self._listed_symbols()
+        tables = {"__ksymtab", ".BTF"} <= self.elf.sections.keys()
+        if self.elf.machine == EM_AARCH64 and tables and listed.get(_ANY_VARIABLE) is None:
+            from kodojo.image.variables import find_variables, index_arrays, variables_in  # noqa: PLC0415
+
+            def make() -> Mapping[str, Any]:
+                return index_arrays(find_variables(self.elf, listed, self.exports, self.btf))
+
+            listed.add(variables_in(self._index.arrays("variables", make)))
+        return listed
+
+    def _listed_symbols(self) -> Kallsyms:
         from kodojo.image.kallsyms import Kallsyms  # noqa: PLC0415
 
         def make() -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ __all__ = ["InferredConfig"]
 
 # Option -> any of these functions is in the kernel. (Those of initcalls are listed, too.)
 _FUNCTIONS: dict[str, tuple[str, ...]] = {
-    "KALLSYMS_ALL": ("modules",),  # a variable
+    "KALLSYMS_ALL": ("linux_banner",),  # a variable
     "MODULE_SIG": ("is_module_sig_enforced",),
     "MODULE_DECOMPRESS": ("module_decompress",),
     "LIVEPATCH": ("klp_module_coming",),

@@ -101,6 +101,12 @@ class Kallsyms:
             "order": self._order,
         }
 
+    def add(self, variables: Mapping[str, int]) -> None:
+        """Let the addresses of names be known that the table does not list."""
+        for name, address in variables.items():
+            if self.get(name) is None:
+                self._known[name] = address
+
     def address(self, name: str) -> int:
         """Return the address of a symbol; the first in table order if there are several.
 
