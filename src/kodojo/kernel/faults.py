@@ -44,7 +44,7 @@ def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
         if place and not frames:
             frames.append(Frame(0, place[1]))
         trace = _TRACE_LINE.match(line)
-        if trace:
+        if trace and not (len(frames) == 1 and frames[0].symbol == trace[2]):  # arm64 names the place twice
             frames.append(Frame(0, trace[2], reliable=trace[1] is None))
     return tuple(frames)
 
