@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kodojo.errors import GuestOSError, LoadError
+from kodojo.errors import GuestOSError, LoadError, MachineFault, MachineHang
 from kodojo.kernel.kernel import Kernel
 from kodojo.machine.machine import Machine
 from tests.conftest import arm64_kernel
 
 pytestmark = pytest.mark.kernel
 
-SERIES = ("6.12",)
+SERIES = ("6.1", "6.12")
 EEXIST, EFAULT, EPERM = 17, 14, 1
 
 
@@ -116,3 +116,27 @@ def test_delta(kernel):
     again = Kernel.resume(kernel.image, machine, kernel._facts, saved)
     assert [module.name for module in again.modules] == ["dummy"]
     again.rmmod("dummy")
+
+
+def test_oops(kernel):
+    """A crash ends the run with the kernel's own report: cause, place, and the address that was touched."""
+    with pytest.raises(MachineFault, match="NULL pointer dereference at virtual address 0000000000000010") as caught:
+        kernel.call("strlen", 0x10)
+    report = caught.value.report
+    assert report.registers["x0"] == report.registers["far_el1"] == 0x10
+    assert "strlen+" in report.backtrace[0].symbol
+
+
+def test_warning(kernel):
+    """WARN() is BRK: the kernel prints its report and goes on."""
+    kernel.call("refcount_warn_saturate", kernel._facts.kernel_scratch, 2)
+    (warning,) = kernel.warnings
+    assert warning.cause.startswith("WARNING: CPU: 0 PID: 1 at lib/refcount.c:")
+    assert kernel.call("int_sqrt", 144) == 12
+
+
+def test_hang(kernel):
+    """What waits for longer than its limit is told with the place where it waits."""
+    kernel.limit(0.5)
+    with pytest.raises(MachineHang, match=r"waits for something that does not come in msleep\+"):
+        kernel.call("msleep", 5000)

@@ -90,8 +90,9 @@ def _link_address(image: memoryview, relocations: npt.NDArray[np.void], name: st
             bases = np.unique(addends[offsets - addends == base_at + skipped].astype(np.uint64))
         else:
             bases = np.frombuffer(image, "<u8", 1, base_at)
-        found = [int(base) + skipped for base in bases if (int(base) + skipped) % _ALIGNMENT == 0]
-        if len(found) == 1 and found[0] >> 63:
+        links = [int(base) + skipped for base in bases if int(base) >> 63]
+        found = [link for link in links if link % _ALIGNMENT == 0 and link + len(image) < 1 << 64]
+        if len(found) == 1:
             return found[0]
     raise ImageError(
         f"{name}: an arm64 kernel whose address kodojo cannot find out",

@@ -77,7 +77,7 @@ def _looks_like_entry(image: bytes | bytearray, words: npt.NDArray[np.int32]) ->
     data = np.frombuffer(image, np.uint8)
     places: Offsets = 4 * np.arange(len(words) - 2, dtype=np.int64)
     names = places + 4 + words[1:-1]
-    possible = (names > 0) & (names < len(data)) & (words[:-2] != 0)
+    possible: npt.NDArray[np.bool_] = (names > 0) & (names < len(data)) & (words[:-2] != 0)
     names = np.where(possible, names, 1)
     # What is before a name does not matter: the linker lets one be the end of another.
     possible &= _NAME_START[data[names]]

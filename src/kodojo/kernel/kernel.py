@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel"]
 
-BOOTABLE = ("x86_64",)
+BOOTABLE = ("x86_64", "aarch64")
 """The architectures that kodojo has machines for."""
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
