@@ -49,13 +49,15 @@ _VALUES = {
 }
 # Variable -> the function whose first load is from it, and (type, member) that this is of it
 _LOADS = {
+    "taint_flags": ("module_flags_taint", ("taint_flag", "module")),
+    "usermodehelper_disabled": ("call_usermodehelper_exec", None),
     "tainted_mask": ("get_taint", None),
     "mod_tree": ("__module_address", ("mod_tree_root", "addr_min")),
 }
 # Variable -> name in a ctl_table, whose second member is the variable's address (include/linux/sysctl.h)
-_SYSCTLS = {"modprobe_path": b"modprobe", "modules_disabled": b"modules_disabled"}
+_SYSCTLS = {"modprobe_path": b"modprobe", "modules_disabled": b"modules_disabled", "usermodehelper_bset": b"bset"}
 # Variable -> name of a struct kernel_param, whose argument is the variable's address (include/linux/moduleparam.h)
-_PARAMETERS = {"module_blacklist": b"module_blacklist"}
+_PARAMETERS = {"module_blacklist": b"module_blacklist", "async_probe": b"module.async_probe"}
 _R_AARCH64_RELATIVE = struct.pack("<Q", 0x403)
 _SYSCTL_DATA, _PARAMETER_MODULE, _PARAMETER_ARGUMENT = 8, 8, 32
 

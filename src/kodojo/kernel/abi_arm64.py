@@ -38,9 +38,9 @@ class Arm64Abi:
     system_calls = {  # noqa: RUF012  a table
         "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlink": _UNLINKAT, "symlinkat": 36, "renameat": 38,
         "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53, "open": _OPENAT, "close": 57,
-        "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "pipe2": 59, "readlinkat": 78, "newfstatat": 79, "fstat": 80,
-        "nanosleep": 101, "init_module": 105, "delete_module": 106, "syslog": 116, "prctl": 167, "getpid": 172, "socket": 198,
-        "munmap": 215, "mmap": 222, "finit_module": 273,
+        "pipe2": 59, "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79,
+        "fstat": 80, "nanosleep": 101, "init_module": 105, "delete_module": 106, "syslog": 116, "prctl": 167,
+        "getpid": 172, "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273,
     }  # fmt: skip
     open_directory = 0o40000
 

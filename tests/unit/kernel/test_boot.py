@@ -53,7 +53,9 @@ def test_initramfs():
     assert {"dev", "proc", "sys"} <= directories
     assert files["init"][0] == 0o100755
     assert set(files) - directories == {"init"}
-    assert boot.make_initramfs(boot.init_program(X86_64Boot())) == boot.make_initramfs(X86_64Boot())
+    assert boot.make_initramfs(boot.init_program(X86_64Boot())) == boot.make_initramfs(
+        boot.init_program(X86_64Boot())
+    )
 
 
 def test_init_program():
