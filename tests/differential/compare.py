@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from kodojo.errors import GuestOSError, LogRecord, MachineError
 from kodojo.kernel.kernel import Kernel
 
-# The direct mapping of memory and the vmalloc area: where separately allocated objects are.
+# The direct mapping of memory and the vmalloc area: where separately allocated objects are. On arm64 the latter is
+# behind the kernel, which is behind the modules.
 _HEAP = (0xFFFF888000000000, 0xFFFFE90000000000)
+_ARM64_DIRECT = (0xFFFF000000000000, 0xFFFF800000000000)
+_ARM64_VMALLOC_END = 0xFFFFFC0000000000
 # Until work queues have done what a load left to them, in seconds of guest time.
 SETTLE = 0.3
 TIMED = ("memory", "log line")
@@ -161,23 +164,31 @@ def differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[str]:
     return found
 
 
-def _words_that_differ(ours: bytes, native: bytes) -> list[int]:
+def _heaps(kernel: Kernel) -> tuple[tuple[int, int], ...]:
+    if kernel.image.architecture != "aarch64":
+        return (_HEAP,)
+    last = kernel.image.segments[-1]
+    return _ARM64_DIRECT, (last.vaddr + last.memsz, _ARM64_VMALLOC_END)
+
+
+def _words_that_differ(kernel: Kernel, ours: bytes, native: bytes) -> list[int]:
     """Offsets of 8-byte words that differ and are not two pointers to separately allocated objects."""
     if len(ours) != len(native):
         return [0]
     size = len(ours) & ~7
+    heaps = _heaps(kernel)
     left, right = (struct.unpack(f"<{size // 8}Q", side[:size]) for side in (ours, native))
     return [
         8 * i
         for i, (a, b) in enumerate(zip(left, right, strict=True))
-        if a != b and not (_HEAP[0] <= a < _HEAP[1] and _HEAP[0] <= b < _HEAP[1])
+        if a != b and not any(start <= a < end and start <= b < end for start, end in heaps)
     ]
 
 
 def _struct_differences(kernel: Kernel, ours: bytes, native: bytes) -> list[str]:
     members = kernel.image.btf.struct("module").members
     found = []
-    for offset in _words_that_differ(ours, native):
+    for offset in _words_that_differ(kernel, ours, native):
         name = max((m for m in members if m.offset <= offset), key=lambda m: m.offset).name
         found.append(
             f"struct module: {name} (+{offset:#x}): ours {ours[offset : offset + 8].hex()}, "
@@ -195,7 +206,7 @@ def _memory_differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[
             found.append(f"memory: {kind}: another place or size")
             continue
         position = native.memory[kind][1].find(native.struct_module) if size else -1
-        for offset in _words_that_differ(left[1], right[1]):
+        for offset in _words_that_differ(kernel, left[1], right[1]):
             if position <= offset < position + size and position >= 0:
                 continue  # struct module, compared by itself
             found.append(
