@@ -56,6 +56,8 @@ EXPORTS = (b"__ksymtab", b"__ksymtab_gpl")
 POINTERS = b"__tracepoints_ptrs"
 EXCEPTIONS = b"__ex_table"
 """Tables whose objects differ more than in the size of pointers; their sizes here are those of x86-64."""
+CALLSITES, PATCHABLE_ENTRIES = b"__mcount_loc", b"__patchable_function_entries"
+PATCHABLE = frozenset({"aarch64", "riscv64"})
 
 TABLES = (
     Table(b"__param", 4, "kp", "num_kp", words=4),
@@ -74,7 +76,7 @@ TABLES = (
     Table(b"_ftrace_events", 0, "trace_events", "num_trace_events", words=1),
     Table(b"_ftrace_eval_map", 0, "trace_evals", "num_trace_evals", words=1),
     Table(b"__trace_printk_fmt", 0, "trace_bprintk_fmt_start", "num_trace_bprintk_fmt", words=1),
-    Table(b"__mcount_loc", 0, "ftrace_callsites", "num_ftrace_callsites", words=1),
+    Table(CALLSITES, 0, "ftrace_callsites", "num_ftrace_callsites", words=1),
     Table(b"_error_injection_whitelist", 0, "ei_funcs", "num_ei_funcs", words=2),
     Table(b".kprobes.text", 1, "kprobes_text_start", "kprobes_text_size"),
     Table(b"_kprobe_blacklist", 0, "kprobe_blacklist", "num_kprobe_blacklist", words=1),
@@ -124,8 +126,14 @@ def _tables_of(image: Image) -> tuple[Table, ...]:
     sizes = dict.fromkeys(EXPORTS, exports.size)
     sizes[POINTERS] = exports.size // 3
     sizes[EXCEPTIONS] = architecture.exception_entry
+    names = {CALLSITES: PATCHABLE_ENTRIES} if _has_patchable_entries(image) else {}
     tables = [
-        replace(table, size=sizes.get(table.section) or table.object_size(architecture.format.word), words=0)
+        replace(
+            table,
+            section=names.get(table.section, table.section),
+            size=sizes.get(table.section) or table.object_size(architecture.format.word),
+            words=0,
+        )
         for table in TABLES
     ]
     with suppress(MissingInformationError):
@@ -133,6 +141,11 @@ def _tables_of(image: Image) -> tuple[Table, ...]:
             size = image.btf.struct("ddebug_class_map").size
             tables.append(Table(b"__dyndbg_classes", size, "dyndbg_info.classes", "dyndbg_info.num_classes"))
     return tuple(tables)
+
+
+def _has_patchable_entries(image: Image) -> bool:
+    """Whether the compiler lists the calls of ftrace (``-fpatchable-function-entry``), which changes the name."""
+    return image.architecture in PATCHABLE and image.has_text(PATCHABLE_ENTRIES)
 
 
 def _constructors(target: Target, mod: Module, info: LoadInfo, table: Table) -> Table:

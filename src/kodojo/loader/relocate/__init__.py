@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
-__all__ = ["apply_relocations", "module_frob_arch_sections", "module_init_sections"]
+__all__ = ["apply_relocations", "module_frob_arch_sections", "module_init_sections", "store_mod_arch"]
 
 SHT_RELA = 4
 SHT_REL = 9
@@ -36,6 +36,12 @@ class FrobArchSections(Protocol):
     """``module_frob_arch_sections`` of an architecture: make sections larger by what relocations may need."""
 
     def __call__(self, target: Target, mod: Module, info: LoadInfo) -> None: ...
+
+
+class StoreModArch(Protocol):
+    """What an architecture has found out about a module, for the kernel's own functions: ``mod->arch``."""
+
+    def __call__(self, target: Target, mod: Module) -> None: ...
 
 
 class ApplyRelocate(Protocol):
@@ -56,6 +62,7 @@ class ModuleC:
     exit_sections: tuple[bytes, ...]
     module_frob_arch_sections: FrobArchSections
     apply_relocate: ApplyRelocate
+    store_mod_arch: StoreModArch | None = None
 
 
 FILES = {
@@ -74,12 +81,20 @@ def module_c(architecture: str) -> ModuleC:
         file.EXIT_SECTIONS,
         file.module_frob_arch_sections,
         file.apply_relocate_add if known.rela else file.apply_relocate,
+        getattr(file, "store_mod_arch", None),  # for architectures whose kernels are booted
     )
 
 
 def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> None:
     """What an architecture adds to the sections: nothing on x86, room for PLTs on others."""
     module_c(target.image.architecture).module_frob_arch_sections(target, mod, info)
+
+
+def store_mod_arch(target: Target, mod: Module) -> None:
+    """Fill in ``mod->arch`` when all relocations have been applied."""
+    store = module_c(target.image.architecture).store_mod_arch
+    if store is not None and target.runs_code:
+        store(target, mod)
 
 
 def module_init_sections(target: Target) -> tuple[bytes, ...]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Indices = NDArray[np.int64]
 
-__all__ = ["EXIT_SECTIONS", "INIT_SECTIONS", "apply_relocate_add", "module_frob_arch_sections"]
+__all__ = ["EXIT_SECTIONS", "INIT_SECTIONS", "apply_relocate_add", "module_frob_arch_sections", "store_mod_arch"]
 
 INIT_SECTIONS = (b".init",)
 EXIT_SECTIONS = (b".exit",)
@@ -186,6 +186,16 @@ def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> No
         if name in names:
             reserve(info, names[name], trampolines * PLT_ENTRY_SIZE, PLT_ALIGN, code=True)
     mod.arch = Veneers(Slots(core, counts[core]), Slots(init, counts[init]), {})
+
+
+def store_mod_arch(target: Target, mod: Module) -> None:
+    """Enter the veneers into ``struct mod_arch_specific``, where the kernel's own functions look for them."""
+    if not isinstance(mod.arch, Veneers):
+        return
+    for part, slots in (("core", mod.arch.core), ("init", mod.arch.init)):
+        values = {"plt_shndx": slots.index, "plt_num_entries": len(slots.used), "plt_max_entries": slots.most}
+        for member, value in values.items():
+            target.set_field(mod, f"arch.{part}.{member}", value)
 
 
 def _has_plts(target: Target) -> bool:
