@@ -49,13 +49,14 @@ _VALUES = {
 }
 # Variable -> the function whose first load is from it, and (type, member) that this is of it
 _LOADS = {
+    "usermodehelper_bset": ("call_usermodehelper_exec_async", None),
     "taint_flags": ("module_flags_taint", ("taint_flag", "module")),
     "usermodehelper_disabled": ("call_usermodehelper_exec", None),
     "tainted_mask": ("get_taint", None),
     "mod_tree": ("__module_address", ("mod_tree_root", "addr_min")),
 }
 # Variable -> name in a ctl_table, whose second member is the variable's address (include/linux/sysctl.h)
-_SYSCTLS = {"modprobe_path": b"modprobe", "modules_disabled": b"modules_disabled", "usermodehelper_bset": b"bset"}
+_SYSCTLS = {"modprobe_path": b"modprobe", "modules_disabled": b"modules_disabled"}
 # Variable -> name of a struct kernel_param, whose argument is the variable's address (include/linux/moduleparam.h)
 _PARAMETERS = {"module_blacklist": b"module_blacklist", "async_probe": b"module.async_probe"}
 _R_AARCH64_RELATIVE = struct.pack("<Q", 0x403)
@@ -140,11 +141,18 @@ def _find_prb(elf: ElfFile, kallsyms: Kallsyms, found: dict[str, int]) -> None:
 def _find_in_tables(elf: ElfFile, found: dict[str, int]) -> None:
     for variable, name in _SYSCTLS.items():
         for place in _references(elf, name):
-            found.setdefault(variable, _word(elf, place + _SYSCTL_DATA))
+            _enter(elf, found, variable, place + _SYSCTL_DATA)
     for variable, name in _PARAMETERS.items():
         for place in _references(elf, name):
             if not _word(elf, place + _PARAMETER_MODULE):
-                found.setdefault(variable, _word(elf, place + _PARAMETER_ARGUMENT))
+                _enter(elf, found, variable, place + _PARAMETER_ARGUMENT)
+
+
+def _enter(elf: ElfFile, found: dict[str, int], variable: str, place: int) -> None:
+    """A table's pointer, if it is one: some have a number there."""
+    value = _word(elf, place)
+    if value >> 63:
+        found.setdefault(variable, value)
 
 
 def _references(elf: ElfFile, text: bytes) -> Iterator[int]:
