@@ -1,0 +1,22 @@
+"""A sample of the modules of arm64 kernels, loaded by our loader and by the kernel's own."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.conftest import arm64_kernel
+from tests.differential.compare import Comparison
+
+SAMPLE = 8
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("series", ["6.1", "6.12"])
+def test_sample_of_the_tree(series: str) -> None:
+    """Modules chosen by hash are what the native loader makes of them: value, log, sysfs, struct module, every byte."""
+    base = arm64_kernel(series)
+    names = sorted(base.image.modules, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:SAMPLE]
+    found = {name: Comparison(base, name).differences("") for name in names}
+    assert found == dict.fromkeys(names, [])
