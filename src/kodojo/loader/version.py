@@ -127,14 +127,17 @@ def check_modstruct_version(target: Target, mod: Module, info: LoadInfo) -> None
         raise MissingInformationError(f"kernel {target.image.release} does not export module_layout")
     if check_version(target, info, mod, b"module_layout", symbol.crc):
         return
+    facts = version_facts(info, symbol)
+    shared = "the structures that module and kernel share (struct module first of all)"
     raise refuse(
         info.label,
         Errno.ENOEXEC,
         "module-layout-crc",
-        "the structures that module and kernel share (struct module first of all) had other definitions,"
-        " or none at all are recorded, when the module was built",
+        f"{shared} had other definitions when the module was built"
+        if "crc" in facts
+        else f"the module does not say which definitions it was built with of {shared}",
         "Build the module against the headers of exactly this kernel, with its Module.symvers.",
-        Detail("module_layout", facts=version_facts(info, symbol)),
+        Detail("module_layout", facts=facts),
     )
 
 
