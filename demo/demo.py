@@ -64,6 +64,10 @@ def main() -> None:
     damaged.write_bytes(Path(module("dummy")).read_bytes()[:9000])
     kodojo("insmod", str(shortened(damaged)), refused=True)
 
+    say("Will they load? That takes no machine: modules against kernels, on paper")
+    kodojo("check", module("bridge"), str(shortened(damaged)), refused=True)
+    kodojo("explain", str(shortened(damaged)), refused=True)
+
     say("And out again")
     kodojo("rmmod", "dummy")
     kodojo("rmmod", "stp", refused=True)
