@@ -11,15 +11,16 @@ The processor is at EL1 with the firmware's side (PSCI) answered here. User code
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from kodojo.errors import FaultReport, MachineError, MachineHang
 from kodojo.machine.board_arm64 import VirtBoard
-from kodojo.machine.cpu import Breakpoint, ProcessorState, Registers, RunLimit
+from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, SystemRegister, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
+from kodojo.machine.processor import Processor
 
 __all__ = ["Arm64"]
 
@@ -81,7 +82,7 @@ _WINDOW_BLOCK = 0x781  # valid, inner shareable, accessed, read-only
 _WINDOW_TABLE = 3
 
 
-class Arm64:
+class Arm64(Processor):
     """One processor; see :class:`kodojo.machine.cpu.Cpu` for what its methods promise.
 
     :attr user_table: where the page table of user space is, if it is not where TTBR0_EL1 says: a kernel may keep it
@@ -89,12 +90,14 @@ class Arm64:
     """
 
     architecture = "aarch64"
+    program_counter = "pc"
 
     def __init__(self, ram: Ram, board: VirtBoard, places: tuple[int, ...] | None = None) -> None:
         """Make a processor at rest.
 
         :param places: see :attr:`places`; found by experiment if not given.
         """
+        super().__init__()
         self.ram = ram
         self.board = board
         self.places = places or (_find_exception_state(),)
@@ -104,7 +107,6 @@ class Arm64:
         self._window = _Window(self.engine, ram)
         self.engine.map_bus(0, ram.base, board.bus_read, board.bus_write)
         self._registers = self.engine.batch(GENERAL_REGISTERS)
-        self._breakpoints: dict[int, Breakpoint] = {}
         self._counter_sites: set[int] = set()
         self.blocks = 0
         self.skipped = 0
@@ -112,7 +114,7 @@ class Arm64:
         self.user_table: int | None = None
         # The two timers: control and compare value.
         self._timers = {_PHYSICAL_TIMER: [0, 0], _VIRTUAL_TIMER: [0, 0]}
-        self._running = self._started = False
+        self._running = False
         board.interrupted = lambda: self.engine.shorten(1)
 
     # -- time ---------------------------------------------------------------------------------------
@@ -139,17 +141,7 @@ class Arm64:
     def run(self, until: int, limit: RunLimit | None = None) -> None:
         """See :meth:`kodojo.machine.cpu.Cpu.run`; the limit's ticks are periods of the counter."""
         deadline = self.counter + (limit or RunLimit()).ticks * COUNTS_PER_TICK
-        if until not in self._breakpoints:
-            self.add_breakpoint(until, _arrived)
-        step_over = -1
-        while (pc := self.engine.get("pc")) != until:
-            handler = self._breakpoints.get(pc)
-            if handler is not None and pc != step_over:
-                handler()
-                step_over = pc
-                continue
-            step_over = -1
-            self._run_to_event(pc, deadline)
+        self._run(until, deadline)
 
     def _run_to_event(self, pc: int, deadline: int) -> None:
         self._started = True
@@ -325,10 +317,6 @@ class Arm64:
             self.engine.set(register, value)
 
     # -- memory -------------------------------------------------------------------------------------
-    def translate(self, address: int) -> int | None:
-        mapping = self._mapping(address)
-        return None if mapping is None else mapping[0]
-
     def _mapping(self, address: int) -> tuple[int, int] | None:
         """Physical address, and how many bytes from there on are contiguous (Arm ARM, D5.2)."""
         engine, ram = self.engine, self.ram
@@ -363,51 +351,6 @@ class Arm64:
                 physical = (table & ~((1 << shift) - 1)) | inside
                 return (physical, (1 << shift) - inside) if physical in ram else None
         return None
-
-    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Physical pieces (address, size) of a virtual range, mapping by mapping."""
-        while size > 0:
-            mapping = self._mapping(address)
-            if mapping is None:
-                raise MachineError(f"virtual address {address:#x} is not mapped")
-            part = min(size, mapping[1])
-            yield mapping[0], part
-            address += part
-            size -= part
-
-    def read(self, address: int, size: int) -> bytes:
-        mapping = self._mapping(address)
-        if mapping is not None and size <= mapping[1]:
-            return self.ram.read(mapping[0], size)
-        return b"".join(self.ram.read(physical, part) for physical, part in self._pieces(address, size))
-
-    def forget_code(self, address: int, size: int) -> None:
-        for physical, part in self._pieces(address, size):
-            self._window.forget_code(physical, part)
-
-    def write(self, address: int, data: bytes) -> None:
-        """Write virtual memory, page by page; what was translated from there is dropped once code has run."""
-        view = memoryview(data)
-        for physical, part in self._pieces(address, len(data)):
-            self.ram.write(physical, view[:part])
-            if self._started:
-                self._window.forget_code(physical, part)
-            view = view[part:]
-
-    # -- breakpoints --------------------------------------------------------------------------------
-    def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
-        self._breakpoints[address] = handler
-        self.engine.add_breakpoint(address)
-        physical = self.translate(address) if self._started else None
-        if physical is not None:
-            self._window.forget_code(physical, 1)
-
-    def has_breakpoint(self, address: int) -> bool:
-        return address in self._breakpoints
-
-    def remove_breakpoint(self, address: int) -> None:
-        del self._breakpoints[address]
-        self.engine.remove_breakpoint(address)
 
     # -- the whole state ----------------------------------------------------------------------------
     def save_state(self) -> ProcessorState:
@@ -513,7 +456,3 @@ def _find_exception_state() -> int:
             hint="install unicorn 2.1.4",
         )
     return where
-
-
-def _arrived() -> None:
-    """The breakpoint of an address that a run ends at: the run looks by itself."""

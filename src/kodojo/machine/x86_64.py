@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kodojo.errors import FaultReport, MachineError, MachineHang
 from kodojo.machine.board import PcBoard
-from kodojo.machine.cpu import Breakpoint, ProcessorState, Registers, RunLimit
+from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
+from kodojo.machine.processor import Processor
 
 __all__ = ["X86_64"]
 
@@ -64,16 +65,18 @@ _WINDOW = 0xFFFF878000000000
 _UNUSUAL = 0x5AC3_0F96_3CA5_6978
 
 
-class X86_64:  # noqa: N801  the architecture's name
+class X86_64(Processor):  # noqa: N801  the architecture's name
     """One processor; see :class:`kodojo.machine.cpu.Cpu` for what its methods promise."""
 
     architecture = "x86_64"
+    program_counter = "rip"
 
     def __init__(self, ram: Ram, board: PcBoard, places: tuple[int, ...] | None = None) -> None:
         """Make a processor at rest.
 
         :param places: see :attr:`places`; found by experiment if not given (10 ms).
         """
+        super().__init__()
         self.ram = ram
         self.board = board
         self.places = places or _find_in_flight()
@@ -85,28 +88,16 @@ class X86_64:  # noqa: N801  the architecture's name
         self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value))
         self.engine.hook_instruction("CPUID", self._cpuid)
         self._registers = self.engine.batch(GENERAL_REGISTERS)
-        self._breakpoints: dict[int, Breakpoint] = {}
         self._cpuid_answers: dict[int, tuple[int, ...]] = {}
         self._tsc_sites: set[int] = set()
         self.blocks = 0
         self.ticks = 0
-        self._started = False
         self._until_tick = BLOCKS_PER_TICK
 
     # -- running ------------------------------------------------------------------------------------
     def run(self, until: int, limit: RunLimit | None = None) -> None:
         deadline = self.ticks + (limit or RunLimit()).ticks
-        if until not in self._breakpoints:
-            self.add_breakpoint(until, _arrived)
-        step_over = -1
-        while (rip := self.engine.get("rip")) != until:
-            handler = self._breakpoints.get(rip)
-            if handler is not None and rip != step_over:
-                handler()
-                step_over = rip
-                continue
-            step_over = -1
-            self._run_to_event(rip, deadline)
+        self._run(until, deadline)
 
     def _run_to_event(self, rip: int, deadline: int) -> None:
         self._started = True
@@ -256,10 +247,6 @@ class X86_64:  # noqa: N801  the architecture's name
         self.engine.set(register, value)
 
     # -- memory -----------------------------------------------------------------------------------
-    def translate(self, address: int) -> int | None:
-        mapping = self._mapping(address)
-        return None if mapping is None else mapping[0]
-
     def _mapping(self, address: int) -> tuple[int, int] | None:
         """Physical address, and how many bytes from there on are contiguous."""
         table = self.engine.get("cr3") & _PHYSICAL_MASK
@@ -277,50 +264,6 @@ class X86_64:  # noqa: N801  the architecture's name
                 physical = (table & ~((1 << shift) - 1)) | inside
                 return (physical, (1 << shift) - inside) if physical in ram else None
         return None
-
-    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Physical pieces (address, size) of a virtual range, mapping by mapping."""
-        while size > 0:
-            mapping = self._mapping(address)
-            if mapping is None:
-                raise MachineError(f"virtual address {address:#x} is not mapped")
-            part = min(size, mapping[1])
-            yield mapping[0], part
-            address += part
-            size -= part
-
-    def read(self, address: int, size: int) -> bytes:
-        mapping = self._mapping(address)
-        if mapping is not None and size <= mapping[1]:
-            return self.ram.read(mapping[0], size)
-        return b"".join(self.ram.read(physical, part) for physical, part in self._pieces(address, size))
-
-    def forget_code(self, address: int, size: int) -> None:
-        for physical, part in self._pieces(address, size):
-            self._window.forget_code(physical, part)
-
-    def write(self, address: int, data: bytes) -> None:
-        view = memoryview(data)
-        for physical, part in self._pieces(address, len(data)):
-            self.ram.write(physical, view[:part])
-            if self._started:
-                self._window.forget_code(physical, part)
-            view = view[part:]
-
-    # -- breakpoints ------------------------------------------------------------------------------
-    def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
-        self._breakpoints[address] = handler
-        self.engine.add_breakpoint(address)
-        physical = self.translate(address) if self._started else None
-        if physical is not None:
-            self._window.forget_code(physical, 1)
-
-    def has_breakpoint(self, address: int) -> bool:
-        return address in self._breakpoints
-
-    def remove_breakpoint(self, address: int) -> None:
-        del self._breakpoints[address]
-        self.engine.remove_breakpoint(address)
 
     # -- the whole state --------------------------------------------------------------------------
     def save_state(self) -> ProcessorState:
@@ -398,10 +341,6 @@ def _find_cr3(engine: Engine) -> int:
             hint="install unicorn 2.1.4",
         )
     return where + 8
-
-
-def _arrived() -> None:
-    """The breakpoint of an address that a run ends at: the run looks by itself."""
 
 
 def _enter_long_mode(engine: Engine, cr3: int) -> None:
