@@ -54,8 +54,8 @@ def open_kernel(files: Files, machine: str) -> tuple[Image, str]:
         image = Image.from_directory(files.image, index / "index")
         _ = image.kallsyms, image.exports
     except ImageError:
-        from kodojo.image.described import DescribedImage
-        from kodojo.image.description import find_description
+        from kodojo.image.described.files import find_description
+        from kodojo.image.described.image import DescribedImage
 
         found = find_description(files.headers)
         if found is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kodojo.image.btf import Btf
     from kodojo.image.config import Config
-    from kodojo.image.described import DescribedImage
+    from kodojo.image.described.image import DescribedImage
     from kodojo.image.exports import Exports
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.image.keyring import Certificate
@@ -116,7 +116,7 @@ class Image:
         files = find_kernel_or_description(Path(root).absolute())
         if isinstance(files, KernelFiles):
             return cls(files.vmlinuz, files.modules, files.config, index_directory)
-        from kodojo.image.described import DescribedImage  # noqa: PLC0415
+        from kodojo.image.described.image import DescribedImage  # noqa: PLC0415
 
         return DescribedImage(files, index_directory)
 
@@ -191,7 +191,7 @@ class Image:
         files = build_around(self.path)
         if files is None:
             return None
-        from kodojo.image.described import DescribedImage  # noqa: PLC0415
+        from kodojo.image.described.image import DescribedImage  # noqa: PLC0415
 
         return DescribedImage(files, self._index_directory and self._index_directory / "build")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kodojo.errors import InputError
 
 if TYPE_CHECKING:
-    from kodojo.image.description import DescriptionFiles
+    from kodojo.image.described.files import DescriptionFiles
 
 __all__ = ["KernelFiles", "build_around", "files_around", "find_kernel", "find_kernel_or_description", "find_modules"]
 
@@ -99,13 +99,13 @@ def build_around(vmlinuz: Path) -> DescriptionFiles | None:
         directory = directory.parents[2]
     if not any(directory.glob("*symvers*")):
         return None
-    from kodojo.image.description import describe_build  # noqa: PLC0415  (kernels alone are the usual case)
+    from kodojo.image.described.files import describe_build  # noqa: PLC0415  (kernels alone are the usual case)
 
     return describe_build(directory)
 
 
 def _find_description(directory: Path) -> DescriptionFiles | None:
-    from kodojo.image.description import find_description  # noqa: PLC0415  (kernels are the usual case)
+    from kodojo.image.described.files import find_description  # noqa: PLC0415  (kernels are the usual case)
 
     return find_description(directory)
 

@@ -33,7 +33,7 @@ from kodojo.durable import Progress, disk_error
 from kodojo.errors import InputError, PackageError
 from kodojo.image import rpm
 from kodojo.image.archive import CHUNK, Member, Window, decompressed, honest_errors
-from kodojo.image.description import BUILD_FILES
+from kodojo.image.described.files import BUILD_FILES
 
 __all__ = ["is_package", "package_members", "packages_in", "unpack"]
 

@@ -41,7 +41,7 @@ from kodojo.durable import (
     write_checked,
 )
 from kodojo.errors import CorruptError, ImageError, InputError, KodojoError, StoreError
-from kodojo.image.description import DescriptionFiles, describe_build
+from kodojo.image.described.files import DescriptionFiles, describe_build
 from kodojo.image.locate import KernelFiles, files_around, find_kernel_or_description, find_modules
 from kodojo.image.versions import version_key
 
@@ -380,7 +380,7 @@ def _plain(names: list[str], name: str) -> str:
 
 
 def _open_headers(directory: Path, description: _Description, name: str) -> Image:
-    from kodojo.image.described import DescribedImage  # noqa: PLC0415  (rarely needed)
+    from kodojo.image.described.image import DescribedImage  # noqa: PLC0415  (rarely needed)
 
     files = describe_build(directory / description.headers)
     if files is None:
@@ -469,7 +469,7 @@ def _describe_headers(
     files: DescriptionFiles, directory: Path, modules: Path | None, config: Path | None
 ) -> _Description:
     """Bring what describes a kernel below ``directory``: all of its headers, as one tree."""
-    from kodojo.image.described import DescribedImage  # noqa: PLC0415  (rarely needed)
+    from kodojo.image.described.image import DescribedImage  # noqa: PLC0415  (rarely needed)
 
     parts = files.parts() | ({".config": config} if config is not None else {})
     for name, path in parts.items():

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from kodojo.image.described.presumed import PresumedImage
     from kodojo.image.image import Image
-    from kodojo.image.presumed import PresumedImage
     from kodojo.loader.verdict import Verdict
 
 __all__ = ["settle"]

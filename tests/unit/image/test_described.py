@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from kodojo.errors import ImageError, InputError, MissingInformationError
-from kodojo.image import describing
+from kodojo.image.described import reading
 from kodojo.image.image import Image
 from tests.support.headers import CONFIG, RELEASE, SYMVERS, write_headers
 from tests.support.kernel_file import BASE, KernelWriter, bzimage, small_kernel
@@ -88,7 +88,7 @@ def test_pickle(tree):
 def test_opened_again(tree, monkeypatch):
     """The second opening parses nothing; a change of any file is noticed."""
     first = Image.open(tree)
-    monkeypatch.setattr(describing, "parse_symvers", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr(reading, "parse_symvers", lambda *_: pytest.fail("parsed again"))
     check(Image.open(tree))
     monkeypatch.undo()
     (tree / "include/generated/utsrelease.h").write_text('#define UTS_RELEASE "6.1.0-other"\n')

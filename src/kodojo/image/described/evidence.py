@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kodojo.image.description import SOURCES, DescriptionFiles, read_small
+from kodojo.image.described.files import SOURCES, DescriptionFiles, read_small
 
 if TYPE_CHECKING:
     from pathlib import Path

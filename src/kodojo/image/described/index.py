@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kodojo.errors import CorruptError, ImageError, InputError, encode
 from kodojo.image.arrays import read_arrays, write_arrays
-from kodojo.image.description import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles
+from kodojo.image.described.files import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles
 from kodojo.image.index import Shelf, data_directory, fact_arrays, keep, make_directory
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _read(directory: Path, source: str) -> Shelf | None:
 
 
 def _make(files: DescriptionFiles, directory: Path, source: str) -> None:
-    from kodojo.image.describing import describe  # noqa: PLC0415  (once for each description)
+    from kodojo.image.described.reading import describe  # noqa: PLC0415  (once for each description)
 
     facts, tables = describe(files)
     facts |= {"format": _FORMAT, "source": source.encode()}

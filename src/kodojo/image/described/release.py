@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from kodojo.errors import decode
-from kodojo.image.description import DescriptionFiles, read_small
+from kodojo.image.described.files import DescriptionFiles, read_small
 
 __all__ = ["Release", "release_of", "version_of"]
 

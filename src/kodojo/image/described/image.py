@@ -9,8 +9,8 @@ import numpy as np
 
 from kodojo.errors import ImageError, MissingInformationError, decode
 from kodojo.image.architecture import architecture_named
-from kodojo.image.described_index import open_described
-from kodojo.image.description import COMPLETE
+from kodojo.image.described.files import COMPLETE
+from kodojo.image.described.index import open_described
 from kodojo.image.image import Image
 from kodojo.image.tree import ModuleTree
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kodojo.image.arrays import Arrays
     from kodojo.image.config import Config
-    from kodojo.image.description import DescriptionFiles
+    from kodojo.image.described.files import DescriptionFiles
     from kodojo.image.elf import ElfFile
     from kodojo.image.exports import Exports
     from kodojo.image.index import Shelf
@@ -130,7 +130,7 @@ class DescribedImage(Image):
         from kodojo.image.exports import Exports  # noqa: PLC0415
 
         def make() -> Any:
-            from kodojo.image.describing import make_export_tables  # noqa: PLC0415  (once for each description)
+            from kodojo.image.described.reading import make_export_tables  # noqa: PLC0415  (once for each description)
 
             return make_export_tables(self._files)[name].index_arrays()
 
@@ -179,7 +179,7 @@ class DescribedImage(Image):
         return OidRegistry(map(encode, listed)) if listed else OidRegistry.default()
 
     def for_dry_load(self) -> Image:
-        from kodojo.image.presumed import PresumedImage  # noqa: PLC0415
+        from kodojo.image.described.presumed import PresumedImage  # noqa: PLC0415
 
         return PresumedImage(self)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from kodojo.errors import MissingInformationError, decode
 from kodojo.image.btf import Field
 from kodojo.image.config import Config
-from kodojo.image.described import DescribedImage
+from kodojo.image.described.image import DescribedImage
 
 if TYPE_CHECKING:
     from kodojo.image.btf import Btf, Struct

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kodojo.errors import decode
-from kodojo.image.description import DescriptionFiles, read_small
+from kodojo.image.described.files import DescriptionFiles, read_small
+from kodojo.image.described.release import Release, version_of
 from kodojo.image.exports import VMLINUX
-from kodojo.image.release import Release, version_of
 from kodojo.image.vermagic import ARCHITECTURES, architecture_of
 
 if TYPE_CHECKING:

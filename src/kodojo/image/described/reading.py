@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from kodojo.errors import MissingInformationError, encode
 from kodojo.image.config import config_lines, parse_config
-from kodojo.image.contradictions import contradictions
-from kodojo.image.description import DescriptionFiles, read_small
-from kodojo.image.evidence import evidence
+from kodojo.image.described.contradictions import contradictions
+from kodojo.image.described.evidence import evidence
+from kodojo.image.described.files import DescriptionFiles, read_small
+from kodojo.image.described.release import Release, release_of
 from kodojo.image.exports import VMLINUX, Exports
-from kodojo.image.release import Release, release_of
 from kodojo.image.symvers import parse_symvers, read_symvers
 from kodojo.image.vermagic import architecture_of, compose_vermagic
 

@@ -1,0 +1,1 @@
+"""Kernels that are not there, only described: by headers packages, build trees, ``Module.symvers``."""
