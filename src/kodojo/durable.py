@@ -12,9 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +36,8 @@ def disk_error(path: Path, error: OSError, doing: str = "write") -> StoreError:
     cause = error.strerror or str(error)
     message = f"{path}: cannot {doing}: {cause}"
     if error.errno in _NO_SPACE:
+        import shutil  # noqa: PLC0415  (what only writing needs takes long to import)
+
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(_existing(path)).free
             message += f" ({free / 1e6:.0f} MB free)"
@@ -132,6 +132,8 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     :param content: the bytes, or a function that writes them to the binary file it is given.
     :raises StoreError: disk full, no permission, ...; nothing half-written is left.
     """
+    import tempfile  # noqa: PLC0415  (what only writing needs takes long to import)
+
     temporary: Path | None = None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,9 +11,11 @@ import glob
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from kodojo.errors import ImageError, InputError, KodojoError
@@ -21,6 +23,8 @@ from kodojo.image.compression import compression_of, decompress
 from kodojo.image.tree import MODULE_SIZE_LIMIT, module_name
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from kodojo.image.image import Image
 
 __all__ = ["GivenModule", "Key", "Spool", "find_modules", "own_module", "own_modules", "unreadable"]
@@ -91,11 +95,30 @@ class GivenModule:
 
 
 class Spool:
-    """A temporary directory's files, which are named by number: no name from an archive is ever a path here."""
+    """A temporary directory's files, which are named by number: no name from an archive is ever a path here.
 
-    def __init__(self, directory: Path) -> None:
+    :param directory: which one; None: one of its own, made for the first file and gone after the ``with`` block.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
         self._numbers = count(1)
+        self._end = ExitStack()
+        self._making = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+
+    def _place(self) -> Path:
+        with self._making:
+            if self._directory is None:
+                from tempfile import TemporaryDirectory  # noqa: PLC0415  most modules need no copy
+
+                self._directory = Path(self._end.enter_context(TemporaryDirectory(prefix="kodojo-")))
+        return self._directory
 
     def write(self, chunks: Iterable[bytes]) -> Path:
         """Write a file of its own.
@@ -103,9 +126,10 @@ class Spool:
         :raises ImageError: it is larger than any module; it is gone then.
         :raises KodojoError: the directory is full.
         """
-        path = self._directory / f"{next(self._numbers)}.ko"
+        name = f"{next(self._numbers)}.ko"
         left = MODULE_SIZE_LIMIT
         try:
+            path = self._place() / name
             with path.open("wb") as file:
                 for chunk in chunks:
                     left -= len(chunk)
@@ -117,7 +141,8 @@ class Spool:
                 raise ImageError(f"refused: more than {MODULE_SIZE_LIMIT >> 20} MiB")
         except OSError as error:
             hint = "set TMPDIR to a directory with more room"
-            raise KodojoError(f"{path}: cannot be written: {error.strerror or error}", hint=hint) from error
+            where = error.filename or self._directory or "a temporary directory"
+            raise KodojoError(f"{where}: cannot be written: {error.strerror or error}", hint=hint) from error
         return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,8 +98,7 @@ def _check(
     from kodojo.check.sources import Spool, find_modules  # noqa: PLC0415
 
     columns = _kernels(app, kernels)
-    with tempfile.TemporaryDirectory(prefix="kodojo-") as directory, app.bar() as bar:
-        spool = Spool(Path(directory))
+    with Spool() as spool, app.bar() as bar:
         given = examine(find_modules(files, spool), spool, bar.update)
         if parameters and (own or len(given) != 1):
             raise InputError(f"{parameters[0]}: parameters are for one module, not for {len(given)}")

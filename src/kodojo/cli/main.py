@@ -21,6 +21,8 @@ def main() -> NoReturn:
     """Run the command line of this process, and exit: 0 ok, 1 failure, 2 wrong usage, 130 interrupted."""
     # Imports make much that stays: to search it for garbage takes a tenth of a short command.
     gc.set_threshold(100_000)
+    # numpy's linear algebra, which nothing here uses, would start threads: that takes another fifth.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
+
+import numpy as np
 
 from kodojo.errors import ImageError, InputError, MissingInformationError, UnmodelledError, decode
 from kodojo.image.architecture import architecture_of_module, describe_elf
@@ -434,8 +437,22 @@ class Image:
     def has_text(self, text: bytes) -> bool:
         """Tell whether the text, such as a part of a message, is in the kernel's read-only or init data."""
         if text not in self._texts:
-            self._texts[text] = any(text in area for area in self._text_areas)
+            self._texts[text] = self._find_text(text)
         return self._texts[text]
+
+    def _find_text(self, text: bytes) -> bool:
+        """What :meth:`has_text` says: from the index, if it was asked before; the same texts are again and again."""
+
+        def make() -> Mapping[str, Any]:
+            found = any(text in area for area in self._text_areas)
+            return {"text": np.frombuffer(text, np.uint8), "found": np.array([found], np.uint8)}
+
+        name = f"text-{crc32(text):08x}"
+        answer = self._index.arrays(name, make)
+        if bytes(answer.get("text", b"")) != text or not len(answer.get("found", ())):
+            self._index.forget(name)  # it is about another text of that checksum
+            answer = make()
+        return bool(answer["found"][0])
 
     @cached_property
     def _texts(self) -> dict[bytes, bool]:

@@ -26,8 +26,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -289,6 +287,9 @@ class Store:
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[Path]:
         """A directory to prepare an image in; what killed processes left of theirs is removed."""
+        import shutil  # noqa: PLC0415  (as in _obtain, here and below)
+        import tempfile  # noqa: PLC0415
+
         with contextlib.ExitStack() as stack:
             try:
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -307,6 +308,8 @@ class Store:
                 raise disk_error(self._images, error) from error
 
     def _sweep(self) -> None:
+        import shutil  # noqa: PLC0415
+
         for path in self._images.glob(_INCOMING + "*"):
             with contextlib.suppress(OSError):  # it is in use, or another user's
                 os.close(_lock_directory(path))
@@ -334,6 +337,9 @@ class Store:
 
     def _discard(self, place: Path) -> None:
         """Remove a directory of the store: its name at once, its content then."""
+        import shutil  # noqa: PLC0415
+        import tempfile  # noqa: PLC0415
+
         grave = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self._images))
         place.rename(grave / "image")
         shutil.rmtree(grave, ignore_errors=True)
@@ -345,6 +351,8 @@ class Store:
         :raises InputError: there is no such image.
         :raises StoreError: the store cannot be written.
         """
+        import shutil  # noqa: PLC0415
+
         name = self.resolve(name)
         try:
             with lock(self.root / "lock"):
@@ -469,6 +477,8 @@ def _describe_headers(
     files: DescriptionFiles, directory: Path, modules: Path | None, config: Path | None
 ) -> _Description:
     """Bring what describes a kernel below ``directory``: all of its headers, as one tree."""
+    import shutil  # noqa: PLC0415
+
     from kodojo.image.described.image import DescribedImage  # noqa: PLC0415  (rarely needed)
 
     parts = files.parts() | ({".config": config} if config is not None else {})
@@ -507,6 +517,8 @@ def _bring(path: Path, directory: Path, name: str) -> str:
 
 
 def _copy(path: Path, target: Path) -> None:
+    import shutil  # noqa: PLC0415
+
     for parent in reversed(target.parents):
         parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

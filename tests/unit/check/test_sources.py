@@ -6,13 +6,14 @@ import gzip
 import lzma
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from kodojo.check.sources import GivenModule, Spool, find_modules, own_modules
-from kodojo.errors import ImageError, InputError
+from kodojo.errors import ImageError, InputError, KodojoError
 from kodojo.image import archive
 from kodojo.image.tree import ModuleTree
 from tests.support.archives import COMPRESSIONS, cpio, deb, files, regular, rpm
@@ -151,6 +152,19 @@ def test_bombs(here, spool, monkeypatch):
     (module,) = find_modules(["a.ko"], spool)
     with pytest.raises(ImageError, match=r"a\.ko: refused"):
         module.read()
+
+
+def test_own_spool(monkeypatch, tmp_path):
+    """A spool without a directory makes one for its first file, and takes it away in the end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Spool() as spool:
+        assert not list(tmp_path.iterdir())
+        paths = [spool.write([MODULE]), spool.write([OTHER])]
+        assert [path.read_bytes() for path in paths] == [MODULE, OTHER]
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with Spool() as spool, pytest.raises(KodojoError, match="cannot be written"):
+        spool.write([MODULE])
 
 
 def test_own_modules(here):

@@ -212,6 +212,21 @@ def test_has_text(root):
     assert not image.has_text(b"never written")
 
 
+def test_has_text_is_kept(root, monkeypatch):
+    """What was found out about a text is found in the index by the next opening, and no answer is another's."""
+    for text in (b"only in rodata", b"never written"):
+        Image.open(root).has_text(text)
+    monkeypatch.setattr(Image, "_text_areas", property(lambda _: pytest.fail("searched again")))
+    again = Image.open(root)
+    assert again.has_text(b"only in rodata")
+    assert not again.has_text(b"never written")
+    monkeypatch.undo()
+    monkeypatch.setattr("kodojo.image.image.crc32", lambda _text: 0)
+    assert Image.open(root).has_text(b"only in rodata")
+    assert not Image.open(root).has_text(b"never written")
+    assert Image.open(root).has_text(b"only in rodata")
+
+
 def test_no_headers(tmp_path):
     """A vmlinux without section headers tells as much, but for its build id."""
     vmlinux = tmp_path / "vmlinux"
