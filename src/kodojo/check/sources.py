@@ -82,7 +82,8 @@ class GivenModule:
     def _stored(self, size: int) -> bytes:
         try:
             with self.path.open("rb") as file:
-                return file.read(size)
+                known = os.fstat(file.fileno()).st_size  # 0 for pipes and the like
+                return file.read(min(size, known + 1) if known else size)  # memory is reserved for what is asked for
         except OSError as error:
             raise InputError(f"{self.label}: cannot be read: {error.strerror or error}") from error
 

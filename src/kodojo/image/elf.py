@@ -54,22 +54,22 @@ class Format:
     bits: int
     order: Literal["<", ">"]
 
-    @property
+    @cached_property
     def little(self) -> bool:
         """Whether the lowest byte of a number comes first."""
         return self.order == "<"
 
-    @property
+    @cached_property
     def byteorder(self) -> Literal["little", "big"]:
         """The byte order as ``int.from_bytes`` calls it."""
         return "little" if self.little else "big"
 
-    @property
+    @cached_property
     def word(self) -> int:
         """``sizeof(long)``, which is the size of an address, too."""
         return self.bits // 8
 
-    @property
+    @cached_property
     def mask(self) -> int:
         """The largest address."""
         return (1 << self.bits) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ VMLINUX = "vmlinux"
 """The owner of what the kernel itself exports."""
 
 _GPL, _HAS_CRC = 1, 2
+_FEW_SEARCHES = 200  # they take less time than to read all names
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "names": np.dtype("u1"),  # each with its NUL
     "starts": np.dtype("<u4"),  # of the names, and the end of the last one
@@ -76,6 +78,7 @@ class Exports:
             raise _damaged("numbers of texts that there are not")
         self._plain = count - int(np.count_nonzero(arrays["flags"] & _GPL))
         self._known: dict[tuple[str, bool], Export | None] = {}
+        self._searches = 0
 
     @classmethod
     def decode(cls, elf: ElfFile, kallsyms: Kallsyms | None = None) -> Exports:
@@ -162,7 +165,22 @@ class Exports:
         """Whether any export has a CRC."""
         return bool((self._arrays["flags"] & _HAS_CRC).any())
 
+    @cached_property
+    def _positions(self) -> tuple[dict[bytes, int], dict[bytes, int]]:
+        """Where the names of the two tables are; the first of several with one name counts."""
+        names = bytes(self._names).split(b"\0")[:-1]
+        if len(names) != len(self):
+            raise _damaged("names with NULs")
+        numbered = list(zip(names, range(len(names)), strict=True))
+        return dict(reversed(numbered[: self._plain])), dict(reversed(numbered[self._plain :]))
+
     def _find(self, name: bytes, gplok: bool) -> Export | None:
+        self._searches += 1
+        if self._searches > _FEW_SEARCHES:
+            for positions in self._positions if gplok else self._positions[:1]:
+                if name in positions:
+                    return self._export(positions[name])
+            return None
         tables = [(0, self._plain), (self._plain, len(self))]
         for low, high in tables if gplok else tables[:1]:
             index = bisect_left(range(len(self)), name, low, high, key=self._name)

@@ -50,6 +50,18 @@ def test_gplok():
     assert exports.find("sym_3", gplok=False) == exports.find("sym_3")
 
 
+def test_many_searches(monkeypatch):
+    """From some number of searches on, all names have been read, and the answers are what they were."""
+    elf, _ = tables()
+    few, many = Exports.decode(elf), Exports.decode(elf)
+    asked = [
+        (name, gplok) for name in ("both", "sym_2", "sym_3", "in_space", "", "sym_", "zz") for gplok in (True, False)
+    ]
+    before = [few.find(name, gplok) for name, gplok in asked]
+    monkeypatch.setattr("kodojo.image.exports._FEW_SEARCHES", 0)
+    assert [many.find(name, gplok) for name, gplok in asked] == before
+
+
 def test_namespaces():
     """No pointer and an empty string both mean the common namespace."""
     elf, _ = tables()
