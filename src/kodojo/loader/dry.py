@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
 from kodojo.errors import ImageError, LogRecord, decode
@@ -115,6 +116,7 @@ class DryTarget:
         self._percpu_start = percpu_start(self.image)
         self._percpu_used = 0
         self._described = DescribedModules(self.image)
+        self._kernels_own = _symbols_found(self.image)
         places = {name: known_address(self.image, name) for name in TYPES}
         self._param_ops = {address: name for name, address in places.items() if address is not None}
 
@@ -330,9 +332,14 @@ class DryTarget:
         return self._modules
 
     def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
+        symbol = self._kernels_own.get((name, gplok))
+        if symbol is not None:
+            return symbol
         export = self.image.exports.find(name, gplok=gplok)
         if export is not None:
-            return Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
+            symbol = Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
+            self._kernels_own[name, gplok] = symbol
+            return symbol
         for mod in self._modules:
             if mod.state == ModuleState.UNFORMED:
                 continue
@@ -533,6 +540,12 @@ class DryTarget:
     def record_unload(self, mod: Module) -> None: ...
 
     def module_put(self, mod: Module) -> None: ...
+
+
+@lru_cache(maxsize=16)
+def _symbols_found(image: Image) -> dict[tuple[str, bool], Symbol]:  # noqa: ARG001  (one for each image)
+    """The kernel's own exports that were asked for, by name and whether GPL-only ones were wanted."""
+    return {}
 
 
 def percpu_start(image: Image) -> int:

@@ -219,7 +219,9 @@ def _passes(flags: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
         alloc & ((flags & np.uint64(SHF_WRITE)) != 0),
         alloc,
     ]
-    passes: NDArray[np.int64] = np.select(takes, list(range(5)), -1)
+    passes = np.full(len(flags), -1)
+    for number in reversed(range(5)):
+        passes[takes[number]] = number
     return passes
 
 
@@ -287,10 +289,11 @@ def _core_symbols(target: Target, mod: Module, info: LoadInfo, scheme: Scheme) -
     if mod.klp:
         return np.ones(len(symbols), np.bool_)
     flags = info.sechdrs["sh_flags"]
-    init = np.array([mark for kind, mark in scheme.marks.items() if kind.is_init], np.uint64)
-    shift = np.uint64(scheme.shift)
-    places = info.sechdrs["sh_entsize"].astype(np.uint64) >> shift
-    stays = ((flags & np.uint64(SHF_ALLOC)) != 0) & ~np.isin(places, init >> shift)
+    places = info.sechdrs["sh_entsize"].astype(np.uint64) >> np.uint64(scheme.shift)
+    stays = (flags & np.uint64(SHF_ALLOC)) != 0
+    for kind, mark in scheme.marks.items():
+        if kind.is_init:
+            stays &= places != np.uint64(mark >> scheme.shift)
     if target.image.config.enabled("KALLSYMS_ALL"):
         stays[info.index.pcpu] = True
     else:
@@ -380,6 +383,7 @@ def _copy_sections(info: LoadInfo) -> None:
     sechdrs = info.sechdrs
     types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
     content = bytearray(info.data)
+    view = memoryview(content)
     headers = int(info.header["e_shoff"])
     format_ = info.format
     sh_addr = headers + format_.sh_addr
@@ -391,7 +395,7 @@ def _copy_sections(info: LoadInfo) -> None:
                 raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
-            region.data[offset : offset + size] = content[start : start + size]
+            memoryview(region.data)[offset : offset + size] = view[start : start + size]
         address = (region.base + offset) & format_.mask
         sechdrs["sh_addr"][index] = address
         place = sh_addr + index * format_.shdr.itemsize

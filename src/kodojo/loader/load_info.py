@@ -15,7 +15,7 @@ from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -168,8 +168,11 @@ class LoadInfo:
         Source: ``kernel/module/main.c: find_sec``.
         """
         self.section_names()
+        named = self._by_name.get(name, ())
+        if not named and not self._outside:  # most that are looked for are not there
+            return 0
         flags = self.sechdrs["sh_flags"]
-        found = next((i for i in self._by_name.get(name, ()) if int(flags[i]) & SHF_ALLOC), 0)
+        found = next((i for i in named if int(flags[i]) & SHF_ALLOC), 0)
         self._check_compared(i for i in self._outside if int(flags[i]) & SHF_ALLOC and not 0 < found < i)
         return found
 
@@ -289,6 +292,13 @@ class LoadInfo:
     def symbol_name(self, index: int) -> bytes:
         """The name of a symbol, from the temporary copy. DamageError if it is outside the file."""
         return self.string(self.strtab + int(self.symbols["st_name"][index]), f"the name of symbol {index}")
+
+    def symbol_names(self, indices: NDArray[np.intp]) -> Iterator[bytes]:
+        """:meth:`symbol_name` of each, in turn."""
+        start, data = self.strtab, self.data
+        for index, offset in zip(indices.tolist(), self.symbols["st_name"][indices].tolist(), strict=True):
+            end = data.find(b"\0", start + offset)
+            yield data[start + offset : end] if end >= 0 else self.symbol_name(index)
 
     # -- bytes --------------------------------------------------------------------------------------
     def overwrite(self, start: int, content: bytes) -> None:

@@ -58,16 +58,16 @@ def simplify_symbols(target: Target, mod: Module, info: LoadInfo) -> dict[str, i
     looked_up = 0
     silent = defined | (shndx == SHN_ABS) | (shndx == SHN_LIVEPATCH)
     silent[:1] = True
-    for index in map(int, np.flatnonzero(~silent)):
-        section = int(shndx[index])
-        error = None
-        if section == SHN_COMMON:
-            error = _common_symbol(target, mod, info.symbol_name(index))
-        elif section == SHN_UNDEF:
+    (others,) = np.nonzero(~silent)
+    entries = zip(others.tolist(), shndx[others].tolist(), info.symbol_names(others), strict=True)
+    for index, section, name in entries:
+        if section == SHN_UNDEF:
             looked_up += 1
-            error = _undefined_symbol(target, mod, info, index)
+            error = _undefined_symbol(target, mod, info, index, name)
+        elif section == SHN_COMMON:
+            error = _common_symbol(target, mod, name)
         else:
-            error = _invalid_section_index(target, mod, info, index)
+            error = _invalid_section_index(target, mod, info, index, name)
         if error is not None:
             info.steps.also(error)
             failure = error
@@ -102,8 +102,8 @@ def _common_symbol(target: Target, mod: Module, name: bytes) -> LoadError | None
     )
 
 
-def _invalid_section_index(target: Target, mod: Module, info: LoadInfo, index: int) -> LoadError:
-    name = decode(info.symbol_name(index))
+def _invalid_section_index(target: Target, mod: Module, info: LoadInfo, index: int, raw: bytes) -> LoadError:
+    name = decode(raw)
     section = int(info.symbols["st_shndx"][index])
     largest = len(info.sechdrs) - 1
     target.printk(3, f"{mod.name}: Symbol {name} has an invalid section index {section} (max {largest})")
@@ -122,9 +122,7 @@ def ignore_undef_symbol(architecture: str, name: bytes) -> bool:
     return architecture_named(architecture).name in ("x86_64", "i686") and name == b"_GLOBAL_OFFSET_TABLE_"
 
 
-def _undefined_symbol(target: Target, mod: Module, info: LoadInfo, index: int) -> LoadError | None:
-    name = info.symbol_name(index)
-    weak = int(info.symbols["st_info"][index]) >> 4 == STB_WEAK
+def _undefined_symbol(target: Target, mod: Module, info: LoadInfo, index: int, name: bytes) -> LoadError | None:
     try:
         symbol = resolve_symbol_wait(target, mod, info, name)
     except LoadError as error:
@@ -133,6 +131,7 @@ def _undefined_symbol(target: Target, mod: Module, info: LoadInfo, index: int) -
     if symbol is not None:
         info.symbols["st_value"][index] = symbol.address
         return None
+    weak = int(info.symbols["st_info"][index]) >> 4 == STB_WEAK
     if weak or ignore_undef_symbol(target.image.architecture, name):
         return None
     _unknown_symbol(target, mod, name, Errno.ENOENT)
