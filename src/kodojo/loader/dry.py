@@ -58,11 +58,13 @@ MEMORY = 512 << 20
 class Resident:
     """What a module that was loaded leaves behind: what modules that come after it can notice of it.
 
+    :param end: of the memory of modules by then.
     :param taints: of the kernel. :param printed: the lines that a kernel prints once only.
     """
 
     mod: Module
     exports: tuple[list[Symbol], list[Symbol]]
+    end: int
     taints: int
     printed: frozenset[str]
     lock_debugging: bool
@@ -125,11 +127,13 @@ class DryTarget:
         """What stays of a module; its memory does not, so that thousands can be kept."""
         exports = self._kernel_symbols(mod, ""), self._kernel_symbols(mod, "gpl_")
         mod.regions = {}
-        return Resident(mod, exports, self.taints, frozenset(self._printed), self._lock_debugging)
+        return Resident(mod, exports, self._module_next, self.taints, frozenset(self._printed), self._lock_debugging)
 
     def adopt(self, resident: Resident) -> None:
         """Have a module as if it had been loaded here."""
         self._modules.insert(0, resident.mod)
+        # What is loaded now must not seem to lie where the other one is: its tables may point there.
+        self._module_next = max(self._module_next, resident.end)
         self._exports[resident.mod, ""], self._exports[resident.mod, "gpl_"] = resident.exports
         self.taints |= resident.taints
         self._printed |= resident.printed

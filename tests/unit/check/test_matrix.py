@@ -192,6 +192,7 @@ SAMPLE = 25
 def test_modules_of_the_distribution(image):
     """Verdicts of modules that share their dependencies are those of modules that are checked alone."""
     names = sorted(image.modules)[3 :: len(image.modules) // SAMPLE]
+    names.append("mt7915e")  # its static calls have keys in other modules
     modules = [own_module(image, name) for name in names]
     tasks = make_tasks("k", image, [], modules)
     results = {result.module: result for each in run_here(tasks) for result in each}
