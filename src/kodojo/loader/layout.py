@@ -17,7 +17,7 @@ import numpy as np
 from kodojo.errors import Detail, MissingInformationError, UnmodelledError, decode
 from kodojo.image.architecture import architecture_named
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS
-from kodojo.loader.refusal import refuse
+from kodojo.loader.refusal import refuse, would_damage
 from kodojo.loader.relocate import module_frob_arch_sections, module_init_sections
 from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
@@ -115,6 +115,7 @@ def layout_and_allocate(target: Target, mod: Module, info: LoadInfo) -> dict[str
     ``check_modinfo``, with which 6.1 begins this function, is a step of its own.
     Source: ``kernel/module/main.c: layout_and_allocate``.
     """
+    _check_headers_apart(info)
     mod.regions = _empty_regions(target, info)
     module_frob_arch_sections(target, mod, info)
     module_enforce_rwx_sections(target, mod, info)
@@ -129,6 +130,14 @@ def layout_and_allocate(target: Target, mod: Module, info: LoadInfo) -> dict[str
         layout_symtab(target, mod, info)
     move_module(target, mod, info)
     return {kind.value: region.size for kind, region in mod.regions.items() if region.size}
+
+
+def _check_headers_apart(info: LoadInfo) -> None:
+    """The kernel makes notes in the section headers and in struct module, both in its copy of the file."""
+    section = info.sechdrs[info.index.mod]
+    start, table = int(section["sh_offset"]), int(info.header["e_shoff"])
+    if start < table + info.sechdrs.nbytes and table < start + int(section["sh_size"]):
+        raise would_damage(info.label, "struct module and the section headers share bytes of the file")
 
 
 def module_enforce_rwx_sections(target: Target, mod: Module, info: LoadInfo) -> None:

@@ -56,6 +56,8 @@ BLOCKS_PER_EXCEPTION = 1_000
 
 _PHYSICAL_BITS = 40
 _PHYSICAL_MASK = 0xFFFFFFFFFF000
+_CANONICAL_BITS = 47  # those above are all the same
+_CANONICAL = (0, 0x1FFFF)
 _IDT_ENTRY = struct.Struct("<HHBBHII")
 _GIB = 1 << 30
 _TABLE_FLAGS = 0x23  # present, writable, accessed
@@ -249,6 +251,8 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
     # -- memory -----------------------------------------------------------------------------------
     def _mapping(self, address: int) -> tuple[int, int] | None:
         """Physical address, and how many bytes from there on are contiguous."""
+        if address >> _CANONICAL_BITS not in _CANONICAL:
+            return None
         table = self.engine.get("cr3") & _PHYSICAL_MASK
         ram = self.ram
         for shift in (39, 30, 21, 12):

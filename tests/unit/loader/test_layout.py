@@ -453,3 +453,20 @@ def test_kinds_of_memory(image):
         assert kinds == ["CORE", "INIT"]
     bases = np.array([region.base for region in mod.regions.values() if region.size])
     assert (bases % PAGE == 0).all()
+
+
+@BOTH
+@pytest.mark.parametrize("apart", [True, False])
+def test_struct_module_over_the_section_headers(kernel, apart):
+    """Where struct module and the section headers share bytes, the kernel overwrites the one with the other."""
+    writer = writer_for(kernel)
+    target = paper_target(kernel)
+    mod, info = rewritten(target, writer)
+    size = int(info.sechdrs["sh_size"][info.index.mod])
+    end_of_headers = int(info.header["e_shoff"]) + info.sechdrs.nbytes
+    info.sechdrs["sh_offset"][info.index.mod] = int(info.header["e_shoff"]) - size if apart else end_of_headers - 1
+    if apart:
+        layout_and_allocate(target, mod, info)
+    else:
+        with pytest.raises(DamageError):
+            layout_and_allocate(target, mod, info)

@@ -30,6 +30,8 @@ def apart() -> BareMachine:
         (LARGE + 0x200000, None),
         (1 << 46, None),
         (HIGH - 1, None),
+        (DATA | 1 << 63, None),  # not canonical: the processor does not look at the tables
+        (HIGH + DATA - (1 << 60), None),
     ],
     ids=lambda value: hex(value) if isinstance(value, int) else "absent",
 )
