@@ -207,10 +207,15 @@ class Kernel:
         def insmod(path: Path, options: str) -> None:
             self._insmod(path, options, Steps())
 
-        # A process that starts gives others the time to finish: init memory of modules is freed in the background.
-        self.calls("schedule_timeout_uninterruptible", round(_PROCESS_START * self.hertz))
+        def pause() -> None:
+            # While a process starts or ends, others finish: init memory of modules is freed in the background.
+            self.calls("schedule_timeout_uninterruptible", round(_PROCESS_START * self.hertz))
+
+        pause()
         config = ModprobeConfig.read(command_line=self.command_line)
-        return modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
+        status = modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
+        pause()
+        return status
 
     @property
     def command_line(self) -> str:
