@@ -19,8 +19,6 @@ from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from kodojo.loader.load_info import LoadInfo
@@ -52,19 +50,12 @@ class ApplyRelocate(Protocol):
     def __call__(self, target: Target, mod: Module, info: LoadInfo, relsec: int) -> int: ...
 
 
-class ApplyTogether(Protocol):
-    """Patch several sections at once; how many entries they have. None, and nothing is done, if they are unusual."""
-
-    def __call__(self, info: LoadInfo, relsecs: Sequence[int]) -> int | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class ModuleC:
     """``arch/*/kernel/module.c``: what the file of an architecture has.
 
     :param init_sections: how the names of sections begin that go away after init (``module_init_section``).
     :param exit_sections: likewise those that nobody needs where modules cannot be removed.
-    :param apply_together: None where sections are always patched one by one.
     """
 
     init_sections: tuple[bytes, ...]
@@ -72,7 +63,6 @@ class ModuleC:
     module_frob_arch_sections: FrobArchSections
     apply_relocate: ApplyRelocate
     store_mod_arch: StoreModArch | None = None
-    apply_together: ApplyTogether | None = None
 
 
 FILES = {
@@ -92,7 +82,6 @@ def module_c(architecture: str) -> ModuleC:
         file.module_frob_arch_sections,
         file.apply_relocate_add if known.rela else file.apply_relocate,
         getattr(file, "store_mod_arch", None),  # for architectures whose kernels are booted
-        getattr(file, "apply_together", None),
     )
 
 
@@ -127,13 +116,8 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
     accepted, other = (SHT_RELA, SHT_REL) if rela else (SHT_REL, SHT_RELA)
     file = module_c(target.image.architecture)
     _take_over_struct_module(target, mod, info)
-    indices = _relocation_sections(info.sechdrs)
-    ordinary = _ordinary(info, indices, accepted, other)
-    together = file.apply_together(info, ordinary) if file.apply_together and ordinary else None
-    if together is not None:
-        return {"sections": len(ordinary), "entries": together}
     sections = entries = 0
-    for index in indices:
+    for index in _relocation_sections(info.sechdrs):
         section = info.sechdrs[index]
         if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
             entries += klp_apply_section_relocs(target, mod, info, index, file.apply_relocate)
@@ -152,14 +136,6 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
             entries += file.apply_relocate(target, mod, info, index)
             sections += 1
     return {"sections": sections, "entries": entries}
-
-
-def _ordinary(info: LoadInfo, indices: Sequence[int], accepted: int, other: int) -> list[int]:
-    """The sections with relocations of the accepted type; none of them if there are others besides."""
-    kinds, flags = info.sechdrs["sh_type"].tolist(), info.sechdrs["sh_flags"].tolist()
-    if any(kinds[index] == other or flags[index] & SHF_RELA_LIVEPATCH for index in indices):
-        return []
-    return [index for index in indices if kinds[index] == accepted]
 
 
 def _take_over_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
