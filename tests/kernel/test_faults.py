@@ -75,7 +75,8 @@ def test_oops(kernel, built, how):
     cause, innermost = OOPSES[how]
     with listening(kernel) as said:
         fault = crash(kernel, built, how)
-    assert fault.report.cause.removeprefix("Oops: ").startswith(cause)
+    # 6.1 names sources with their directory, which kbuild.py calls so
+    assert fault.report.cause.removeprefix("Oops: ").replace(" module/", " ").startswith(cause)
     assert fault.report.cause in str(fault)
     assert fault.registers.keys() >= REGISTERS
     assert fault.registers["rsp"] > KERNEL_HALF
@@ -201,7 +202,7 @@ def test_warning_is_recorded(kernel, built):
     assert module.state == "Live"
     assert "kd_oops: survived" in said.lines
     [warning] = kernel.warnings
-    assert re.match(r"WARNING: CPU: 0 PID: 1 at kd_oops\.c:\d+ kd_oops_inner\+", warning.cause)
+    assert re.match(r"WARNING: CPU: 0 PID: 1 at (?:module/)?kd_oops\.c:\d+ kd_oops_inner\+", warning.cause)
     assert warning.backtrace[0].symbol.startswith("kd_oops_inner+")
     assert "kd_oops_outer" in [frame.symbol.split("+")[0] for frame in warning.backtrace]
     assert warning.registers.keys() >= REGISTERS - {"rip"}

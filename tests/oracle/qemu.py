@@ -86,7 +86,7 @@ class Qemu:
         self._command = [
             str(files.program), "-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", str(MEGABYTES), "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot", "-machine", MACHINE, "-cpu", PROCESSOR, *firmware,
-            "-kernel", str(kernel), "-initrd", str(initramfs), "-append", boot.command_line(),
+            "-kernel", str(kernel), "-initrd", str(initramfs), "-append", boot.command_line(image.architecture),
             "-device", "isa-debugcon,iobase=0x402,chardev=report", "-device", "isa-debug-exit,iobase=0x501,iosize=1",
         ]  # fmt: skip
 

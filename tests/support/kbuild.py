@@ -115,6 +115,9 @@ def _copy_sources(work: Path) -> None:
 
 
 def _make(kernel: KernelFiles, work: Path, environment: dict[str, str]) -> str:
+    # The same bytes wherever they are built: QEMU's recorded answers are for them.
+    places = {work: "module", kernel.build_directory: "build", kernel.source_directory: "source"}
+    maps = " ".join(f"-ffile-prefix-map={path}={name}" for path, name in places.items())
     command = [
         "make",
         f"--jobs={os.cpu_count() or 1}",
@@ -124,6 +127,8 @@ def _make(kernel: KernelFiles, work: Path, environment: dict[str, str]) -> str:
         "CC=gcc",  # Debian's headers ask for the very version that built the kernel, which need not be here
         "CONFIG_DEBUG_INFO_BTF_MODULES=",  # would need pahole, with some headers
         "KBUILD_MODPOST_WARN=1",
+        f"KCFLAGS={maps}",
+        f"KAFLAGS={maps}",
         "modules",
     ]
     # Nothing of a make that runs us may reach kbuild.
