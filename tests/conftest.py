@@ -10,6 +10,7 @@ import pytest
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.kernel import Kernel
+from tests.kernel.callers import Pair
 from tests.support import distribution, kbuild
 
 SERIES = ("6.1", "6.12")
@@ -66,3 +67,15 @@ def arm64_kernel(series: str) -> Kernel:
     """As :func:`booted_kernel`, for arm64."""
     root = distribution.arm64_image(series)
     return Kernel.boot(Image.from_directory(root, root.parent / "index"), store=shared_store())
+
+
+@pytest.fixture
+def noinit(built: dict[str, Path]) -> bytes:
+    """The smallest module: loads and does nothing."""
+    return built["kd_noinit"].read_bytes()
+
+
+@pytest.fixture
+def both(kernel: Kernel) -> Pair:
+    """Our system calls and the kernel's own, each on a copy of a freshly booted kernel."""
+    return Pair(kernel)

@@ -24,11 +24,6 @@ O_ACCMODE = 3  # as a mode for open: neither to read nor to write, but for ioctl
 AF_UNIX, SOCK_STREAM = 1, 1
 
 
-@pytest.fixture
-def both(kernel) -> Pair:
-    return Pair(kernel)
-
-
 def opened(calls: Calls, path: str, mode: int) -> int:
     """The descriptor of a file that both have under that path."""
     if isinstance(calls, NativeCalls):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kodojo.kernel.kernel import Kernel
-from tests.kernel.callers import Calls, Pair
+from tests.kernel.callers import Calls
 
 pytestmark = pytest.mark.kernel
 
@@ -14,16 +14,6 @@ PAGE = 4096
 PROT_NONE, PROT_READ = 0, 1
 MAP_PRIVATE_ANONYMOUS_FIXED = 0x32
 END_OF_USER_SPACE = 0x7FFFFFFFF000
-
-
-@pytest.fixture
-def both(kernel) -> Pair:
-    return Pair(kernel)
-
-
-@pytest.fixture
-def noinit(built) -> bytes:
-    return built["kd_noinit"].read_bytes()
 
 
 def mapped(kernel: Kernel, data: bytes) -> int:

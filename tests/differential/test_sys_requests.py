@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kodojo.errors import MachineHang
-from tests.kernel.callers import Calls, Pair
+from tests.kernel.callers import Calls
 from tests.kernel.looking import listening
 
 pytestmark = pytest.mark.kernel
@@ -14,11 +14,6 @@ ENOENT, ETIME = 2, 62
 NOT_FOUND = 1 << 8  # modprobe's exit status 1, as wait() tells it
 CAP_SYS_MODULE = 16
 WAIT = 1
-
-
-@pytest.fixture
-def both(kernel) -> Pair:
-    return Pair(kernel)
 
 
 def names(kernel) -> set[str]:

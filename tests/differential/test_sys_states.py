@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kodojo.errors import MachineFault
-from tests.kernel.callers import Calls, Pair, during
+from tests.kernel.callers import Calls, during
 
 pytestmark = pytest.mark.kernel
 
@@ -13,11 +13,6 @@ ENOENT, EAGAIN, EBUSY, EEXIST = 2, 11, 16, 17
 O_NONBLOCK, O_TRUNC = 0o4000, 0o1000
 FLAGS = (0, O_NONBLOCK, O_TRUNC, O_NONBLOCK | O_TRUNC)
 FORCED_RMMOD = 3
-
-
-@pytest.fixture
-def both(kernel) -> Pair:
-    return Pair(kernel)
 
 
 def exit_of(calls: Calls, name: str) -> int:

@@ -9,7 +9,6 @@ import pytest
 
 from kodojo.errors import LoadError, UnloadError
 from kodojo.kernel.kernel import Kernel
-from tests.kernel.callers import Pair
 from tests.kernel.looking import tainted
 from tests.support.elf_writer import module_writer
 
@@ -20,16 +19,6 @@ EINVAL, ETXTBSY, EOPNOTSUPP, EKEYREJECTED = 22, 26, 95, 129
 IGNORE_MODVERSIONS, IGNORE_VERMAGIC, COMPRESSED = 1, 2, 4
 FORCED_LOAD = 1
 UNMAPPED = (0, 16, 0x10000, 0x7FFFFFFFF000, 0xFFFFFFFF81000000, 1 << 63)
-
-
-@pytest.fixture
-def both(kernel) -> Pair:
-    return Pair(kernel)
-
-
-@pytest.fixture
-def noinit(built) -> bytes:
-    return built["kd_noinit"].read_bytes()
 
 
 def mapping_at_its_end(kernel: Kernel, data: bytes) -> int:
