@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -27,13 +27,16 @@ from kodojo.image.elf import ElfFile
 if TYPE_CHECKING:
     from kodojo.image.arrays import Arrays
 
-__all__ = ["Index", "Shelf", "data_directory", "fact_arrays", "keep", "make_directory", "open_index"]
+__all__ = ["Index", "Shelf", "data_directory", "fact_arrays", "keep", "make_directory", "open_index", "open_shelf"]
 
 _FORMAT = b"3"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset({"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"})
 _BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) [^\0\n]*\n")
 _LARGEST_FILE = 1 << 30
 _NT_GNU_BUILD_ID = 3
+
+
+S = TypeVar("S", bound="Shelf")
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,49 @@ def open_index(vmlinuz: Path, directory: Path | None) -> Index:
     :raises ImageError: it is no kernel that kodojo can use.
     :raises StoreError: the index cannot be written.
     """
+    return open_shelf(
+        os.fsencode(vmlinuz.absolute()),
+        directory,
+        "",
+        lambda record: _content_hash(vmlinuz, record),
+        _read,
+        lambda place, source: _make(vmlinuz, place, source),
+    )
+
+
+def open_shelf(
+    key: bytes,
+    directory: Path | None,
+    prefix: str,
+    content_hash: Callable[[Path], tuple[str, bytes]],
+    read: Callable[[Path, str], S | None],
+    make: Callable[[Path, str], None],
+) -> S:
+    """Open a directory of the index, made if it is absent, damaged, or of other content.
+
+    :param key: names what it is about, for the record of what its content was the last time.
+    :param directory: where it is kept; None: in :func:`data_directory`, by content.
+    :param prefix: of its name there.
+    :param content_hash: given the record: the hash of the content, and a new record, empty if the old one is right.
+    :param read: given directory and hash: what is there, None if it is not of that content. :param make: likewise.
+    """
     if directory is None:
         root = data_directory() / "index"
-        record = root / "by-path" / f"{zlib.crc32(os.fsencode(vmlinuz.absolute())):08x}"
-        source, note = _content_hash(vmlinuz, record)
-        directory = root / source[:32]
+        record = root / "by-path" / f"{zlib.crc32(key):08x}"
+        source, note = content_hash(record)
+        directory = root / f"{prefix}{source[:32]}"
     else:
         record = directory / "source"
-        source, note = _content_hash(vmlinuz, record)
-    index = _read(directory, source)
-    if index is None:
-        _make(vmlinuz, directory, source)
-        index = _read(directory, source)
-        if index is None:
+        source, note = content_hash(record)
+    shelf = read(directory, source)
+    if shelf is None:
+        make(directory, source)
+        shelf = read(directory, source)
+        if shelf is None:
             raise CorruptError(f"{directory}: cannot be read back", hint=f"remove it (rm -r {directory})")
     if note:
         keep(record, lambda file: file.write(note))
-    return index
+    return shelf
 
 
 def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -71,6 +71,8 @@ class BootProtocol(Protocol):
 
 
 _PROTOCOLS: dict[str, BootProtocol] = {"x86_64": X86_64Boot(), "aarch64": Arm64Boot()}
+BOOTABLE = tuple(_PROTOCOLS)
+"""The architectures whose kernels can be booted, as ``uname -m`` says."""
 
 
 def base_command_lines() -> list[str]:

@@ -22,7 +22,7 @@ from kodojo.errors import (
 )
 from kodojo.image.compression import compression_of, decompress
 from kodojo.image.image import Image
-from kodojo.kernel.boot import DEFAULT_MEMORY
+from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
 from kodojo.kernel.files import DirectoryEntry, Files, OpenFile
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel"]
 
-BOOTABLE = ("x86_64", "aarch64")
 """The architectures that kodojo has machines for."""
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time

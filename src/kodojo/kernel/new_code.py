@@ -8,6 +8,7 @@ when the kernel makes memory executable.
 
 from __future__ import annotations
 
+from kodojo.errors import MachineError
 from kodojo.kernel.calls import Calls
 from kodojo.machine.memory import PAGE_SIZE
 
@@ -32,13 +33,11 @@ class NewCode:
     def _executable(self) -> None:
         abi = self._abi
         start, size = abi.argument(self._cpu, 0), (abi.argument(self._cpu, 1) & 0xFFFFFFFF) * PAGE_SIZE
-        for page in range(start, start + size, PAGE_SIZE):
-            if self._cpu.translate(page) is None:
-                return  # the kernel will say so itself
+        try:
+            code = self._cpu.read(start, size)
+        except MachineError:  # a page is not there: the kernel will say so itself
+            return
         self._cpu.forget_code(start, size)
-        self._trap_time_stamp_reads(start, size)
-
-    def _trap_time_stamp_reads(self, start: int, size: int) -> None:
         known = {site for site in self._cpu.time_stamp_sites if not start <= site < start + size}
-        found = self._cpu.time_stamp_reads(self._cpu.read(start, size), start)
+        found = self._cpu.time_stamp_reads(code, start)
         self._cpu.trap_time_stamp_reads(known.union(found[:_MOST_SITES]))

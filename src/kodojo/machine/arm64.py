@@ -20,7 +20,7 @@ from kodojo.machine.board_arm64 import VirtBoard
 from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, SystemRegister, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
-from kodojo.machine.processor import Processor
+from kodojo.machine.processor import UNUSUAL, Processor, Window, register_in_state
 
 __all__ = ["Arm64"]
 
@@ -72,7 +72,6 @@ _TVAL, _CTL, _CVAL = 0, 1, 2  # op2 of a timer
 _CTL_ENABLE, _CTL_MASKED, _CTL_STATUS = 1, 2, 4
 _WORD = (1 << 64) - 1
 
-_UNUSUAL = 0x5AC3_0F96_3CA0
 _DESCRIPTOR_ADDRESS = 0xFFFF_FFFF_F000
 _GRANULES = ({0: 12, 1: 16, 2: 14}, {1: 14, 2: 12, 3: 16})  # bits of a page, by TCR's TG0 and TG1
 _GIB = 1 << 30
@@ -104,7 +103,7 @@ class Arm64(Processor):
         self.engine = Engine("aarch64", _CPU_MODEL, ram)
         self.engine.set_system(_SCR_EL3, _SCR_NON_SECURE_HVC_AARCH64)
         self.engine.set_system(_HCR_EL2, _HCR_EL1_IS_AARCH64)
-        self._window = _Window(self.engine, ram)
+        self._window = _window(self.engine, ram)
         self.engine.map_bus(0, ram.base, board.bus_read, board.bus_write)
         self._registers = self.engine.batch(GENERAL_REGISTERS)
         self._counter_sites: set[int] = set()
@@ -390,41 +389,14 @@ class Arm64(Processor):
         self.engine.set("pc", entry)
 
 
-class _Window:
-    """A view of the RAM through page tables that the guest does not see, for :meth:`Arm64.forget_code`.
-
-    It stands in a part of user space that no process uses. An entry that the engine keeps in its TLB after a look-up
-    is never wrong: what it maps to does not change.
-    """
-
-    def __init__(self, engine: Engine, ram: Ram) -> None:
-        self._engine = engine
-        self.ram = Ram(2 * PAGE_SIZE, base=_WINDOW_SIZE)
-        root, middle = self.ram.base, self.ram.base + PAGE_SIZE
-        self.ram.write(root, struct.pack("<Q", middle | _WINDOW_TABLE))
-        for block in range((ram.base + ram.size - 1) // _GIB + 1):
-            self.ram.write(middle + 8 * ((_WINDOW // _GIB) + block), struct.pack("<Q", block * _GIB | _WINDOW_BLOCK))
-        engine.map_ram(self.ram)
-        self._offset = _find_table(engine)
-
-    def forget_code(self, physical: int, size: int) -> None:
-        """Drop what was translated from physical memory."""
-        self._engine.forget_code(_WINDOW + physical, size, self._offset, self.ram.base)
-
-
-def _find_table(engine: Engine) -> int:
-    """Where a saved state keeps TTBR0_EL1."""
-    old = engine.get("ttbr0_el1")
-    engine.set("ttbr0_el1", _UNUSUAL)
-    state = engine.save_state()
-    engine.set("ttbr0_el1", old)
-    where = state.find(struct.pack("<Q", _UNUSUAL))
-    if where < 0:
-        raise MachineError(
-            "this build of Unicorn keeps its control registers where kodojo cannot find them",
-            hint="install unicorn 2.1.4",
-        )
-    return where
+def _window(engine: Engine, ram: Ram) -> Window:
+    """Blocks of 1 GiB, in a part of user space that no process uses."""
+    own = Ram(2 * PAGE_SIZE, base=_WINDOW_SIZE)
+    root, middle = own.base, own.base + PAGE_SIZE
+    own.write(root, struct.pack("<Q", middle | _WINDOW_TABLE))
+    for block in range((ram.base + ram.size - 1) // _GIB + 1):
+        own.write(middle + 8 * ((_WINDOW // _GIB) + block), struct.pack("<Q", block * _GIB | _WINDOW_BLOCK))
+    return Window(engine, own, _WINDOW, register_in_state(engine, "ttbr0_el1"))
 
 
 def _find_exception_state() -> int:
@@ -445,11 +417,11 @@ def _find_exception_state() -> int:
     engine.set_system(_TCR_EL1, 16)
     engine.set("ttbr0_el1", 0x2000)
     engine.set_system(_SCTLR_EL1, engine.get_system(_SCTLR_EL1) | 1)
-    engine.set("x0", _UNUSUAL)
+    engine.set("x0", UNUSUAL)
     engine.start(0x1000, 100)
     engine.set("x0", 0)
     state = engine.save_state()
-    where = state.find(struct.pack("<Q", _UNUSUAL)) - 8
+    where = state.find(struct.pack("<Q", UNUSUAL)) - 8
     if where < 0 or int.from_bytes(state[where : where + 4], "little") >> 26 != 0x25:
         raise MachineError(
             "this build of Unicorn keeps its exception state where kodojo cannot find it",

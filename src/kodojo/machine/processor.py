@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
-from typing import Protocol
 
 from kodojo.errors import MachineError
 from kodojo.machine.cpu import Breakpoint
 from kodojo.machine.engine import Engine
 from kodojo.machine.memory import Ram
 
-__all__ = ["Processor"]
+__all__ = ["UNUSUAL", "Processor", "Window", "register_in_state"]
+
+UNUSUAL = 0x5AC3_0F96_3CA0
+"""A value that is found where it was put: also an address, aligned, of 48 bits."""
 
 
-class Window(Protocol):
-    """A view of the whole RAM that the guest does not see."""
+class Window:
+    """A view of the whole RAM through page tables that the guest does not see.
+
+    An entry that the engine keeps in its TLB after a look-up is never wrong: what it maps to does not change.
+
+    :param ram: where the page tables are, beside the machine's own memory.
+    :param start: the virtual address of physical address 0.
+    :param root_register: offset, in a saved state of the engine, of the register that points to the tables.
+    """
+
+    def __init__(self, engine: Engine, ram: Ram, start: int, root_register: int) -> None:
+        engine.map_ram(ram)
+        self.ram = ram
+        self._engine = engine
+        self._start = start
+        self._root_register = root_register
 
     def forget_code(self, physical: int, size: int) -> None:
         """Drop what was translated from physical memory."""
+        self._engine.forget_code(self._start + physical, size, self._root_register, self.ram.base)
+
+
+def register_in_state(engine: Engine, register: str) -> int:
+    """Where a saved state keeps a register that can be given any value.
+
+    :raises MachineError: this build of Unicorn keeps it elsewhere.
+    """
+    old = engine.get(register)
+    engine.set(register, UNUSUAL)
+    state = engine.save_state()
+    engine.set(register, old)
+    where = state.find(struct.pack("<Q", UNUSUAL))
+    if where < 0:
+        raise MachineError(
+            "this build of Unicorn keeps its control registers where kodojo cannot find them",
+            hint="install unicorn 2.1.4",
+        )
+    return where
 
 
 class Processor:

@@ -17,7 +17,7 @@ from kodojo.machine.board import PcBoard
 from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
-from kodojo.machine.processor import Processor
+from kodojo.machine.processor import Processor, Window, register_in_state
 
 __all__ = ["X86_64"]
 
@@ -64,7 +64,6 @@ _TABLE_FLAGS = 0x23  # present, writable, accessed
 _LARGE_PAGE = 0x80
 _WINDOW_SLOT = 271  # 0xffff800000000000 to 0xffff87ffffffffff: Documentation/arch/x86/x86_64/mm.rst, "hypervisor"
 _WINDOW = 0xFFFF878000000000
-_UNUSUAL = 0x5AC3_0F96_3CA5_6978
 
 
 class X86_64(Processor):  # noqa: N801  the architecture's name
@@ -84,8 +83,8 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.places = places or _find_in_flight()
         self.user_table: int | None = None
         self.engine = Engine("x86_64", _CPU_MODEL, ram)
-        self._window = _Window(self.engine, ram)
-        self.engine.map_bus(ram.base + ram.size, self._window.ram.base, board.bus_read, board.bus_write)
+        window = self._window = _window(self.engine, ram)
+        self.engine.map_bus(ram.base + ram.size, window.ram.base, board.bus_read, board.bus_write)
         self.engine.hook_instruction("IN", board.port_in)
         self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value))
         self.engine.hook_instruction("CPUID", self._cpuid)
@@ -305,46 +304,19 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         engine.set("rip", entry)
 
 
-class _Window:
-    """A view of the whole RAM through page tables that the guest does not see, for :meth:`forget_code`.
-
-    Memory is reached in a place of the address space that the x86-64 ABI of operating systems leaves to
-    hypervisors. An entry that the engine keeps in its TLB after a look-up is never wrong: what it maps to
-    does not change.
-    """
-
-    def __init__(self, engine: Engine, ram: Ram) -> None:
-        self._engine = engine
-        tables = -(-(ram.base + ram.size) // _GIB)  # of 512 pages of 2 MiB
-        size = (2 + tables) * PAGE_SIZE
-        self.ram = Ram(size, base=(1 << _PHYSICAL_BITS) - size)
-        root, middle, last = (self.ram.base + PAGE_SIZE * page for page in range(3))
-        self.ram.write(root + 8 * _WINDOW_SLOT, struct.pack("<Q", middle | _TABLE_FLAGS))
-        addresses = (last + PAGE_SIZE * table | _TABLE_FLAGS for table in range(tables))
-        self.ram.write(middle, struct.pack(f"<{tables}Q", *addresses))
-        pages = (page << 21 | _TABLE_FLAGS | _LARGE_PAGE for page in range(512 * tables))
-        self.ram.write(last, struct.pack(f"<{512 * tables}Q", *pages))
-        engine.map_ram(self.ram)
-        self._cr3_offset = _find_cr3(engine)
-
-    def forget_code(self, physical: int, size: int) -> None:
-        """Drop what was translated from physical memory."""
-        self._engine.forget_code(_WINDOW + physical, size, self._cr3_offset, self.ram.base)
-
-
-def _find_cr3(engine: Engine) -> int:
-    """Where a saved state keeps CR3: behind CR2, which can be given any value."""
-    old = engine.get("cr2")
-    engine.set("cr2", _UNUSUAL)
-    state = engine.save_state()
-    engine.set("cr2", old)
-    where = state.find(struct.pack("<Q", _UNUSUAL))
-    if where < 0:
-        raise MachineError(
-            "this build of Unicorn keeps its control registers where kodojo cannot find them",
-            hint="install unicorn 2.1.4",
-        )
-    return where + 8
+def _window(engine: Engine, ram: Ram) -> Window:
+    """Pages of 2 MiB, in a place of the address space that the ABI of operating systems leaves to hypervisors."""
+    tables = -(-(ram.base + ram.size) // _GIB)  # of 512 pages
+    size = (2 + tables) * PAGE_SIZE
+    own = Ram(size, base=(1 << _PHYSICAL_BITS) - size)
+    root, middle, last = (own.base + PAGE_SIZE * page for page in range(3))
+    own.write(root + 8 * _WINDOW_SLOT, struct.pack("<Q", middle | _TABLE_FLAGS))
+    addresses = (last + PAGE_SIZE * table | _TABLE_FLAGS for table in range(tables))
+    own.write(middle, struct.pack(f"<{tables}Q", *addresses))
+    pages = (page << 21 | _TABLE_FLAGS | _LARGE_PAGE for page in range(512 * tables))
+    own.write(last, struct.pack(f"<{512 * tables}Q", *pages))
+    # CR3 is behind CR2, which can be given any value.
+    return Window(engine, own, _WINDOW, register_in_state(engine, "cr2") + 8)
 
 
 def _enter_long_mode(engine: Engine, cr3: int) -> None:

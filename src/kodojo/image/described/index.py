@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kodojo.errors import CorruptError, ImageError, InputError, encode
 from kodojo.image.arrays import read_arrays, write_arrays
 from kodojo.image.described.files import COMPLETE, LARGEST_TEXT, LARGEST_VMLINUX, DescriptionFiles
-from kodojo.image.index import Shelf, data_directory, fact_arrays, keep, make_directory
+from kodojo.image.index import Shelf, fact_arrays, make_directory, open_shelf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,23 +40,14 @@ def open_described(files: DescriptionFiles, directory: Path | None) -> Shelf:
     :raises StoreError: the index cannot be written.
     """
     parts = files.parts()
-    if directory is None:
-        root = data_directory() / "index"
-        record = root / "by-path" / f"{zlib.crc32(encode(str(files.symvers))):08x}"
-        source, note = _content(parts, record)
-        directory = root / f"described-{source[:32]}"
-    else:
-        record = directory / "source"
-        source, note = _content(parts, record)
-    shelf = _read(directory, source)
-    if shelf is None:
-        _make(files, directory, source)
-        shelf = _read(directory, source)
-        if shelf is None:
-            raise CorruptError(f"{directory}: cannot be read back", hint=f"remove it (rm -r {directory})")
-    if note:
-        keep(record, lambda file: file.write(note))
-    return shelf
+    return open_shelf(
+        encode(str(files.symvers)),
+        directory,
+        "described-",
+        lambda record: _content(parts, record),
+        _read,
+        lambda place, source: _make(files, place, source),
+    )
 
 
 def _content(parts: Mapping[str, Path], record: Path) -> tuple[str, bytes]:

@@ -62,7 +62,7 @@ class ModuleC:
     exit_sections: tuple[bytes, ...]
     module_frob_arch_sections: FrobArchSections
     apply_relocate: ApplyRelocate
-    store_mod_arch: StoreModArch | None = None
+    store_mod_arch: StoreModArch | None
 
 
 FILES = {
