@@ -18,7 +18,7 @@ SERIES = ("6.1", "6.12")
 
 @lru_cache
 def image_of(series: str) -> Image:
-    files = distribution.kernels()[series]
+    files = distribution.kernel_of(series)
     return Image.from_directory(files.image_root, distribution.cache_directory() / series / "index")
 
 
@@ -60,13 +60,6 @@ def store() -> Store:
 def built(series: str) -> dict[str, Path]:
     """The modules of tests/modules, built for the series."""
     return kbuild.build(series)
-
-
-@lru_cache
-def arm64_kernel(series: str) -> Kernel:
-    """As :func:`booted_kernel`, for arm64."""
-    root = distribution.arm64_image(series)
-    return Kernel.boot(Image.from_directory(root, root.parent / "index"), store=shared_store())
 
 
 @pytest.fixture

@@ -6,17 +6,18 @@ import hashlib
 
 import pytest
 
-from tests.conftest import arm64_kernel
+from tests.conftest import booted_kernel
 from tests.differential.compare import Comparison
+from tests.support.distribution import ARM64
 
 SAMPLE = 8
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("series", ["6.1", "6.12"])
+@pytest.mark.parametrize("series", ARM64)
 def test_sample_of_the_tree(series: str) -> None:
     """Modules chosen by hash are what the native loader makes of them: value, log, sysfs, every byte."""
-    base = arm64_kernel(series)
+    base = booted_kernel(series)
     names = sorted(base.image.modules, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:SAMPLE]
     found = {name: Comparison(base, name).differences("") for name in names}
     assert found == {name: [] for name in names}

@@ -10,17 +10,17 @@ import pytest
 from kodojo.errors import GuestOSError, LoadError, MachineFault, MachineHang
 from kodojo.kernel.kernel import Kernel
 from kodojo.machine.machine import Machine
-from tests.conftest import arm64_kernel
+from tests.conftest import booted_kernel
+from tests.support.distribution import ARM64
 
 pytestmark = pytest.mark.kernel
 
-SERIES = ("6.1", "6.12")
 EEXIST, EFAULT, EPERM = 17, 14, 1
 
 
-@pytest.fixture(params=SERIES)
+@pytest.fixture(params=ARM64)
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    return arm64_kernel(request.param).fork()
+    return booted_kernel(request.param).fork()
 
 
 def unpacked(kernel: Kernel, name: str) -> bytes:
@@ -55,7 +55,7 @@ def test_sleep(kernel):
 
 def test_same_course():
     """Two machines in the same state take the same course, to the last byte of memory."""
-    twins = [arm64_kernel("6.12").fork() for _ in range(2)]
+    twins = [booted_kernel("6.12-arm64").fork() for _ in range(2)]
     for twin in twins:
         twin.sleep(0.5)
         twin.insmod(twin.image.modules["dummy"].path)

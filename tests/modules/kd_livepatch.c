@@ -4,7 +4,8 @@
  *
  * Expected: loads with taint K; from then on /proc/cmdline reads "kd_livepatch: patched", and kd_export_gpl(x), loaded
  * before or after, is x + 4000. It is in use until 0 is written to /sys/kernel/livepatch/kd_livepatch/enabled.
- * With `broken` it patches a function that does not exist: its init fails with -ENOENT.
+ * With `broken` it patches a function that does not exist: its init fails with -ENOENT. A kernel without livepatches
+ * (arm64's) refuses the mark alone, with -ENOEXEC.
  */
 #include <linux/init.h>
 #include <linux/kernel.h>
@@ -16,6 +17,7 @@ static bool broken;
 module_param(broken, bool, 0444);
 MODULE_PARM_DESC(broken, "patch a function that does not exist");
 
+#ifdef CONFIG_LIVEPATCH
 static int kd_livepatch_cmdline(struct seq_file *file, void *unused)
 {
 	seq_puts(file, "kd_livepatch: patched\n");
@@ -51,6 +53,12 @@ static int __init kd_livepatch_init(void)
 		kernel_functions[0].old_name = "kd_exists_nowhere";
 	return klp_enable_patch(&patch);
 }
+#else
+static int __init kd_livepatch_init(void)
+{
+	return broken ? -ENOENT : 0;
+}
+#endif
 
 static void __exit kd_livepatch_exit(void)
 {

@@ -12,7 +12,7 @@
  *	kd_percpu: call=2 then 3		a static call before and after it is redirected
  *	kd_percpu: kernel's key=0		a key of the kernel's (init_on_free=0), and cond_resched(), a static call
  *	kd_percpu: weak=absent			a weak symbol that nobody defines is no error
- *	kd_percpu: alternative agrees		static_cpu_has() says what boot_cpu_has() says
+ *	kd_percpu: alternative agrees		code that was patched for this CPU says what the list of its features says
  *	kd_percpu: fault=-14			a read from user address 16, through this module's exception table
  * Exit prints "kd_percpu: bye", or what is wrong with the keys.
  */
@@ -27,6 +27,14 @@
 #include <linux/static_call.h>
 #include <linux/uaccess.h>
 #include <asm/cpufeature.h>
+
+#ifdef CONFIG_ARM64
+#define by_alternative() cpus_have_final_cap(ARM64_HAS_CRC32)
+#define by_list() cpus_have_cap(ARM64_HAS_CRC32)
+#else
+#define by_alternative() static_cpu_has(X86_FEATURE_AES)
+#define by_list() !!boot_cpu_has(X86_FEATURE_AES)
+#endif
 
 int kd_weak_nowhere(int x) __weak;
 
@@ -111,8 +119,7 @@ static int __init kd_percpu_init(void)
 	cond_resched();
 	pr_info("kd_percpu: kernel's key=%d\n", want_init_on_free());
 	pr_info("kd_percpu: weak=%s\n", kd_weak_nowhere ? "present" : "absent");
-	pr_info("kd_percpu: alternative %s\n",
-		static_cpu_has(X86_FEATURE_AES) == !!boot_cpu_has(X86_FEATURE_AES) ? "agrees" : "differs");
+	pr_info("kd_percpu: alternative %s\n", by_alternative() == by_list() ? "agrees" : "differs");
 	pr_info("kd_percpu: fault=%d\n", read_user((const int __user *)16));
 	return 0;
 }

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reads the time-stamp counter in init, with RDTSC and (where the processor is said to have it) RDTSCP.
+ * Reads the processor's clock in init: the time-stamp counter by RDTSC, on arm64 the virtual counter (CNTVCT_EL0).
  *
  * Expected: loads; three lines "kd_tsc reads N", none smaller than the one before.
  */
 #include <linux/init.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
+#ifdef CONFIG_ARM64
+#include <asm/sysreg.h>
+#define rdtsc() read_sysreg(cntvct_el0)
+#else
 #include <asm/msr.h>
+#endif
 
 static int __init kd_tsc_init(void)
 {

@@ -1,17 +1,19 @@
 """The distribution's kernels and build tools for the tests, fetched and unpacked without root.
 
-:func:`kernels` gives both kernel series of Debian 12: image, headers and kbuild's own programs. :func:`tools`
-gives an environment in which gcc, make and libelf are found; what the machine lacks is fetched like the
-kernels. apt decides what is newest, here nothing is pinned: to move on to newer packages, delete the
-directory of a series from the cache.
+:func:`kernels` gives both kernel series of Debian 12, for amd64 or arm64: image, headers and kbuild's own programs.
+:func:`tools` gives an environment in which gcc (for arm64 the cross compiler, too), make and libelf are found; what
+the machine lacks is fetched like the kernels. apt decides what is newest, here nothing is pinned: to move on to newer
+packages, delete the directory of a series from the cache.
+
+A series is called "6.1" or "6.12" where it is amd64's, "6.1-arm64" or "6.12-arm64" otherwise.
 
 The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
 
     debs/                    what was downloaded
     6.1/image, 6.1/headers   unpacked (likewise 6.12)
     6.1/modules              written by tests.support.kbuild
-    6.1-arm64/image          the same kernel for arm64 (likewise 6.12-arm64)
-    tools/                   programs and libraries that this machine has not installed
+    6.1-arm64/...            the same for arm64 (likewise 6.12-arm64)
+    tools/, tools-arm64/     programs and libraries that this machine has not installed
     qemu/                    QEMU, likewise (only for `make oracle`)
     apt/                     package lists, where the machine's own are missing or out of date
 
@@ -39,12 +41,13 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 __all__ = [
+    "ARM64",
     "SERIES",
     "DistributionError",
     "KernelFiles",
     "QemuFiles",
-    "arm64_image",
     "cache_directory",
+    "kernel_of",
     "kernels",
     "kmod",
     "locked",
@@ -53,11 +56,13 @@ __all__ = [
 ]
 
 SERIES = ("6.1", "6.12")
+ARM64 = tuple(f"{series}-arm64" for series in SERIES)
 MANIFEST = "kernel.json"
 # What an external module needs besides the headers: a compiler (it brings binutils), make, and the library
 # that objtool is linked with. The rest of kbuild's tools (sh, bash, awk, sed, ...) is essential in Debian.
 PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
 LIBRARIES = {"libelf.so.1": "libelf1"}
+CROSS = {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"}
 QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
 KMOD = {"kmod": "kmod"}
 
@@ -70,9 +75,13 @@ class DistributionError(Exception):
 
 @dataclass(frozen=True)
 class KernelFiles:
-    """One kernel of the distribution, unpacked."""
+    """One kernel of the distribution, unpacked.
+
+    :param architecture: as Debian calls it.
+    """
 
     series: str
+    architecture: str
     release: str
     image_root: Path
     headers_root: Path
@@ -127,20 +136,35 @@ def cache_directory() -> Path:
     return path
 
 
-def kernels() -> dict[str, KernelFiles]:
-    """Both kernel series, by name; fetched and unpacked unless they are there already.
+def kernels(names: Sequence[str] = SERIES) -> dict[str, KernelFiles]:
+    """Kernel series, by name: amd64's unless others are named; fetched and unpacked unless they are there already.
 
     :raises DistributionError: with what to do next.
     """
-    return {series: _kernel(series) for series in SERIES}
+    return {name: kernel_of(name) for name in names}
 
 
-def tools() -> dict[str, str]:
+def kernel_of(series: str) -> KernelFiles:
+    """One kernel series, as :func:`kernels` has it.
+
+    :raises DistributionError: with what to do next.
+    """
+    directory = cache_directory() / series
+    found = _unpacked(series, directory)
+    if found is None:
+        with locked():  # another process may have been faster
+            found = _unpacked(series, directory) or _fetch_kernel(series, directory)
+    return found
+
+
+def tools(architecture: str = "amd64") -> dict[str, str]:
     """The environment for a build: this process's, plus programs and libraries unpacked in the cache.
 
+    :param architecture: for which is built, as Debian calls it.
     :raises DistributionError: with the packages to install.
     """
-    return _with_programs("tools", PROGRAMS, LIBRARIES)
+    native = _with_programs("tools", PROGRAMS, LIBRARIES)
+    return native if architecture == "amd64" else _with_programs(f"tools-{architecture}", CROSS, {}, native)
 
 
 def qemu() -> QemuFiles:
@@ -169,9 +193,11 @@ def kmod() -> tuple[Path, dict[str, str]]:
     return Path(found), environment
 
 
-def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, plus what it lacks, unpacked in the cache under a name."""
-    environment = dict(os.environ)
+def _with_programs(
+    name: str, programs: Mapping[str, str], libraries: Mapping[str, str], base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """This process's environment (or another), plus what it lacks, unpacked in the cache under a name."""
+    environment = dict(base)
     missing = [package for program, package in programs.items() if shutil.which(program) is None]
     missing += [package for library, package in libraries.items() if not _loadable(library)]
     if not missing:
@@ -216,15 +242,6 @@ def replacing(path: Path) -> Iterator[Path]:
 # Kernels
 
 
-def _kernel(series: str) -> KernelFiles:
-    directory = cache_directory() / series
-    found = _unpacked(series, directory)
-    if found is None:
-        with locked():  # another process may have been faster
-            found = _unpacked(series, directory) or _fetch_kernel(series, directory)
-    return found
-
-
 def _unpacked(series: str, directory: Path) -> KernelFiles | None:
     """The kernel in `directory`, or None if it is not there or not whole."""
     try:
@@ -232,13 +249,22 @@ def _unpacked(series: str, directory: Path) -> KernelFiles | None:
         release, image_deb = str(manifest["release"]), cache_directory() / "debs" / str(manifest["image_deb"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    kernel = KernelFiles(series, release, directory / "image", directory / "headers", image_deb)
+    architecture = _architecture(series) or "amd64"
+    kernel = KernelFiles(series, architecture, release, directory / "image", directory / "headers", image_deb)
     wanted = [image_deb, kernel.image_root / f"boot/vmlinuz-{release}", kernel.build_directory / ".config"]
     return kernel if all(path.exists() for path in wanted) else None
 
 
+def _architecture(series: str) -> str:
+    """As Debian calls it; empty for the one that the tests run on."""
+    return series.partition("-")[2]
+
+
 def _fetch_kernel(series: str, directory: Path) -> KernelFiles:
-    release, image, headers = _with_fresh_lists(functools.partial(_download_kernel, series))
+    task = functools.partial(_download_kernel, series)
+    release, image, headers, programs = _with_fresh_lists(task, _architecture(series))
+    # For whatever the kernel is: kbuild's programs run here. The same source makes them, whatever they run on.
+    headers += _with_fresh_lists(lambda apt: apt.download(programs))
     with replacing(directory) as new:
         _say(f"{series}: unpacking {release}")
         for deb in image:
@@ -253,13 +279,15 @@ def _fetch_kernel(series: str, directory: Path) -> KernelFiles:
     return kernel
 
 
-def _download_kernel(series: str, apt: Apt) -> tuple[str, list[Path], list[Path]]:
-    image = apt.newest_image(series)
+def _download_kernel(series: str, apt: Apt) -> tuple[str, list[Path], list[Path], list[str]]:
+    image = apt.newest_image(series.partition("-")[0], _architecture(series) or "amd64")
     release = image.removeprefix("linux-image-")
     headers = f"linux-headers-{release}"
     # The other headers and kbuild's programs: the names differ, the dependency is always there.
-    needed = re.findall(r"linux-(?:headers-\S+-common|kbuild-\S+?)(?=[ ,]|$)", apt.field(headers, "Depends"))
-    return release, apt.download([image]), apt.download([headers, *needed])
+    needed = apt.field(headers, "Depends")
+    common = re.findall(r"linux-headers-\S+-common(?=[ ,]|$)", needed)
+    programs = re.findall(r"linux-kbuild-\S+?(?=[ ,]|$)", needed)
+    return release, apt.download([image]), apt.download([headers, *common]), programs
 
 
 def _unpack(deb: Path, directory: Path) -> None:
@@ -267,30 +295,6 @@ def _unpack(deb: Path, directory: Path) -> None:
     done = _run(["dpkg-deb", "--extract", str(deb), str(directory)])
     if done.returncode:
         raise DistributionError(f"cannot unpack {deb}: {_reason(done)}; delete it and try again")
-
-
-def arm64_image(series: str) -> Path:
-    """The unpacked package with the newest arm64 kernel of a series.
-
-    :raises DistributionError: with what to do next.
-    """
-    root = cache_directory() / f"{series}-arm64" / "image"
-    if not root.is_dir():
-        with locked():
-            if not root.is_dir():  # another process may have been faster
-                _fetch_arm64_image(series, root)
-    return root
-
-
-def _fetch_arm64_image(series: str, root: Path) -> None:
-    try:
-        apt = _apt_with_own_lists("arm64")
-        (deb,) = apt.download([apt.newest_image(series, "arm64")])
-    except DistributionError as error:
-        _give_up(str(error), "connect to the network, check /etc/apt/sources.list*, and try again")
-    with replacing(root) as new:
-        _say(f"{series}: unpacking {deb.name}")
-        _unpack(deb, new)
 
 
 # Tools
@@ -407,17 +411,17 @@ def _apt_with_own_lists(architecture: str = "") -> Apt:
     return apt
 
 
-def _with_fresh_lists(task: Callable[[Apt], Result]) -> Result:
-    """Do it with the machine's package lists; if they are missing or out of date, with our own."""
+def _with_fresh_lists(task: Callable[[Apt], Result], architecture: str = "") -> Result:
+    """Do it with the machine's package lists; if they are missing, old or of another architecture, with our own."""
     for program in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(program) is None:
             _give_up(f"{program} is not here", "the tests need Debian's apt; run them on Debian 12")
+    if not architecture:
+        # Whatever goes wrong, lists of today are the remedy, or give the message that matters.
+        with contextlib.suppress(DistributionError):
+            return task(Apt())
     try:
-        return task(Apt())
-    except DistributionError:
-        pass  # whatever it was, lists of today are the remedy, or give the message that matters
-    try:
-        return task(_apt_with_own_lists())
+        return task(_apt_with_own_lists(architecture))
     except DistributionError as error:
         _give_up(str(error), "connect to the network, check /etc/apt/sources.list*, and try again")
 
@@ -442,15 +446,15 @@ def _say(text: str) -> None:
 
 def main() -> int:
     try:
-        found = kernels()
-        environment = tools()
+        found = kernels([*SERIES, *ARM64])
+        environment = tools("arm64")
     except DistributionError as error:
         _say(f"error: {error}")
         return 1
     for kernel in found.values():
         for field in dataclasses.fields(kernel):
             print(f"{kernel.series} {field.name}: {getattr(kernel, field.name)}")  # noqa: T201
-    for program in PROGRAMS:
+    for program in [*PROGRAMS, *CROSS]:
         print(f"{program}: {shutil.which(program, path=environment['PATH'])}")  # noqa: T201
     return 0
 

@@ -5,10 +5,19 @@ Everything else that kbuild runs is in essential packages or comes unpacked by
 :mod:`tests.support.distribution`, which also unpacks these three where they are not installed. ``pahole`` is
 not needed: no BTF is generated.
 
+For arm64 kernels: ``gcc-aarch64-linux-gnu`` and ``binutils-aarch64-linux-gnu``, fetched and unpacked likewise. The
+headers are the arm64 packages (``linux-headers-RELEASE-arm64``, and ``-common``, which is for all architectures).
+Their scripts (modpost, genksyms, ...) are links into ``linux-kbuild-*``, which is made for the machine that builds.
+amd64's package of the same name comes from the same source and has the same paths, so it is unpacked in the place
+of arm64's: that is all there is to it. By hand::
+
+    make -f .../linux-headers-*-common/Makefile -C .../linux-headers-RELEASE-arm64 M=$PWD \\
+        ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc modules
+
 The headers' own ``Makefile`` includes the kernel's by its absolute path below /usr/src. So make is given
 the kernel's itself (``-f``), in the directory of the headers: it then finds everything relative to them.
 
-``python -m tests.support.kbuild`` builds for both kernels and prints what there is.
+``python -m tests.support.kbuild`` builds for all kernels and prints what there is.
 """
 
 from __future__ import annotations
@@ -22,10 +31,12 @@ import sys
 from pathlib import Path
 
 from tests.support.distribution import (
+    ARM64,
+    SERIES,
     DistributionError,
     KernelFiles,
     cache_directory,
-    kernels,
+    kernel_of,
     locked,
     replacing,
     tools,
@@ -35,6 +46,11 @@ __all__ = ["ALTERED", "SOURCES", "BuildError", "build"]
 
 SOURCES = Path(__file__).resolve().parents[1] / "modules"
 STAMP = ".built-from"
+# Debian's headers ask for the very version of the compiler that built the kernel, which need not be here.
+COMPILERS = {
+    "amd64": ("CC=gcc",),
+    "arm64": ("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"),
+}
 
 # What modpost refuses: changed in the finished module, in .modinfo, length kept.
 ALTERED = {
@@ -55,11 +71,11 @@ def build(series: str) -> dict[str, Path]:
     :raises BuildError: with the compiler's words.
     :raises DistributionError: if the kernel or the tools cannot be had.
     """
-    kernel = kernels()[series]
+    kernel = kernel_of(series)
     key = _key(kernel)
     directory = cache_directory() / series / f"modules-{key[:12]}"  # other checkouts may share the cache
     if not _is_current(directory, key):
-        environment = tools()
+        environment = tools(kernel.architecture)
         with locked():
             if not _is_current(directory, key):
                 _build(kernel, directory, key, environment)
@@ -124,7 +140,7 @@ def _make(kernel: KernelFiles, work: Path, environment: dict[str, str]) -> str:
         f"--directory={kernel.build_directory}",
         f"--file={kernel.source_directory / 'Makefile'}",
         f"M={work}",
-        "CC=gcc",  # Debian's headers ask for the very version that built the kernel, which need not be here
+        *COMPILERS[kernel.architecture],
         "CONFIG_DEBUG_INFO_BTF_MODULES=",  # would need pahole, with some headers
         "KBUILD_MODPOST_WARN=1",
         f"KCFLAGS={maps}",
@@ -167,7 +183,7 @@ def _altered(name: str, module: bytes) -> bytes:
 
 def main() -> int:
     try:
-        for series in kernels():
+        for series in [*SERIES, *ARM64]:
             for name, path in build(series).items():
                 print(f"{series} {name}: {path}")  # noqa: T201
     except (BuildError, DistributionError) as error:

@@ -4,9 +4,8 @@ import struct
 
 import pytest
 
-from kodojo.image.image import Image
 from kodojo.image.variables import Call, Load, events, find_variables, index_arrays, variables_in
-from tests.support import distribution
+from tests.conftest import image_of
 
 AT = 0xFFFF_8000_0001_0000
 
@@ -91,8 +90,7 @@ def test_arrays():
 @pytest.mark.kernel
 def test_against_a_kernel_that_lists_them():
     """In a kernel whose symbol table has the variables, what is read off its code are those."""
-    root = distribution.arm64_image("6.12")
-    image = Image.from_directory(root, root.parent / "index")
+    image = image_of("6.12-arm64")
     found = find_variables(image.elf, image.kallsyms, image.exports, image.btf)
     assert {"modules", "module_mutex", "prb", "tainted_mask", "mod_tree", "modprobe_path"} <= set(found)
     assert found == {name: image.kallsyms.address(name) for name in found}
