@@ -34,7 +34,7 @@ def booted_kernel(series: str) -> Kernel:
     return Kernel.boot(image_of(series), store=shared_store())
 
 
-@pytest.fixture(params=SERIES)
+@pytest.fixture(params=[*SERIES, *distribution.ARM64])
 def series(request: pytest.FixtureRequest) -> str:
     """A kernel series; every test that asks for a kernel runs once for each."""
     return request.param

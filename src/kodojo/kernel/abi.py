@@ -41,6 +41,9 @@ class Abi(Protocol):
     def stack(self, registers: Registers) -> int:
         """The stack pointer."""
 
+    def link(self, registers: Registers) -> int | None:
+        """Where a function goes back to that keeps no frame; None if the architecture has no register for it."""
+
     def argument(self, cpu: Cpu, number: int) -> int:
         """An argument, from 0, of the function that is about to begin."""
 

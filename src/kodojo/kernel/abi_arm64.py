@@ -40,7 +40,7 @@ class Arm64Abi:
         "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53, "open": _OPENAT, "close": 57,
         "pipe2": 59, "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79,
         "fstat": 80, "nanosleep": 101, "init_module": 105, "delete_module": 106, "syslog": 116, "prctl": 167,
-        "getpid": 172, "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273,
+        "getpid": 172, "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273, "statx": 291,
     }  # fmt: skip
     open_directory = 0o40000
 
@@ -49,6 +49,9 @@ class Arm64Abi:
 
     def stack(self, registers: Registers) -> int:
         return registers["sp"]
+
+    def link(self, registers: Registers) -> int | None:
+        return registers["x30"]
 
     def argument(self, cpu: Cpu, number: int) -> int:
         return cpu.get(f"x{number}")

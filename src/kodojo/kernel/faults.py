@@ -24,6 +24,7 @@ _END_TRACE = "---[ end trace"
 _SYMBOL = r"(?:0x[0-9a-f]+|[^\s+]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[^\]]+\])?)"
 _TRACE_LINE = re.compile(rf"^ (\? )?({_SYMBOL})$")
 _PC_LINE = re.compile(rf"^(?:RIP: \w+:|pc : )({_SYMBOL})$")
+_LINK_LINE = re.compile(rf"^lr : ({_SYMBOL})$")
 # "RAX: 0123...", "RSP: 0018:0123...", "x0 : 0123..."
 _REGISTER = re.compile(r"\b(R[A-Z0-9]{2}|EFLAGS|CR2|x\d{1,2}|sp|pstate) ?: (?:\w{4}:)?([0-9a-f]{8,16})\b")
 _CAUSE = re.compile(
@@ -39,13 +40,26 @@ _SYMBOL_LENGTH = 1024
 
 def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
     frames: list[Frame] = []
+    link = None
     for line in lines:
-        place = _PC_LINE.match(line)
+        place, register = _PC_LINE.match(line), _LINK_LINE.match(line)
         if place and not frames:
             frames.append(Frame(0, place[1]))
+        elif register:
+            link = link or register[1]
         trace = _TRACE_LINE.match(line)
         if trace and not (len(frames) == 1 and frames[0].symbol == trace[2]):  # arm64 names the place twice
             frames.append(Frame(0, trace[2], reliable=trace[1] is None))
+    return _with_link(frames, link)
+
+
+def _with_link(frames: list[Frame], link: str | None) -> tuple[Frame, ...]:
+    """Where a function goes back to that keeps no frame: in a register, if it has called nothing since.
+
+    The kernel tells that apart from its backtrace. Like what x86-64 finds on the stack it is no more than likely.
+    """
+    if link is not None and "+" in link and len(frames) > 1 and link not in (frames[0].symbol, frames[1].symbol):
+        frames.insert(1, Frame(0, link, reliable=False))
     return tuple(frames)
 
 
@@ -193,9 +207,11 @@ class Faults:
         try:
             if self._tasks.current_task() == self._resting_task:
                 addresses = self._trace("stack_trace_save_regs", abi.kernel_frame(registers)) or [pc]
+                link = abi.link(registers)
             else:
-                addresses = self._trace("stack_trace_save_tsk", self._resting_task)
-            return tuple(Frame(address, self.symbol(address)) for address in addresses)
+                addresses, link = self._trace("stack_trace_save_tsk", self._resting_task), None
+            frames = [Frame(address, self.symbol(address)) for address in addresses]
+            return _with_link(frames, None if link is None else self.symbol(link))
         except MachineError:
             return (Frame(pc, self._image_symbol(pc)),)
 

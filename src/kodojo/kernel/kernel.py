@@ -283,13 +283,14 @@ class Kernel:
         """Call any function of the kernel, by name or address.
 
         The value is converted by the function's return type where the kernel's type information has it;
-        pointers and unknown types are unsigned 64-bit numbers, void is 0.
+        pointers and unknown types are unsigned 64-bit numbers, void is 0. Routines in assembly may be in it as
+        ``void name(void)``, which nothing is known by.
 
         :raises MissingInformationError: there is no such function.
         """
         value = self.calls(function, *arguments)
         prototype = self.image.btf.function(function) if isinstance(function, str) else None
-        if prototype is None:
+        if prototype is None or len(prototype.parameters) < len(arguments) and not prototype.variadic:
             return value
         returns = prototype.returns
         if returns.kind == "void":

@@ -2,8 +2,8 @@
 
 Unicorn executes instructions, walks page tables and returns from exceptions. It does not enter the guest's
 handlers, and its counter is the host's clock. Here exceptions and interrupts go where VBAR_EL1 says, and the counter
-is the number of basic blocks executed and of those that were skipped while the guest waited (WFI), so two runs from
-the same state are the same to the last byte. The generic timer compares with that counter.
+is the number of basic blocks executed and of those that were skipped while the guest waited (WFI) or looked at the
+clock, so two runs from the same state are the same to the last byte. The generic timer compares with that counter.
 
 The processor is at EL1 with the firmware's side (PSCI) answered here. User code (EL0) is not run.
 """
@@ -32,11 +32,15 @@ TICKS_PER_SECOND = 250
 COUNTS_PER_TICK = COUNTER_FREQUENCY // TICKS_PER_SECOND
 # Code that faults for ever, having executed next to nothing, comes to its limit too.
 COUNTS_PER_EXCEPTION = 1_000
+# A kernel delays by reading the counter until it is late enough (1.6 microseconds a read). Reading it costs as much.
+COUNTS_PER_READ = 100
 # An interrupt that is masked is looked at again block by block for a while: the kernel's idle loop unmasks interrupts
-# for a few instructions only. Later it is now and then, at intervals that fall into step with no loop.
+# for a few instructions only. Later it is now and then, at intervals that fall into step with no loop, and that grow:
+# what has them masked for long may be about to hang.
 _PATIENCE = 64
 _ONE_BLOCK = 2  # a run ends at the beginning of the block with this number
 _NOW_AND_THEN = range(151, 248)
+_GROWTH = 256  # looks after which the interval grows by its length
 _LONGEST_RUN = 1 << 40
 
 # Arm ARM, D13.2 (op0, op1, CRn, CRm, op2)
@@ -114,6 +118,7 @@ class Arm64(Processor):
         # The two timers: control and compare value.
         self._timers = {_PHYSICAL_TIMER: [0, 0], _VIRTUAL_TIMER: [0, 0]}
         self._running = False
+        self._deadline = 0
         board.interrupted = lambda: self.engine.shorten(1)
 
     # -- time ---------------------------------------------------------------------------------------
@@ -144,6 +149,7 @@ class Arm64(Processor):
 
     def _run_to_event(self, pc: int, deadline: int) -> None:
         self._started = True
+        self._deadline = deadline
         blocks = self._blocks_to_run(deadline)
         self._running = True
         try:
@@ -169,12 +175,16 @@ class Arm64(Processor):
         ends = [deadline]
         due = self._due()
         if self.board.interrupt() is not None:  # held back by the processor's own mask
-            patient = self._looks < _PATIENCE
-            ends.append(now + (_ONE_BLOCK if patient else _NOW_AND_THEN[self._looks % len(_NOW_AND_THEN)]))
+            ends.append(now + self._blocks_to_next_look())
             self._looks += 1
         elif due is not None and due > now:
             ends.append(due)
         return max(1, min(_LONGEST_RUN, min(ends) - now))
+
+    def _blocks_to_next_look(self) -> int:
+        if self._looks < _PATIENCE:
+            return _ONE_BLOCK
+        return _NOW_AND_THEN[self._looks % len(_NOW_AND_THEN)] * (1 + self._looks // _GROWTH)
 
     def _wait(self, deadline: int) -> None:
         """WFI: skip the time until something would wake the processor."""
@@ -264,6 +274,9 @@ class Arm64(Processor):
         if register[:3] != (3, 3, 14) or timer not in (_COUNTER, *self._timers) or not timer | which:
             return False
         if is_read:
+            if timer == _COUNTER:
+                self.skipped += COUNTS_PER_READ
+                self._end_in_time()
             value = self.counter if timer == _COUNTER else self._read_timer(timer, which)
             if number < 31:
                 self.engine.set(f"x{number}", value & _WORD)
@@ -287,9 +300,13 @@ class Arm64(Processor):
         else:
             state[1] = (self.counter + ((value & 0xFFFF_FFFF) ^ 0x8000_0000) - 0x8000_0000) & _WORD
         self._raise_line()
+        self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        """Let this run end when the timer is due, or the limit is reached."""
         due = self._due()
-        if timer == _VIRTUAL_TIMER and due is not None:
-            self.engine.shorten(max(1, due - self.counter))
+        end = self._deadline if due is None or self.board.timer else min(due, self._deadline)
+        self.engine.shorten(max(1, end - self.counter))
 
     # -- registers ----------------------------------------------------------------------------------
     def read_registers(self) -> Registers:

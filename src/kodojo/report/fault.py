@@ -13,14 +13,19 @@ __all__ = ["UNTOUCHED", "fault_lines", "warning_lines"]
 UNTOUCHED = "the machine is as it was before this command"
 
 _ORDER = (
+    # x86-64
     "rip", "rsp", "rflags", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15", "cr2",
+    # arm64
+    "pc", "sp", "pstate", *(f"x{number}" for number in range(31)), "far_el1",
 )  # fmt: skip
 _PER_LINE = 3
 
 
 def _register_lines(registers: dict[str, int]) -> list[str]:
-    cells = [f"{name:<6} {registers[name]:016x}" for name in _ORDER if name in registers]
+    names = [name for name in _ORDER if name in registers]
+    width = max(map(len, names), default=0)
+    cells = [f"{name:<{width}} {registers[name]:016x}" for name in names]
     return ["  " + "  ".join(cells[i : i + _PER_LINE]) for i in range(0, len(cells), _PER_LINE)]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kodojo.errors import MachineHang
-from kodojo.machine.arm64 import COUNTS_PER_TICK
+from kodojo.machine.arm64 import COUNTS_PER_READ, COUNTS_PER_TICK
 from kodojo.machine.board_arm64 import DISTRIBUTOR, INTERFACE, VIRTUAL_TIMER
 from kodojo.machine.cpu import RunLimit
 from tests.support.bare_arm64 import CODE, DAIF, EL1H, IRQ, IRQ_MASKED, VECTORS, WFI, BareArm64
@@ -35,7 +35,7 @@ def test_sites():
 
 
 def test_counter_is_what_was_executed():
-    """The counter is the number of basic blocks: it is the same in every run, and grows with them."""
+    """The counter is the number of basic blocks, and of its own readings: it is the same in every run."""
     counts = []
     for _ in range(2):
         # mov x3, #1000; 1: subs x3, x3, #1; b.ne 1b; mrs x0, cntvct_el0
@@ -43,7 +43,24 @@ def test_counter_is_what_was_executed():
         guest.cpu.run(end)
         counts.append(guest.cpu.get("x0"))
     assert counts[0] == counts[1]
-    assert 1000 <= counts[0] < 1100
+    assert 1000 <= counts[0] - COUNTS_PER_READ < 1100
+
+
+def test_reading_the_counter_takes_time():
+    """Code that waits by reading the counter is interrupted when the timer is due, not when it has waited."""
+    # 1: mrs x0, cntvct_el0; b 1b
+    guest, _ = timed(f"{SET_COMPARE} {SET_CONTROL} {COUNT} 17ffffff", x1=50_000, x2=1, pstate=EL1H)
+    guest.run_to_handler(IRQ)
+    assert 50_000 <= guest.cpu.counter < 50_000 + 2 * COUNTS_PER_READ
+    assert guest.cpu.blocks < 50_000 // COUNTS_PER_READ * 4
+
+
+def test_limit_while_reading_the_counter():
+    """The limit holds for code that waits by reading the counter, too."""
+    guest, end = timed(f"{COUNT} 17ffffff")
+    with pytest.raises(MachineHang, match="within the limit"):
+        guest.cpu.run(end, RunLimit(ticks=1))
+    assert 0 <= guest.cpu.counter - COUNTS_PER_TICK < 2 * COUNTS_PER_READ
 
 
 def test_waiting_skips_to_the_timer():
