@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+ARCH ?= amd64
 BIN := $(VENV)/bin
 export KODOJO_TEST_CACHE ?= $(CURDIR)/.cache
 
@@ -25,8 +26,9 @@ lint: $(VENV)/.tested ## types, style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones, against the native loader (hours)
-	$(BIN)/python -m tests.sweep --resume; swept=$$?; $(BIN)/python -m tests.damage --resume && exit $$swept
+sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones, against the native loader (hours) [ARCH=arm64]
+	$(BIN)/python -m tests.sweep --arch $(ARCH) --resume; swept=$$?; \
+	$(BIN)/python -m tests.damage --arch $(ARCH) --resume && exit $$swept
 
 oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders; fetches QEMU (half an hour)
 	$(BIN)/python -m tests.oracle $(ARGS)

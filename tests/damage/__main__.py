@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import SERIES
+from tests.conftest import ARCHITECTURES, SERIES, named
 from tests.damage.dry import compare
 from tests.damage.judge import GOOD, Judgement, Verdict, judge
 from tests.damage.machines import Warm, warm
@@ -35,7 +35,7 @@ CHUNK = 48
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     bad = 0
-    for series in options.series:
+    for series in (named(number, options.arch) for number in options.series):
         machine = warm(series)
         if options.dry:
             bad += _dry(machine, series, options)
@@ -64,6 +64,7 @@ def as_record(series: str, seed: int, one: Judgement) -> dict[str, Any]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.damage", description=__doc__)
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES), help="kernels (default: all)")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default=ARCHITECTURES[0], help="for which processor")
     parser.add_argument("--cases", type=int, default=20000, help="how many, per kernel")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=1)

@@ -11,6 +11,7 @@ import click
 
 from kodojo.report.progress import Bar
 from kodojo.report.table import drawn_table, plain_table
+from tests.conftest import ARCHITECTURES, named
 from tests.support.accepted import ACCEPTED, accepted, judge
 from tests.support.distribution import SERIES, cache_directory
 from tests.sweep.runner import sweep
@@ -20,17 +21,20 @@ COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
 
 @click.command()
 @click.option("--series", type=click.Choice(SERIES), multiple=True, default=SERIES, help="Which kernel.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], help="For which processor.")
 @click.option("--sample", type=int, default=0, help="Only this many modules, always the same.")
 @click.option("--module", "names", multiple=True, help="Only this module.")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
 @click.option("--native/--no-native", default=True, help="Compare with the native loader, or only run ours.")
 @click.option("--resume", is_flag=True, help="Keep the results that this very code had.")
-def main(series: tuple[str, ...], sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool) -> None:
+def main(
+    series: tuple[str, ...], arch: str, sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool
+) -> None:
     """Load every module of both kernels' trees with its dependencies by our loader and natively."""
     entries = accepted()
     everything: list[dict[str, Any]] = []
     rows = []
-    for one in series:
+    for one in (named(number, arch) for number in series):
         path = cache_directory() / "sweep" / (one + ("" if native else "-ours") + ".jsonl")
         with Bar(sys.stderr) as bar:
             records, tested, seconds = sweep(
