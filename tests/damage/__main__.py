@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ARCHITECTURES, SERIES, named
+from tests.conftest import SERIES
 from tests.damage.dry import compare
 from tests.damage.judge import GOOD, Judgement, Verdict, judge
 from tests.damage.machines import Warm, warm
@@ -27,6 +27,7 @@ from tests.damage.mutations import KINDS, make_case
 from tests.support.accepted import ACCEPTED, accepted
 from tests.support.accepted import judge as accept
 from tests.support.distribution import cache_directory
+from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.results import source_hash
 
 CHUNK = 48
@@ -35,7 +36,7 @@ CHUNK = 48
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     bad = 0
-    for series in (named(number, options.arch) for number in options.series):
+    for series in kernel_names(options.arch, options.series):
         machine = warm(series)
         if options.dry:
             bad += _dry(machine, series, options)

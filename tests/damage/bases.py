@@ -10,14 +10,15 @@ import numpy as np
 from kodojo.image.elf import EHDR, RELA, SHDR, SYM
 from kodojo.image.image import Image
 from tests.support import kbuild
-from tests.support.elf_writer import ALLOC, EXEC, WRITE, module_writer
+from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer
 
-__all__ = ["MARKER", "NEEDED", "Base", "bases"]
+__all__ = ["MARKER", "Base", "bases", "needed"]
 
 MARKER = b"~Module signature appended~\n"
 TRAILER = 12  # struct module_signature
+RET_ARM64 = bytes.fromhex("c0035fd6")
 NEEDED = ("crc32c_generic", "x_tables", "nf_conntrack_broadcast", "llc", "watchdog")
-"""Loaded beforehand, and what they need."""
+"""Loaded beforehand, and what they need; some kernels have them built in."""
 
 # Small modules of the tree, of many kinds, with the parameters that they have.
 DISTRIBUTION = {
@@ -29,6 +30,12 @@ BUILT = {
     "kd_hello": "", "kd_export": "", "kd_noexit": "", "kd_positive": "", "kd_proprietary": "", "kd_unknown": "",
     "kd_percpu": "", "kd_trace": "", "kd_misc": "", "kd_noinit": "",
 }  # fmt: skip
+
+
+def needed(image: Image) -> list[str]:
+    """Names of the modules to be loaded beforehand, in load order."""
+    wanted = [name for name in NEEDED if name in image.modules]
+    return list(dict.fromkeys(other for name in wanted for other in (*image.modules[name].depends, name)))
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,8 @@ def bases(image: Image, series: str) -> list[Base]:
         if file is not None:
             data = file.read()
             found.append(Base(name, without_signature(data), data, arguments))
-    built = kbuild.build(series)
-    found += [Base(name, built[name].read_bytes(), b"", arguments) for name, arguments in BUILT.items()]
+    built = kbuild.build(series) if "arm64" not in series else {}
+    found += [Base(name, built[name].read_bytes(), b"", words) for name, words in BUILT.items() if name in built]
     found.append(Base("paper", paper(image)))
     return found
 
@@ -138,8 +145,11 @@ def paper(image: Image) -> bytes:
         info={"vermagic": image.vermagic, "version": "1", "import_ns": "KD"},
         crcs={"module_layout": image.exports.get("module_layout").crc, "_printk": image.exports.get("_printk").crc},
     )
+    arm64 = image.architecture == "aarch64"
+    if arm64:
+        _for_arm64(writer)
     writer.add(".init.data", b"abcd" * 4, ALLOC | WRITE, align=8)
-    writer.add(".exit.text", b"\xc3" * 8, ALLOC | EXEC)
+    writer.add(".exit.text", writer.section(".text").data[:8], ALLOC | EXEC)
     writer.add(".data..ro_after_init", bytes(24), ALLOC | WRITE, align=32)
     writer.add(".empty", b"", ALLOC, align=256)
     writer.add(".data..percpu", bytes(16), ALLOC | WRITE, align=16)
@@ -149,9 +159,19 @@ def paper(image: Image) -> bytes:
     writer.symbol("comment", ".comment")
     writer.symbol("_printk")
     writer.symbol("weak", bind=2)
-    kinds = (1, 2, 4, 24, 0, 11)
+    kinds = (257, 261, 283, 260, 0, 264) if arm64 else (1, 2, 4, 24, 0, 11)
     names = ("_printk", "counter", "work", "per_cpu", "weak", "_printk")
     writer.relocations(
         ".pointers", [(8 * i, kind, name, i) for i, (kind, name) in enumerate(zip(kinds, names, strict=True))]
     )
     return writer.build()
+
+
+def _for_arm64(writer: ElfWriter) -> None:
+    """Other instructions, and the sections that the kernel's linker script for modules adds."""
+    writer.header["e_machine"] = 183
+    for name in (".text", ".init.text"):
+        section = writer.section(name)
+        section.data = RET_ARM64 * (len(section.data) // len(RET_ARM64))
+    for name in (".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"):
+        writer.add(name, b"\0", ALLOC | EXEC, align=8)

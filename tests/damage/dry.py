@@ -20,7 +20,7 @@ from kodojo.image.image import Image
 from kodojo.kernel.kernel import Kernel
 from kodojo.loader.dry import DryTarget
 from kodojo.loader.verdict import Verdict, judge, load
-from tests.damage.bases import NEEDED
+from tests.damage.bases import needed
 from tests.damage.mutations import Case
 from tests.damage.outcomes import Result, in_children, our_load
 
@@ -57,10 +57,8 @@ def dry_answer(image: Image, case: Case) -> Verdict:
     """The verdict about a case, with all that is said to explain it."""
 
     def prepare(target: DryTarget) -> None:
-        for name in NEEDED:
-            for needed in (*image.modules[name].depends, name):
-                if needed.replace("-", "_") not in {mod.name for mod in target.modules()}:
-                    load(target, image.modules[needed].read())
+        for name in needed(image):
+            load(target, image.modules[name].read())
 
     verdict, _target = judge(image, case.data, [case.arguments], prepare)
     explained = Explained(image, case.data)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from kodojo.kernel.kernel import Kernel
 from tests.conftest import booted_kernel
-from tests.damage.bases import NEEDED, Base, bases
+from tests.damage.bases import Base, bases, needed
 from tests.damage.outcomes import native_load, our_load
 
 __all__ = ["Warm", "warm"]
@@ -28,11 +28,8 @@ class Warm:
 def warm(series: str) -> Warm:
     """Boot; load what modules need; run both loaders, so that every child finds their code translated."""
     kernel = booted_kernel(series).fork()
-    modules = kernel.image.modules
-    for name in NEEDED:
-        for needed in (*modules[name].depends, name):
-            if needed.replace("-", "_") not in {mod.name for mod in kernel.modules}:
-                kernel.insmod(modules[needed].path)
+    for name in needed(kernel.image):
+        kernel.insmod(kernel.image.modules[name].path)
     whole = bases(kernel.image, series)
     for base in whole:
         if base.name in WARMING:

@@ -14,7 +14,32 @@ from tests.damage.bases import MARKER, TRAILER, Base, Section
 __all__ = ["KINDS", "Case", "make_case"]
 
 Mutation = Callable[[random.Random, Base, bytearray], str]
-KNOWN_TYPES = (0, 1, 2, 4, 10, 11, 24)  # of relocations
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to damage depends on the processor.
+
+    :param known_types: of relocations, as modules have them; ``types``: those that have a meaning, and some more.
+    :param struct_module: offsets of ``init`` and ``exit`` in ``struct module``, of both kernels.
+    :param tables: sections that only this architecture's modules have.
+    """
+
+    known_types: tuple[int, ...]
+    types: range
+    struct_module: tuple[int, ...]
+    tables: tuple[str, ...] = ()
+
+
+MACHINES = {
+    62: Machine((0, 1, 2, 4, 10, 11, 24), range(45), (312, 848, 1200)),
+    183: Machine(
+        (0, 257, 258, 260, 261, 275, 277, 282, 283, 286), range(256, 315), (312, 832, 1192),
+        (".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline", ".note.gnu.property",
+         "__patchable_function_entries"),
+    ),
+}  # fmt: skip
+"""By ``e_machine``."""
 SPECIAL_INDICES = (0, 1, 0xFF00, 0xFF20, 0xFFF1, 0xFFF2, 0xFFFF)
 SECTION_TYPES = (0, 1, 2, 3, 4, 7, 8, 9, 14, 0xFFFFFFFF)
 
@@ -147,10 +172,11 @@ def relocation(rng: random.Random, base: Base, data: bytearray) -> str:
     start = section.start + RELA.itemsize * index
     old = entries[index]
     where = f"{section.name}[{index}]"
+    machine = MACHINES[base.header["e_machine"]]
     what = rng.choice(("type", "symbol", "offset", "addend", "known type", "twice"))
     if what == "known type":
         what = "type"
-        new = rng.choice(KNOWN_TYPES)
+        new = rng.choice(machine.known_types)
     elif what == "twice":
         other = int(entries["r_offset"][rng.randrange(len(entries))])
         _set(data, RELA, start, "r_offset", other)
@@ -161,7 +187,8 @@ def relocation(rng: random.Random, base: Base, data: bytearray) -> str:
     if what in {"type", "symbol"}:
         shift = 0 if what == "type" else 32
         before = info >> shift & 0xFFFFFFFF
-        more = range(45) if what == "type" else (0, len(base.symbols), len(base.symbols) - 1, len(base.symbols) + 1)
+        count = len(base.symbols)
+        more = machine.types if what == "type" else (0, count, count - 1, count + 1)
         value = new if new >= 0 else _value(rng, before, 32, more)
         _set(data, RELA, start, "r_info", info & ~(0xFFFFFFFF << shift) | value << shift)
         return f"{where} {what} {before} -> {value}"
@@ -281,7 +308,8 @@ def this_module(rng: random.Random, base: Base, data: bytearray) -> str:
     if what == "init" and relocations:
         index = rng.randrange(len(base.rela(relocations[0])))
         start = relocations[0].start + RELA.itemsize * index
-        return f"struct module: init or exit {_damage_member(rng, data, RELA, start, RELA.names, (312, 848, 1200))}"
+        offsets = MACHINES[base.header["e_machine"]].struct_module
+        return f"struct module: init or exit {_damage_member(rng, data, RELA, start, RELA.names, offsets)}"
     place = rng.randrange(section.size)
     length = min(rng.choice((1, 4, 8)), section.size - place)
     data[section.start + place : section.start + place + length] = rng.randbytes(length)
@@ -311,7 +339,8 @@ OTHER_TABLES = (
 
 
 def _tables_of(base: Base) -> list[Section]:
-    return [one for one in base.sections if one.name in OTHER_TABLES and one.size]
+    names = OTHER_TABLES + MACHINES[base.header["e_machine"]].tables
+    return [one for one in base.sections if one.name in names and one.size]
 
 
 def tables(rng: random.Random, base: Base, data: bytearray) -> str:

@@ -11,9 +11,9 @@ import click
 
 from kodojo.report.progress import Bar
 from kodojo.report.table import drawn_table, plain_table
-from tests.conftest import ARCHITECTURES, named
 from tests.support.accepted import ACCEPTED, accepted, judge
 from tests.support.distribution import SERIES, cache_directory
+from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.runner import sweep
 
 COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
@@ -34,7 +34,7 @@ def main(
     entries = accepted()
     everything: list[dict[str, Any]] = []
     rows = []
-    for one in (named(number, arch) for number in series):
+    for one in kernel_names(arch, series):
         path = cache_directory() / "sweep" / (one + ("" if native else "-ours") + ".jsonl")
         with Bar(sys.stderr) as bar:
             records, tested, seconds = sweep(

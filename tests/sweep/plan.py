@@ -25,7 +25,13 @@ from kodojo.image.tree import fold
 
 # What kernel code asks user space for without saying so in .modinfo: crc32c in init functions of file systems.
 HELPERS = ("crc32c_generic",)
+ARCHITECTURES = ("amd64", "arm64")
 _SOFTDEP = re.compile(r"(pre|post):")
+
+
+def kernel_names(architecture: str, series: Iterable[str]) -> list[str]:
+    """What the tests call the kernels of these series: that for arm64 is ``6.1-arm64``."""
+    return [one if architecture == ARCHITECTURES[0] else f"{one}-{architecture}" for one in series]
 
 
 @dataclass

@@ -376,7 +376,9 @@ class Image:
         from kodojo.image.oids import OidRegistry  # noqa: PLC0415
 
         if self.kallsyms.get("oid_index") is None:  # no data is listed without CONFIG_KALLSYMS_ALL
-            return OidRegistry.default()
+            parts = (bytes(self.elf.segment_data(segment)) for segment in self.elf.segments)
+            found = next(filter(None, map(OidRegistry.recognised, parts)), None)
+            return found or OidRegistry.default()
         return OidRegistry.from_kernel(self.elf, self.kallsyms)
 
     def for_dry_load(self) -> Image:

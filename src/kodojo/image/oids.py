@@ -8,12 +8,13 @@ registry lies as two arrays.
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kodojo.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from kodojo.image.elf import ElfFile
     from kodojo.image.kallsyms import Kallsyms
@@ -81,6 +82,9 @@ NAMES = {
     "sm3": "1.2.156.10197.1.401",
     "SM2_with_SM3": "1.2.156.10197.1.501",
 }
+_NEIGHBOURS = ("id_ecPublicKey", "id_prime192v1")  # one behind the other in every kernel's registry
+_NEAR = 1 << 12
+_LONGEST = 32  # bytes of an identifier
 _SPRINT_SIZE = 50  # the buffer that the kernel's parsers print an identifier into
 
 
@@ -161,6 +165,27 @@ class OidRegistry:
         data = elf.read(kallsyms.address("oid_data"), index[count])
         return cls(data[index[at] : index[at + 1]] for at in range(count))
 
+    @classmethod
+    def recognised(cls, data: bytes) -> OidRegistry | None:
+        """Find the registry of a kernel whose symbol table does not list it by its form.
+
+        ``oid_index`` is near ``oid_data``, and leads from each identifier to the next.
+
+        :param data: the kernel's read-only data, whatever else is in it.
+        """
+        first, second = (encode(NAMES[name]) for name in _NEIGHBOURS)
+        at = data.find(first + second)
+        while at >= 0:
+            start = max(0, at - _NEAR) // 2 * 2
+            near = data[start : at + _NEAR]
+            words = [int.from_bytes(near[i : i + 2], "little") for i in range(0, len(near) - 1, 2)]
+            for position, (here, middle, behind) in enumerate(zip(words, words[1:], words[2:], strict=False)):
+                fits = (middle - here, behind - middle) == (len(first), len(second))
+                if fits and (found := _registered(data, at - here, words, position)):
+                    return cls(found)
+            at = data.find(first + second, at + 1)
+        return None
+
     def __len__(self) -> int:
         return self.unknown
 
@@ -175,6 +200,22 @@ class OidRegistry:
     def name(self, number: int) -> str:
         """Return the name, empty for one that no parser asks for."""
         return self._names.get(number, "")
+
+
+def _registered(data: bytes, start: int, words: Sequence[int], position: int) -> list[bytes]:
+    """The identifiers of a registry; empty if the words around this position are not its index.
+
+    :param start: where ``oid_data`` begins if they are.
+    """
+    first = last = position
+    while first and 0 < words[first] - words[first - 1] <= _LONGEST:
+        first -= 1
+    while last + 1 < len(words) and 0 < words[last + 1] - words[last] <= _LONGEST:
+        last += 1
+    if words[first] or start < 0:
+        return []
+    found = [data[start + here : start + behind] for here, behind in pairwise(words[first : last + 1])]
+    return [] if any(sprint_oid(one).endswith("(bad)") for one in found) else found
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
+from itertools import accumulate
 
 import pytest
 from cryptography import x509
@@ -221,6 +222,20 @@ def test_the_registry_of_a_kernel_gives_the_numbers():
     assert "md4" not in registry
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_registry_without_symbols_is_recognised(behind):
+    """Identifiers have the same numbers where only the form of the arrays tells where they are."""
+    known = [encode(text) for text in ("1.2.840.10040.4.1", "1.2.840.10045.2.1", "1.2.840.10045.3.1.1", "2.5.4.3")]
+    ends = list(accumulate(map(len, known), initial=0))
+    arrays = [struct.pack("<5H", *ends), b"".join(known) + b"\0"]  # aligned, as a compiler does
+    data = bytes(range(255, 155, -1)) + (bytes(30) + b"\xff\xff").join(arrays[::-1] if behind else arrays)
+    registry = OidRegistry.recognised(data)
+    assert [registry.look_up(one) for one in known] == [0, 1, 2, 3]
+    assert registry.look_up(encode("1.2.3")) == registry.unknown == 4
+    assert OidRegistry.recognised(data.replace(known[3], b"\xff\xff\xff")) is None
+    assert OidRegistry.recognised(data.replace(arrays[0], bytes(10))) is None
+
+
 def test_a_certificate_of_an_unregistered_algorithm_is_unsupported(rsa_key):
     """A kernel whose registry lacks the algorithm answers ENOPKG."""
     encoded = certificate(rsa_key, (NameOID.COMMON_NAME, "x")).public_bytes(Encoding.DER)
@@ -256,10 +271,11 @@ def test_distribution_kernels_trust_their_build_key(image):
 
 @pytest.mark.kernel
 def test_the_registry_agrees_with_the_types_of_the_kernel(image):
-    """The numbers read from the arrays are those of ``enum OID`` in BTF."""
+    """The numbers read from the arrays are those of ``enum OID`` in BTF, with symbols and without."""
     registry = OidRegistry.from_kernel(image.elf, image.kallsyms)
     numbers = image.btf.enumerators("OID")
     assert numbers["OID__NR"] == registry.unknown
+    assert vars(OidRegistry.recognised(bytes(image.elf.segment_data(image.elf.segments[0])))) == vars(registry)
     named = {registry.name(number): number for number in range(registry.unknown) if registry.name(number)}
     assert named == {name: numbers[f"OID_{name}"] for name in named}
     assert len(named) > 40
