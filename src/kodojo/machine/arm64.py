@@ -202,7 +202,7 @@ class Arm64(Processor):
     def _interrupt(self) -> None:
         self._raise_line()
         if self.board.interrupt() is not None and not self.engine.get("pstate") & _IRQ_MASKED:
-            self._looks = 0
+            self._looks = _PATIENCE  # the handler needs some blocks to acknowledge it, and nobody unmasks it before
             self._enter(_VECTOR_IRQ)
 
     def _hang(self, message: str, cause: str) -> MachineHang:
