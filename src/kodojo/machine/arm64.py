@@ -376,7 +376,7 @@ class Arm64(Processor):
                 "blocks": self.blocks,
                 "skipped": self.skipped,
                 "looks": self._looks,
-                "timers": [self._timers[_PHYSICAL_TIMER], self._timers[_VIRTUAL_TIMER]],
+                "timers": [list(self._timers[_PHYSICAL_TIMER]), list(self._timers[_VIRTUAL_TIMER])],
                 "counter_sites": sorted(self._counter_sites),
                 "user_table": self.user_table,
             },

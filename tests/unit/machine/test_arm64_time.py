@@ -87,6 +87,17 @@ def test_relative_timer():
     assert 3_000 <= guest.cpu.counter < 3_100
 
 
+def test_saved_state_is_of_then():
+    """What the timer is set to after the state was saved is forgotten when it is restored."""
+    guest, end = timed(f"{SET_COMPARE} {SET_CONTROL} {GET_CONTROL}", x1=COUNTS_PER_TICK, x2=1)
+    state = guest.cpu.save_state()
+    guest.cpu.run(end)
+    guest.cpu.restore_state(state)
+    guest.code(GET_CONTROL, x3=5)
+    guest.cpu.run(CODE + 4)
+    assert guest.cpu.get("x3") == 0
+
+
 def test_masked_interrupt_is_pending():
     """An interrupt that comes while they are masked is taken as soon as they are not, for however short a time."""
     # wfi with interrupts masked comes back; then nothing, then two instructions between unmasking and masking
