@@ -8,7 +8,7 @@ from tests.support.architectures import ABSOLUTE, code_of, kernel, load, module,
 ARM64 = "aarch64"
 MODULES = 0xFFFF800000000000
 LATE = b"Modules: module %s: overflow in relocation type"
-CALL26, JUMP26 = 283, 282
+CALL26, JUMP26, ABS64, ABS32 = 283, 282, 257, 258
 BL, B, NOP = 0x94000000, 0x14000000, 0xD503201F
 
 # name: type, what is there, value (from the beginning of the code, if it is small), what it becomes
@@ -38,6 +38,15 @@ def test_instructions(name):
     loaded = relocated(kernel(ARM64), code_of(ARM64, before), kind, value, relative=True)
     assert loaded.address(".text") == MODULES  # on a page of its own: offsets in the page are those in the code
     assert loaded.word(".text") == after
+
+
+def test_half_a_word_the_word_and_the_other_half():
+    """What is patched several times is so in the order of the file, however the places overlap."""
+    writer = module(ARM64, code_of(ARM64, NOP))
+    for name in "abc":
+        writer.symbol(name, ABSOLUTE, ord(name))
+    writer.relocations(".data", [(4, ABS32, "a", 0), (0, ABS64, "b", 0), (0, ABS32, "c", 0)])
+    assert load(kernel(ARM64), writer).word(".data", 0, 8) == ord("c")
 
 
 MOVES = {

@@ -191,6 +191,13 @@ def test_same_place_twice_with_zero():
     assert it.at(0, 8) == 0x1234
 
 
+def test_a_word_and_then_its_halves():
+    """Three relocations of one word: the second and the third touch bytes of the first, not each other's."""
+    it = scene([(0, ABS64, 0, 0), (4, ABS32, 2, 0), (0, ABS32, 2, 1)])
+    assert it.apply() == 3
+    assert it.at(0, 8) == 0x1234_00001235
+
+
 def test_place_outside_the_section():
     """The kernel patches whatever is at the place: behind the section is fine, behind the memory is not."""
     it = scene([(SIZE + 8, ABS64, 2, 0)])
@@ -272,6 +279,80 @@ def test_arrays_and_single_steps_agree(entries, late, fill):
     assert outcomes[:3] == outcomes[3:]
 
 
-def one_by_one(it: Scene) -> None:
-    patch = x86_64._patch(it.mod, it.info, 2)
-    x86_64._apply_one_by_one(it.target, it.mod, patch, 0)
+def one_by_one(it: Scene, relsecs=(2,)) -> None:
+    for relsec in relsecs:
+        patch = x86_64._patch(it.mod, it.info, relsec)
+        x86_64._apply_one_by_one(it.target, it.mod, patch, 0)
+
+
+TABLE = SECTION + SIZE + 0x40  # where the symbols are if they are in the region, too
+
+
+def pair(first, second, start, kind, *, fill=b"", placed=False) -> Scene:
+    """A module with two sections (1 and 2), their relocations (3 and 4) and its symbols (5).
+
+    :param start: of the second section, in a region of this kind. :param placed: the symbols are in the first region.
+    """
+    it = scene([], (0, 0xFFFFFFFF81000000, 0x1234, 1 << 63), fill=fill)
+    raw = [np.array([(o, s << 32 | k, a) for o, k, s, a in each], RELA).tobytes() for each in (first, second)]
+    init = Region(Memory.INIT, size=len(it.region.data), base=BASE + 0x10000, data=bytearray(len(it.region.data)))
+    regions = it.mod.regions = {Memory.CORE: it.region, Memory.INIT: init}
+    it.info.placement = {1: (it.region, SECTION), 2: (regions[kind], start)}
+    sechdrs = it.info.sechdrs = np.zeros(6, SHDR)
+    for index, (region, offset) in it.info.placement.items():
+        sechdrs[index]["sh_flags"], sechdrs[index]["sh_size"] = 2, SIZE
+        sechdrs[index]["sh_addr"] = region.base + offset
+        relsec = sechdrs[index + 2]
+        relsec["sh_type"], relsec["sh_info"], relsec["sh_size"] = 4, index, len(raw[index - 1])
+    sechdrs[4]["sh_offset"] = len(raw[0])
+    it.info.data, it.info.index.sym = b"".join(raw), 5
+    if placed:
+        it.region.data[TABLE : TABLE + it.info.symbols.nbytes] = it.info.symbols.tobytes()
+        it.info.symbols = np.frombuffer(it.region.data, SYM, 4, TABLE)
+        it.info.placement[5] = (it.region, TABLE)
+    return it
+
+
+def test_sections_together():
+    """The ordinary sections of a module are patched in one pass."""
+    it = pair([(0, ABS64, 2, 0)], [(8, PC32, 1, 4), (16, ABS32S, 1, 0)], 0x20, Memory.INIT, placed=True)
+    assert x86_64.apply_together(it.info, [3, 4]) == 3
+    assert it.at(0, 8) == 0x1234
+    init = it.mod.regions[Memory.INIT]
+    distance = wrap(0xFFFFFFFF81000004 - (init.base + 0x28), 4)
+    assert init.data[0x28:0x2C] == distance.to_bytes(4, "little")
+    assert init.data[0x30:0x34] == (0x81000000).to_bytes(4, "little")
+
+
+def test_symbols_changed_by_the_section_before():
+    """Where a section lies over the symbol table, the relocations of the next one see what it has done there."""
+    change = TABLE - SECTION + 8  # symbol 0: st_value
+    it = pair([(change, ABS64, 2, 0)], [(0, ABS64, 0, 1)], 0, Memory.INIT, placed=True)
+    it.info.sechdrs[1]["sh_size"] = TABLE + it.info.symbols.nbytes - SECTION
+    assert it.apply() == 2
+    assert it.mod.regions[Memory.INIT].data[:8] == (0x1235).to_bytes(8, "little")
+
+
+STARTS = st.sampled_from([SECTION + SIZE, SECTION + SIZE - 8, SECTION, SECTION - 4, 0])
+USUAL = st.tuples(
+    st.integers(0, 30).map(lambda n: 8 * n),
+    st.sampled_from([ABS64, PC32, PLT32, ABS32S]),
+    st.integers(0, 2),
+    st.integers(0, 8),
+)
+ENTRIES = st.one_of(st.lists(USUAL, max_size=6, unique_by=lambda entry: entry[0]), st.lists(ENTRY, max_size=4))
+
+
+@given(ENTRIES, ENTRIES, STARTS, st.sampled_from([Memory.CORE, Memory.INIT]), st.binary(max_size=20), st.booleans())
+def test_sections_together_and_single_steps_agree(first, second, start, kind, fill, placed):
+    """However two sections lie, and whatever their entries are: together or one after the other is the same."""
+    together, single = (pair(first, second, start, kind, fill=fill, placed=placed) for _ in range(2))
+    outcomes = []
+    for it, apply in ((together, together.apply), (single, lambda: one_by_one(single, (3, 4)))):
+        try:
+            apply()
+            outcomes.append(None)
+        except LoadError as error:
+            outcomes.append((type(error), error.slug))
+        outcomes.extend((*(bytes(region.data) for region in it.mod.regions.values()), it.lines))
+    assert outcomes[:4] == outcomes[4:]

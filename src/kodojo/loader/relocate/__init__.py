@@ -19,6 +19,8 @@ from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from kodojo.loader.load_info import LoadInfo
@@ -50,12 +52,19 @@ class ApplyRelocate(Protocol):
     def __call__(self, target: Target, mod: Module, info: LoadInfo, relsec: int) -> int: ...
 
 
+class ApplyTogether(Protocol):
+    """Patch several sections at once; how many entries they have. None, and nothing is done, if they are unusual."""
+
+    def __call__(self, info: LoadInfo, relsecs: Sequence[int]) -> int | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleC:
     """``arch/*/kernel/module.c``: what the file of an architecture has.
 
     :param init_sections: how the names of sections begin that go away after init (``module_init_section``).
     :param exit_sections: likewise those that nobody needs where modules cannot be removed.
+    :param apply_together: None where sections are always patched one by one.
     """
 
     init_sections: tuple[bytes, ...]
@@ -63,6 +72,7 @@ class ModuleC:
     module_frob_arch_sections: FrobArchSections
     apply_relocate: ApplyRelocate
     store_mod_arch: StoreModArch | None
+    apply_together: ApplyTogether | None
 
 
 FILES = {
@@ -82,6 +92,7 @@ def module_c(architecture: str) -> ModuleC:
         file.module_frob_arch_sections,
         file.apply_relocate_add if known.rela else file.apply_relocate,
         getattr(file, "store_mod_arch", None),  # for architectures whose kernels are booted
+        getattr(file, "apply_together", None),
     )
 
 
@@ -116,8 +127,13 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
     accepted, other = (SHT_RELA, SHT_REL) if rela else (SHT_REL, SHT_RELA)
     file = module_c(target.image.architecture)
     _take_over_struct_module(target, mod, info)
+    indices = _relocation_sections(info.sechdrs)
+    ordinary = _ordinary(info, indices, accepted, other)
+    together = file.apply_together(info, ordinary) if file.apply_together and ordinary else None
+    if together is not None:
+        return {"sections": len(ordinary), "entries": together}
     sections = entries = 0
-    for index in _relocation_sections(info.sechdrs):
+    for index in indices:
         section = info.sechdrs[index]
         if int(section["sh_flags"]) & SHF_RELA_LIVEPATCH:
             entries += klp_apply_section_relocs(target, mod, info, index, file.apply_relocate)
@@ -136,6 +152,14 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
             entries += file.apply_relocate(target, mod, info, index)
             sections += 1
     return {"sections": sections, "entries": entries}
+
+
+def _ordinary(info: LoadInfo, indices: Sequence[int], accepted: int, other: int) -> list[int]:
+    """The sections with relocations of the accepted type; none of them if there are others besides."""
+    kinds, flags = info.sechdrs["sh_type"].tolist(), info.sechdrs["sh_flags"].tolist()
+    if any(kinds[index] == other or flags[index] & SHF_RELA_LIVEPATCH for index in indices):
+        return []
+    return [index for index in indices if kinds[index] == accepted]
 
 
 def _take_over_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:

@@ -242,9 +242,10 @@ def _batches(section: Section, sizes: Indices, count: int) -> Iterator[tuple[int
         return
     order = writing[np.argsort(offsets[writing], kind="stable")]
     starts, ends = offsets[order], offsets[order] + sizes[order]
-    if not (starts[1:] < ends[:-1]).any():
+    overlaps = starts[1:] < np.maximum.accumulate(ends)[:-1]
+    if not overlaps.any():
         ranks = np.zeros(len(order), np.int64)
-    elif ((starts[1:] < ends[:-1]) & (starts[1:] != starts[:-1])).any():
+    elif (overlaps & (starts[1:] != starts[:-1])).any():
         yield from ((int(kinds[index]), np.array([index])) for index in writing.tolist())  # they interleave
         return
     else:

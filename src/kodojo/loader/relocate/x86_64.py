@@ -1,7 +1,8 @@
 """Relocations of x86-64 (``arch/x86/kernel/module.c``).
 
-Nearly every section is well formed, so it is patched in a few array operations. From the first entry
-on that is not plain, entries are taken one by one, with the kernel's own order of tests.
+Nearly every module is well formed, so all of its sections are patched in a few array operations. Otherwise each
+section is, up to its first entry that is not plain; from there on entries are taken one by one, with the kernel's
+own order of tests.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from kodojo.loader.refusal import refuse, would_damage
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from kodojo.errors import LoadError
     from kodojo.loader.load_info import LoadInfo
-    from kodojo.loader.target import Module, Target
+    from kodojo.loader.target import Memory, Module, Region, Target
 
-__all__ = ["EXIT_SECTIONS", "INIT_SECTIONS", "apply_relocate_add", "module_frob_arch_sections"]
+__all__ = ["EXIT_SECTIONS", "INIT_SECTIONS", "apply_relocate_add", "apply_together", "module_frob_arch_sections"]
 
 INIT_SECTIONS = (b".init",)
 EXIT_SECTIONS = (b".exit",)
@@ -55,6 +58,11 @@ UNKNOWN = 25  # one more than the largest known type stands for all unknown ones
 SIZE_TABLE = np.array([SIZES.get(kind, -1) for kind in range(UNKNOWN + 1)], dtype=np.int64)
 PC_TABLE = np.array([kind in PC_RELATIVE for kind in range(UNKNOWN + 1)])
 
+SPLIT = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
+"""``Elf64_Rela`` with the parts of ``r_info``."""
+
+NOTHING = np.zeros(0, np.int64)
+
 OVERFLOW_FIRST = b"Invalid relocation target, existing value is nonzero"
 """The message of kernels that test the range of a value before they look at its place."""
 
@@ -65,7 +73,8 @@ class Patch:
 
     :param entries: its ``Elf64_Rela`` records; ``symbols``: the ``Elf64_Sym`` records they refer to.
     :param data: the bytes of the region of the section to patch.
-    :param offset: of that section there; ``size`` and ``address`` of it.
+    :param offset: of that section there; ``size`` and ``address`` of it. Where several sections are patched
+        together, that is the whole region, and ``size`` where the section of each entry ends.
     :param symtab: address of the symbol table, 0 if it has none.
     :param aliased: patching may change the entries or the symbols themselves.
     """
@@ -74,7 +83,7 @@ class Patch:
     symbols: NDArray[np.void]
     data: bytearray
     offset: int
-    size: int
+    size: int | NDArray[np.int64]
     address: int
     symtab: int
     aliased: bool
@@ -96,6 +105,65 @@ def apply_relocate_add(target: Target, mod: Module, info: LoadInfo, relsec: int)
     return len(patch.entries)
 
 
+def apply_together(info: LoadInfo, relsecs: Sequence[int]) -> int | None:
+    """Apply several relocation sections in one pass, if all of their entries are plain; how many those are.
+
+    None, and nothing is done, if any is not.
+    """
+    patches = _by_region(info, relsecs)
+    found = [] if patches is None else [(patch, *_plain_entries(patch)) for patch in patches]
+    if patches is None or any(len(places) < len(patch.entries) for patch, places, _, _ in found):
+        return None
+    for patch, places, sizes, values in found:
+        _write(patch.data, places, sizes, values)
+    return sum(len(patch.entries) for patch in patches)
+
+
+def _by_region(info: LoadInfo, relsecs: Sequence[int]) -> list[Patch] | None:
+    """What the sections do to each region of the module; None if that may depend on their order."""
+    starts, sizes, targets, addresses = (
+        info.sechdrs[name].tolist() for name in ("sh_offset", "sh_size", "sh_info", "sh_addr")
+    )
+    regions: dict[Memory, Region] = {}
+    parts: dict[Memory, list[tuple[memoryview, int, int]]] = {}
+    for relsec in relsecs:
+        index = targets[relsec]
+        region, offset = info.placement.get(index, (None, 0))
+        end = offset + sizes[index]
+        length = sizes[relsec] // RELA.itemsize * RELA.itemsize
+        if region is None or relsec in info.placement or starts[relsec] + sizes[relsec] > len(info.data):
+            return None
+        if end > len(region.data) or addresses[index] != region.base + offset:
+            return None
+        if _has_symbols(info, region, offset, end):
+            return None
+        regions[region.kind] = region
+        content = memoryview(info.data)[starts[relsec] : starts[relsec] + length]
+        parts.setdefault(region.kind, []).append((content, offset, end))
+    patches = [_together(info, region, parts[kind]) for kind, region in regions.items()]
+    return None if None in patches else [patch for patch in patches if patch is not None]
+
+
+def _has_symbols(info: LoadInfo, region: Region, start: int, end: int) -> bool:
+    """Whether patching a part of a region may change the symbols that relocations refer to."""
+    place, offset = info.placement.get(info.index.sym, (None, 0))
+    return region is place and start < offset + info.symbols.nbytes and offset < end
+
+
+def _together(info: LoadInfo, region: Region, parts: Sequence[tuple[memoryview, int, int]]) -> Patch | None:
+    """Sections of a region as if they were one; None if an entry is outside its own.
+
+    :param parts: the entries of each section, and where the section begins and ends in the region.
+    """
+    entries = np.frombuffer(bytearray().join(content for content, _, _ in parts), RELA)
+    places = np.array([(start, end) for _, start, end in parts], np.int64)
+    starts, ends = np.repeat(places, [len(content) // RELA.itemsize for content, _, _ in parts], axis=0).T
+    if (entries["r_offset"] > (ends - starts).view(np.uint64)).any():
+        return None
+    entries["r_offset"] += starts.view(np.uint64)
+    return Patch(entries, info.symbols, region.data, 0, ends, region.base, 0, aliased=False)
+
+
 def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
     section = info.sechdrs[relsec]
     index = int(section["sh_info"])
@@ -110,16 +178,17 @@ def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
         content = memoryview(own[0].data)[own[1] : own[1] + int(section["sh_size"])]
     count = len(content) // RELA.itemsize
     region, offset = place
+    size = min(int(info.sechdrs[index]["sh_size"]), len(region.data) - offset)
     symtab = info.placement.get(info.index.sym)
     return Patch(
         entries=np.frombuffer(content, dtype=RELA, count=count),
         symbols=info.symbols,
         data=region.data,
         offset=offset,
-        size=min(int(info.sechdrs[index]["sh_size"]), len(region.data) - offset),
+        size=size,
         address=int(info.sechdrs[index]["sh_addr"]),
         symtab=symtab[0].base + symtab[1] if symtab else 0,
-        aliased=index == info.index.sym or own is not None,
+        aliased=own is not None or _has_symbols(info, region, offset, offset + size),
     )
 
 
@@ -127,18 +196,25 @@ def _patch(mod: Module, info: LoadInfo, relsec: int) -> Patch:
 
 
 def _apply_plain(patch: Patch) -> int:
-    """Apply the entries before the first that is not plain, and say how many those were.
+    """Apply the entries before the first that is not plain, and say how many those were."""
+    places, sizes, values = _plain_entries(patch)
+    _write(patch.data, places, sizes, values)
+    return len(places)
+
+
+def _plain_entries(patch: Patch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """The entries before the first that is not plain: where they write, how many bytes, and which value.
 
     Plain: known type, existing symbol, a place of its own inside the section that holds zeros, and a value
     that fits.
     """
     if patch.aliased or not len(patch.symbols) or len(patch.data) < 8:
-        return 0
-    r_info = patch.entries["r_info"]
-    kinds = np.minimum(r_info & np.uint64(0xFFFFFFFF), np.uint64(UNKNOWN)).astype(np.int64)
-    indices = (r_info >> np.uint64(32)).astype(np.int64)
+        return NOTHING, NOTHING, NOTHING.view(np.uint64)
+    parts = patch.entries.view(SPLIT)
+    kinds = np.minimum(parts["type"], UNKNOWN)
+    indices = parts["symbol"]
     sizes = SIZE_TABLE[kinds]
-    offsets = patch.entries["r_offset"]
+    offsets = parts["offset"]
     room = np.maximum(patch.size - sizes, -1)
     inside = (offsets.astype(np.int64) <= room) & (offsets < np.uint64(1 << 63))
     good = (sizes >= 0) & (inside | (sizes == 0)) & (indices < len(patch.symbols))
@@ -149,8 +225,7 @@ def _apply_plain(patch: Patch) -> int:
     kinds, sizes = kinds[:plain], sizes[:plain]
     values = _values(patch, indices[:plain], kinds, offsets[:plain])
     plain = _first_false(_zero_at(patch.data, places, sizes) & _fits(kinds, values))
-    _write(patch.data, places[:plain], sizes[:plain], values[:plain])
-    return plain
+    return places[:plain], sizes[:plain], values[:plain]
 
 
 def _first_false(mask: NDArray[np.bool_]) -> int:
@@ -170,14 +245,16 @@ def _before_overlap(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> int
     if ((spans[1:] >> 4) >= (spans[:-1] >> 4) + (spans[:-1] & 15)).all():
         return len(offsets)
     order = np.argsort(starts, kind="stable")
-    hit = starts[order][1:] < ends[order][:-1]
-    # Who overlaps anything overlaps a neighbour. A pair takes two of these: all before the second are safe.
-    involved = np.union1d(writing[order[1:][hit]], writing[order[:-1][hit]])
+    starts, ends = starts[order], ends[order]
+    after = starts[1:] < np.maximum.accumulate(ends)[:-1]  # overlaps one that starts before it
+    before = starts[1:] < ends[:-1]
+    # A pair takes two of those: all before the second are safe.
+    involved = np.union1d(writing[order[1:][after]], writing[order[:-1][before]])
     return int(involved[1])
 
 
 def _values(
-    patch: Patch, indices: NDArray[np.int64], kinds: NDArray[np.int64], offsets: NDArray[np.uint64]
+    patch: Patch, indices: NDArray[np.uint32], kinds: NDArray[np.uint32], offsets: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """S + A, minus P for the types that are relative to the place, modulo 2 ** 64."""
     addends = patch.entries["r_addend"][: len(indices)].astype(np.int64).view(np.uint64)
@@ -201,7 +278,7 @@ def _zero_at(data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64
     return zero
 
 
-def _fits(kinds: NDArray[np.int64], values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _fits(kinds: NDArray[np.uint32], values: NDArray[np.uint64]) -> NDArray[np.bool_]:
     signed = values.view(np.int64)
     too_large = (kinds == R_X86_64_32) & (values >> np.uint64(32) != 0)
     too_far = (kinds == R_X86_64_32S) & (signed != signed.astype(np.int32))
