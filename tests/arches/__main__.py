@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import click
 import numpy as np
@@ -60,7 +60,7 @@ def open_kernel(files: Files, machine: str) -> tuple[Image, str]:
         found = find_description(files.headers)
         if found is None:
             raise
-        return DescribedImage(replace(found, modules=files.modules), index / "described"), "headers"
+        return DescribedImage(found._replace(modules=files.modules), index / "described"), "headers"
     return image, "image"
 
 

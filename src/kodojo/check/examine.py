@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.errors import KodojoError, decode
 from kodojo.image.tree import fold, module_name
@@ -20,8 +19,7 @@ __all__ = ["Examined", "examine"]
 _MANY = 4  # modules; fewer are read before threads have started
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
+class Examined(NamedTuple):
     """A module, and what it says about itself as far as that could be read.
 
     :param module: decompressed by now, so that this is done once however many kernels there are.
@@ -67,9 +65,9 @@ def _examine(module: GivenModule, spool: Spool) -> Examined:
     try:
         compressed, content = module.is_compressed(), module.read()
     except KodojoError as error:
-        return Examined(replace(module, problem=error.message, hint=error.hint), name)
+        return Examined(module._replace(problem=error.message, hint=error.hint), name)
     if compressed:
-        module = replace(module, path=spool.write([content]))
+        module = module._replace(path=spool.write([content]))
     try:
         parts = module_parts(content)
     except NotElfError:

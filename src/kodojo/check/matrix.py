@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.plan import Plan
 from kodojo.check.results import KernelColumn, Matrix, Result
@@ -26,8 +25,7 @@ _LARGEST_BATCH = 32
 _BATCHES_PER_JOB = 6  # so that no process is left alone with the last one
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A kernel to check against; or the reason why it cannot be, and what to do about it.
 
     :param name: tells it from the others.
@@ -70,7 +68,7 @@ def check_matrix(
         if own:
             modules += own_modules(kernel.image)
         pieces = make_tasks(kernel.name, kernel.image, given, modules, jobs=jobs)
-        tasks += (replace(piece, parameters=parameters, explain=explain) for piece in pieces)
+        tasks += (piece._replace(parameters=parameters, explain=explain) for piece in pieces)
         rows |= dict.fromkeys(module.label for module in modules)
     matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(map(_column, kernels)))
     matrix.add(cells)

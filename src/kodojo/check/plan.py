@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.sources import GivenModule, Key, own_module
 from kodojo.errors import KodojoError, decode
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Plan"]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A module in the order of things.
 
     :param before: all modules that have to be loaded first, in load order.

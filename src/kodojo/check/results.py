@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kodojo.loader.verdict import Verdict
@@ -77,8 +77,7 @@ class Result:
         return self.verdict.hint if self.verdict else self.advice
 
 
-@dataclass(frozen=True, slots=True)
-class KernelColumn:
+class KernelColumn(NamedTuple):
     """A kernel as a column.
 
     :param name: tells it from the others.

@@ -12,11 +12,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.errors import ImageError, InputError, KodojoError
 from kodojo.image.compression import compression_of, decompress
@@ -33,8 +32,7 @@ Key = tuple[bool, str]
 """Whether a module is the kernel's own, and its label."""
 
 
-@dataclass(frozen=True, slots=True)
-class GivenModule:
+class GivenModule(NamedTuple):
     """A file that should be checked.
 
     :param label: what it is called in reports: its path as it was given; for what is in an archive, the
@@ -90,9 +88,9 @@ class GivenModule:
     def travelling(self) -> GivenModule:
         """The same, with its content, for a computer that does not see the file."""
         try:
-            return replace(self, content=self.read())
+            return self._replace(content=self.read())
         except KodojoError as error:
-            return replace(self, problem=error.message, hint=error.hint)
+            return self._replace(problem=error.message, hint=error.hint)
 
 
 class Spool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.results import Result
 from kodojo.errors import KodojoError
@@ -29,8 +29,7 @@ _MOST_ROOMS = 4
 REPORT = "this is a bug of kodojo: please report it, with the module"
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """Modules to check against a kernel.
 
     :param run: tells the tasks of one command from those of another.
@@ -51,19 +50,18 @@ class Task:
     def only(self, job: Key) -> Task:
         """The part of it that is about one of its jobs."""
         wanted = {job, *self.nodes[job].before}
-        return replace(self, jobs=(job,), nodes={key: node for key, node in self.nodes.items() if key in wanted})
+        return self._replace(jobs=(job,), nodes={key: node for key, node in self.nodes.items() if key in wanted})
 
     def travelling(self) -> Task:
         """The same for another computer, which sees the kernels' files and no others."""
         nodes = {
-            key: node if node.module.own else replace(node, module=node.module.travelling())
+            key: node if node.module.own else node._replace(module=node.module.travelling())
             for key, node in self.nodes.items()
         }
-        return replace(self, nodes=nodes)
+        return self._replace(nodes=nodes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
+class _Done(NamedTuple):
     result: Result
     resident: Resident | None
 

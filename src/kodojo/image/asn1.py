@@ -10,7 +10,6 @@ at the very end of its container be absent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ if TYPE_CHECKING:
     Action = Callable[[Any, Element], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Primitive:
+class Primitive(NamedTuple):
     """One element of this tag, not looked into."""
 
     tag: int
@@ -90,8 +88,7 @@ class Primitive:
     conditional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AnyValue:
+class AnyValue(NamedTuple):
     """One element of any tag."""
 
     action: Action | None = None
@@ -99,8 +96,7 @@ class AnyValue:
     conditional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Constructed:
+class Constructed(NamedTuple):
     """An element that contains others.
 
     :param repeated: the members come once or more often (``SEQUENCE OF``), not exactly once.
@@ -118,8 +114,7 @@ class Constructed:
     conditional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One of several; the action runs even if none is there."""
 
     alternatives: tuple[Node, ...]
@@ -133,8 +128,7 @@ class Choice:
         return cls(tuple(_skippable(node, index > 0) for index, node in enumerate(alternatives)), action)
 
 
-@dataclass(frozen=True, slots=True)
-class After:
+class After(NamedTuple):
     """A node, and an action that runs behind it, if it was there."""
 
     node: Node
@@ -151,8 +145,8 @@ if TYPE_CHECKING:
 
 def _skippable(node: Node, conditional: bool) -> Node:
     if isinstance(node, After):
-        return replace(node, node=_skippable(node.node, conditional))
-    return replace(node, skippable=True, conditional=conditional)
+        return node._replace(node=_skippable(node.node, conditional))
+    return node._replace(skippable=True, conditional=conditional)
 
 
 def optional(node: Node) -> Node:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -78,8 +78,7 @@ class Field:
     count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A direct member of a struct or union; an anonymous one has an empty name."""
 
     name: str
@@ -87,8 +86,7 @@ class Member:
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter of a function, or what it returns.
 
     :param type: as in C.
@@ -104,8 +102,7 @@ class Parameter:
     signed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Prototype:
+class Prototype(NamedTuple):
     """The prototype of a function; ``variadic`` if it ends in ``...``."""
 
     name: str
@@ -114,8 +111,7 @@ class Prototype:
     variadic: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Type:
+class _Type(NamedTuple):
     """One record: ``value`` is its size or the type it refers to, ``position`` that of its items."""
 
     name_offset: int
@@ -126,8 +122,7 @@ class _Type:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class _RawMember:
+class _RawMember(NamedTuple):
     name: str
     type_id: int
     bits: int

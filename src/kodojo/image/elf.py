@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -164,8 +164,7 @@ class Section:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A ``PT_LOAD`` segment: ``filesz`` bytes at ``offset``, then zeros up to ``memsz``."""
 
     vaddr: int

@@ -7,9 +7,8 @@ directory, and everything flat in one directory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.errors import InputError
 
@@ -33,8 +32,7 @@ _PATTERNS = (
 _TREES = ("lib/modules", "usr/lib/modules")
 
 
-@dataclass(frozen=True, slots=True)
-class KernelFiles:
+class KernelFiles(NamedTuple):
     """Where the parts of a kernel are; None for what was not found."""
 
     vmlinuz: Path
@@ -69,7 +67,7 @@ def find_kernel(directory: Path) -> KernelFiles:
         )
     files = files_around(next(iter(kernels.values())))
     if files.modules is None and _has_modules(directory):
-        files = replace(files, modules=directory)
+        files = files._replace(modules=directory)
     return files
 
 

@@ -26,9 +26,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.durable import (
     Progress,
@@ -57,8 +56,7 @@ _PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*")
 _LARGEST_KERNEL = 1 << 30  # bytes; a vmlinux with debug information has about 0.5 GiB
 
 
-@dataclass(frozen=True, slots=True)
-class _Description:
+class _Description(NamedTuple):
     """What ``images/NAME/description`` says. Paths are below ``images/NAME``, or absolute: referred to."""
 
     release: str
@@ -72,7 +70,7 @@ class _Description:
     headers: str = ""  # the directory with Module.symvers of a kernel that is only described
 
     def pack(self) -> bytes:
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}, indent=1).encode() + b"\n"
+        return json.dumps(self._asdict(), indent=1).encode() + b"\n"
 
     @classmethod
     def read(cls, directory: Path) -> _Description:
@@ -252,13 +250,13 @@ class Store:
                     files = find_kernel_or_description(path) if path.is_dir() else _of_file(path)
                 if isinstance(files, DescriptionFiles):
                     described = _describe_headers(files, directory, modules, config)
-                    described = replace(described, source=str(source or path.name), package=package)
+                    described = described._replace(source=str(source or path.name), package=package)
                     return self.open(self._place(directory, described))
                 _check_size(files.vmlinuz)
-                image = _open_image(replace(files, modules=None), directory / "index")
+                image = _open_image(files._replace(modules=None), directory / "index")
                 files = _override(files, modules and find_modules(modules, image.release), config)
                 description = _describe(image, files, directory, digest)
-            description = replace(description, source=str(source or path.name), package=package)
+            description = description._replace(source=str(source or path.name), package=package)
             return self.open(self._place(directory, description))
 
     def _obtain(self, source: Path | str | None, destination: Path, progress: Progress | None) -> Path:
@@ -395,7 +393,7 @@ def _open_headers(directory: Path, description: _Description, name: str) -> Imag
         again = f"kodojo kernel remove {name}, then add it again"
         raise CorruptError(f"{directory / description.headers}: its Module.symvers has gone", hint=again)
     if description.modules:
-        files = replace(files, modules=directory / description.modules)
+        files = files._replace(modules=directory / description.modules)
     return DescribedImage(files, directory / "index")
 
 
@@ -437,7 +435,7 @@ def _check_size(vmlinuz: Path) -> None:
 
 
 def _override(files: KernelFiles, modules: Path | None, config: Path | None) -> KernelFiles:
-    return replace(files, modules=modules or files.modules, config=config or files.config)
+    return files._replace(modules=modules or files.modules, config=config or files.config)
 
 
 def _digest_of(paths: list[Path]) -> str:

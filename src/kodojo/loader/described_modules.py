@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kodojo.image.architecture import architecture_named
 from kodojo.image.tree import fold
+from kodojo.loader.kernel_symbol import ExportTable
 from kodojo.loader.target import Module, ModuleState, Symbol
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class DescribedModules:
         self._unlisted: list[Module] = []
         self._owners: dict[str, str] | None = None
 
-    def stand_ins(self, names: list[str]) -> Iterator[tuple[Module, tuple[list[Symbol], list[Symbol]]]]:
+    def stand_ins(self, names: list[str]) -> Iterator[tuple[Module, tuple[ExportTable, ExportTable]]]:
         """Modules that count as loaded, and the two export tables of each.
 
         :param names: folded.
@@ -48,7 +49,13 @@ class DescribedModules:
             if owner is None:
                 self._unlisted.append(mod)
             symbols = [_symbol(export, mod) for export in exports]
-            yield mod, ([each for each in symbols if not each.gpl], [each for each in symbols if each.gpl])
+            yield (
+                mod,
+                (
+                    ExportTable(each for each in symbols if not each.gpl),
+                    ExportTable(each for each in symbols if each.gpl),
+                ),
+            )
 
     def presume(self, name: str, *, gplok: bool) -> Symbol | None:
         """A symbol that nothing exports which is known to be loaded, but that may be there all the same."""

@@ -9,9 +9,8 @@ what the loader would say, up to the moment when the module's own code would sta
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kodojo.errors import ImageError, LogRecord, decode
 from kodojo.image.architecture import architecture_named
@@ -19,7 +18,7 @@ from kodojo.image.tree import fold
 from kodojo.loader.described_modules import DescribedModules
 from kodojo.loader.dry_formation import mod_sysfs_setup, static_call_add_module, trace_module_add_events
 from kodojo.loader.dry_parameters import NOARG, TYPES, set_value
-from kodojo.loader.kernel_symbol import kernel_symbols, known_address
+from kodojo.loader.kernel_symbol import ExportTable, kernel_symbols, known_address
 from kodojo.loader.module_memory import find_place, read_bytes
 from kodojo.loader.parameters import KernelParam, kernel_params
 from kodojo.loader.refusal import would_damage
@@ -54,8 +53,7 @@ MEMORY = 512 << 20
 """Bytes of RAM that the machine is said to have: nothing larger can be allocated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(NamedTuple):
     """What a module that was loaded leaves behind: what modules that come after it can notice of it.
 
     :param end: of the memory of modules by then.
@@ -63,7 +61,7 @@ class Resident:
     """
 
     mod: Module
-    exports: tuple[list[Symbol], list[Symbol]]
+    exports: tuple[ExportTable, ExportTable]
     end: int
     taints: int
     printed: frozenset[str]
@@ -106,7 +104,7 @@ class DryTarget:
         self._modules: list[Module] = []
         self._fields: dict[Module, dict[str, int]] = {}
         self._infos: dict[Module, LoadInfo] = {}
-        self._exports: dict[tuple[Module, str], list[Symbol]] = {}
+        self._exports: dict[tuple[Module, str], ExportTable] = {}
         self._params: dict[Module, list[KernelParam]] = {}
         self._user: dict[int, bytes] = {}
         self._files: dict[int, bytes] = {}
@@ -125,7 +123,7 @@ class DryTarget:
     # -- modules that were loaded into another copy of the same kernel --------------------------------
     def resident(self, mod: Module) -> Resident:
         """What stays of a module; its memory does not, so that thousands can be kept."""
-        exports = self._kernel_symbols(mod, ""), self._kernel_symbols(mod, "gpl_")
+        exports = self._export_table(mod, ""), self._export_table(mod, "gpl_")
         mod.regions = {}
         return Resident(mod, exports, self._module_next, self.taints, frozenset(self._printed), self._lock_debugging)
 
@@ -348,7 +346,7 @@ class DryTarget:
             if mod.state == ModuleState.UNFORMED:
                 continue
             for prefix in ("", "gpl_")[: 1 + gplok]:
-                symbol = _bsearch(self._kernel_symbols(mod, prefix), name)
+                symbol = self._export_table(mod, prefix).find(name)
                 if symbol is not None:
                     return symbol
         # Names that the module itself exports are looked up when its tables are there; only then are they.
@@ -364,29 +362,15 @@ class DryTarget:
                 self._exports[mod, ""], self._exports[mod, "gpl_"] = exports
                 self._modules.insert(0, mod)
 
-    def _kernel_symbols(self, mod: Module, prefix: str) -> list[Symbol]:
-        """The export table of a module, in its order."""
-        if (mod, prefix) in self._exports:
-            return self._exports[mod, prefix]
-        fields = self._fields[mod]
-        start = fields.get(f"{prefix}syms", 0)
-        crcs = fields.get(f"{prefix}crcs", 0)
-        table = kernel_symbols(self.image)
-        symbols = self._exports[mod, prefix] = []
-        for index in range(fields.get(f"num_{prefix}syms", 0)):
-            entry = start + table.size * index
-            namespace = table.namespace(mod, entry)
-            symbols.append(
-                Symbol(
-                    name=decode(table.name(mod, entry)),
-                    address=table.address(mod, entry),
-                    crc=self._u32(read_bytes(mod, crcs + 4 * index, 4)) if crcs else None,
-                    gpl=bool(prefix),
-                    namespace=None if namespace is None else decode(namespace),
-                    owner=mod,
-                )
-            )
-        return symbols
+    def _export_table(self, mod: Module, prefix: str) -> ExportTable:
+        if (mod, prefix) not in self._exports:
+            fields = self._fields[mod]
+            start, count, crcs = (fields.get(name.format(prefix), 0) for name in ("{}syms", "num_{}syms", "{}crcs"))
+            known: Sequence[int | None] = [None] * count
+            if crcs:
+                known = [self._u32(read_bytes(mod, crcs + 4 * index, 4)) for index in range(count)]
+            self._exports[mod, prefix] = kernel_symbols(self.image).table(mod, start, known, gpl=bool(prefix))
+        return self._exports[mod, prefix]
 
     def _u32(self, data: bytes) -> int:
         return int.from_bytes(data, self._architecture.format.byteorder)
@@ -571,18 +555,3 @@ def module_area(image: Image) -> tuple[int, int]:
         etext = image.kallsyms.get("_etext")
         return (first, end) if etext is None else (etext - MODULES_VSIZE & ~0xFFFF, etext)
     return first, end
-
-
-def _bsearch(table: list[Symbol], name: str) -> Symbol | None:
-    """``lib/bsearch.c``: in a table that is not sorted it misses the entries that the kernel misses."""
-    base, count = 0, len(table)
-    while count:
-        pivot = base + count // 2
-        found = table[pivot].name
-        if found == name:
-            return table[pivot]
-        if name > found:
-            base = pivot + 1
-            count -= 1
-        count //= 2
-    return None

@@ -8,9 +8,8 @@ the kernel's own functions expect it that read the section headers later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -52,8 +51,7 @@ MOD_MEM_TYPE = {
 """The numbers of a kernel that does not describe its types (``include/linux/module.h``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(NamedTuple):
     """How a kernel divides module memory.
 
     :param marks: the kinds of regions in order of allocation; the bits that mark them in ``sh_entsize``.
@@ -351,8 +349,10 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
     try:
         for region in regions:
             region.data = bytearray(region.size)
-        _fill_struct_module(target, mod, info)
-        _copy_sections(info)
+        content = bytearray(info.data)
+        _fill_struct_module(target, mod, info, content)
+        _copy_sections(info, content)
+        info.data = bytes(content)
         _find_struct_module(target, mod, info)
         target.place_module(mod, info)
     except BaseException:
@@ -363,17 +363,18 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         info.symbols = np.frombuffer(region.data, info.format.sym, len(info.symbols), offset)
 
 
-def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
+def _fill_struct_module(target: Target, mod: Module, info: LoadInfo, content: bytearray) -> None:
     """Enter what is known so far into the struct module in the temporary copy, as the kernel does.
 
     Whatever is copied or read from there later finds it, and the section headers as they are now.
+
+    :param content: of the temporary copy.
     """
     start = int(info.sechdrs["sh_offset"][info.index.mod])
     struct = struct_module(target.image)
     values = {path: value for path, value in (("taints", mod.taints), ("klp", int(mod.klp))) if value}
     for kind, region in mod.regions.items():
         values |= _region_fields(target, kind, region)
-    content = bytearray(info.data)
     for path, value in values.items():
         field = struct.field(path)
         place = start + field.offset
@@ -385,13 +386,11 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:
     headers = info.sechdrs.tobytes()
     place = int(info.header["e_shoff"])
     content[place : place + len(headers)] = headers
-    info.data = bytes(content)
 
 
-def _copy_sections(info: LoadInfo) -> None:
+def _copy_sections(info: LoadInfo, content: bytearray) -> None:
     sechdrs = info.sechdrs
     types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
-    content = bytearray(info.data)
     view = memoryview(content)
     headers = int(info.header["e_shoff"])
     format_ = info.format
@@ -409,7 +408,6 @@ def _copy_sections(info: LoadInfo) -> None:
         sechdrs["sh_addr"][index] = address
         place = sh_addr + index * format_.shdr.itemsize
         content[place : place + format_.word] = address.to_bytes(format_.word, format_.byteorder)
-    info.data = bytes(content)
 
 
 def _find_struct_module(target: Target, mod: Module, info: LoadInfo) -> None:

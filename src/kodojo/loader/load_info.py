@@ -145,7 +145,7 @@ class LoadInfo:
 
     def section_names(self) -> list[bytes | None]:
         """All names; None for those that are outside the file."""
-        if len(self._section_names) != len(self.sechdrs):
+        if not self._section_names:
             self._section_names = [self._name_at(offset) for offset in self.sechdrs["sh_name"].tolist()]
             for index, name in enumerate(self._section_names[1:], 1):
                 if name is None:
@@ -167,10 +167,13 @@ class LoadInfo:
 
         Source: ``kernel/module/main.c: find_sec``.
         """
-        self.section_names()
-        named = self._by_name.get(name, ())
-        if not named and not self._outside:  # most that are looked for are not there
-            return 0
+        if not self._section_names:
+            self.section_names()
+        named = self._by_name.get(name)
+        if not named:  # most that are looked for are not there
+            if not self._outside:
+                return 0
+            named = []
         flags = self.sechdrs["sh_flags"]
         found = next((i for i in named if int(flags[i]) & SHF_ALLOC), 0)
         self._check_compared(i for i in self._outside if int(flags[i]) & SHF_ALLOC and not 0 < found < i)

@@ -208,17 +208,20 @@ def resolve_symbol(target: Target, mod: Module, info: LoadInfo, name: bytes, own
     symbol = target.find_symbol(decode(name), gplok=gplok)
     if symbol is None:
         return None
-    if symbol.owner is not None:
-        owners.append(symbol.owner)
+    owner = symbol.owner
+    if owner is not None:
+        owners.append(owner)
     if symbol.gpl and not mod.using_gplonly_symbols:
         mod.using_gplonly_symbols = True
         target.set_field(mod, "using_gplonly_symbols", 1)
-    if not inherit_taint(target, mod, symbol.owner, name):
+    if owner is not None and not inherit_taint(target, mod, owner, name):
         return None
     if not check_version(target, info, mod, name, symbol.crc):
         raise _version_mismatch(mod, info, symbol)
-    verify_namespace_is_imported(target, mod, info, symbol)
-    ref_module(target, mod, symbol)
+    if symbol.namespace:
+        verify_namespace_is_imported(target, mod, info, symbol, symbol.namespace)
+    if owner is not None and owner not in mod.uses:
+        ref_module(target, mod, symbol, owner)
     return symbol
 
 
@@ -244,12 +247,12 @@ def _provider_busy(mod: Module, name: bytes, owner: Module) -> LoadError:
     )
 
 
-def inherit_taint(target: Target, mod: Module, owner: Module | None, name: bytes) -> bool:
+def inherit_taint(target: Target, mod: Module, owner: Module, name: bytes) -> bool:
     """Whoever uses a proprietary module's symbols is proprietary; False if it may not be.
 
     Source: ``kernel/module/main.c: inherit_taint``.
     """
-    if owner is None or not owner.taints >> TAINT_PROPRIETARY_MODULE & 1:
+    if not owner.taints >> TAINT_PROPRIETARY_MODULE & 1:
         return True
     text = decode(name)
     if mod.using_gplonly_symbols:
@@ -268,13 +271,12 @@ def inherit_taint(target: Target, mod: Module, owner: Module | None, name: bytes
     return True
 
 
-def verify_namespace_is_imported(target: Target, mod: Module, info: LoadInfo, symbol: Symbol) -> None:
-    """A symbol of a namespace needs ``MODULE_IMPORT_NS``.
+def verify_namespace_is_imported(target: Target, mod: Module, info: LoadInfo, symbol: Symbol, namespace: str) -> None:
+    """A symbol that has a namespace needs ``MODULE_IMPORT_NS``.
 
     Source: ``kernel/module/main.c: verify_namespace_is_imported``.
     """
-    namespace = symbol.namespace
-    if not namespace or namespace in (decode(value) for value in info.modinfo_values(b"import_ns")):
+    if namespace in (decode(value) for value in info.modinfo_values(b"import_ns")):
         return
     allowed = target.image.config.enabled("MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS")
     target.printk(
@@ -292,14 +294,11 @@ def verify_namespace_is_imported(target: Target, mod: Module, info: LoadInfo, sy
         )
 
 
-def ref_module(target: Target, mod: Module, symbol: Symbol) -> None:
-    """Record that a module uses another one, and take one reference for the pair.
+def ref_module(target: Target, mod: Module, symbol: Symbol, owner: Module) -> None:
+    """Record that a module uses another one, which it did not use before, and take a reference for the pair.
 
     Source: ``kernel/module/main.c: ref_module``.
     """
-    owner = symbol.owner
-    if owner is None or owner in mod.uses:
-        return
     if owner.state == ModuleState.COMING:
         raise _provider_busy(mod, symbol.name.encode("utf-8", "surrogateescape"), owner)
     try:
@@ -314,8 +313,7 @@ def ref_module(target: Target, mod: Module, symbol: Symbol) -> None:
             else f"the kernel has no memory to record the use of {owner.name}",
             f"Load {owner.name} again first." if answer.errno == Errno.ENOENT else "Free memory.",
         ) from answer
-    if owner not in mod.uses:
-        mod.uses.append(owner)
+    mod.uses.append(owner)
 
 
 def verify_exported_symbols(target: Target, mod: Module, info: LoadInfo) -> int:
@@ -327,8 +325,8 @@ def verify_exported_symbols(target: Target, mod: Module, info: LoadInfo) -> int:
     table = kernel_symbols(target.image)
     for section in (b"__ksymtab", b"__ksymtab_gpl"):
         start, entries = info.section_objs(section, table.size)
-        for index in range(entries):
-            name = decode(table.name(mod, start + table.size * index))
+        for raw in table.names(mod, start, entries):
+            name = decode(raw)
             found = target.find_symbol(name, gplok=True)
             if found is not None:
                 info.steps.refused(_duplicate_export(target, mod, name, found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +114,7 @@ def test_long_chains(given):
     count = 1100  # more than Python's recursion limit
     (one,) = given(m=simple_module("m"))
     chain = [
-        replace(one, module=replace(one.module, label=f"m{i}.ko"), name=f"m{i}", depends=(f"m{i + 1}",))
+        one._replace(module=one.module._replace(label=f"m{i}.ko"), name=f"m{i}", depends=(f"m{i + 1}",))
         for i in range(count)
     ]
     assert len(order(paper_kernel(), chain, "m0.ko")) == count - 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kodojo.errors import ImageError, InputError
 from kodojo.image.elf import ElfFile
@@ -35,8 +35,7 @@ LARGEST_VMLINUX = 64 << 20  # bytes; one that has only types has about 6 MiB
 COMPLETE = "give the whole headers package, or a build tree after `make modules_prepare`"
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptionFiles:
+class DescriptionFiles(NamedTuple):
     """The parts of a description; None for what is not there.
 
     :param directory: the build tree, or what stands for it.

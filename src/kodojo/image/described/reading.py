@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kodojo.errors import MissingInformationError, encode
@@ -67,7 +66,7 @@ def make_export_tables(files: DescriptionFiles) -> dict[str, Exports]:
     :raises ImageError: it is damaged.
     """
     entries = [
-        replace(export, address=_ADDRESS_STEP * number)
+        export._replace(address=_ADDRESS_STEP * number)
         for number, export in enumerate(parse_symvers(read_symvers(files.symvers), str(files.symvers)), start=1)
     ]
     return {

@@ -5,10 +5,9 @@ Each has a file, named as its directory in the kernel or, where that holds sever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,8 +57,7 @@ class ApplyTogether(Protocol):
     def __call__(self, info: LoadInfo, relsecs: Sequence[int]) -> int | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleC:
+class ModuleC(NamedTuple):
     """``arch/*/kernel/module.c``: what the file of an architecture has.
 
     :param init_sections: how the names of sections begin that go away after init (``module_init_section``).

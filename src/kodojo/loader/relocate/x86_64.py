@@ -7,8 +7,7 @@ own order of tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,8 +66,7 @@ OVERFLOW_FIRST = b"Invalid relocation target, existing value is nonzero"
 """The message of kernels that test the range of a value before they look at its place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(NamedTuple):
     """One relocation section, about to be applied.
 
     :param entries: its ``Elf64_Rela`` records; ``symbols``: the ``Elf64_Sym`` records they refer to.
