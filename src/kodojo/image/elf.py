@@ -132,15 +132,15 @@ EM_X86_64 = 62
 EM_AARCH64 = 183
 MACHINES = {
     2: "sparc",
-    EM_386: "i386",
+    EM_386: "i686",
     8: "mips",
     20: "ppc",
     21: "ppc64",
-    22: "s390x",
-    40: "arm",
+    22: "s390",
+    40: "armv7l",
     43: "sparc64",
     EM_X86_64: "x86_64",
-    EM_AARCH64: "arm64",
+    EM_AARCH64: "aarch64",
     243: "riscv",
     258: "loongarch",
 }

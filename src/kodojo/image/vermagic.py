@@ -6,19 +6,15 @@ Source: ``include/linux/vermagic.h``, ``arch/*/include/asm/vermagic.h``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodojo.errors import MissingInformationError
+from kodojo.image.architecture import architecture_of_config
 
 if TYPE_CHECKING:
     from kodojo.image.config import Config
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "compose_vermagic"]
-
-
-def _nothing(_: Config) -> str:
-    return ""
+__all__ = ["compose_vermagic"]
 
 
 # CPU option -> MODULE_PROC_FAMILY of 32-bit x86.
@@ -58,36 +54,14 @@ def _powerpc(config: Config) -> str:
     return ftrace + ("relocatable " if config.enabled("RELOCATABLE") else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One architecture as a kernel's configuration shows it.
-
-    :param name: as :attr:`kodojo.image.image.Image.architecture` has it.
-    :param options: all of them are set.
-    :param machines: how the build may call it (``UTS_MACHINE``).
-    :param words: ``MODULE_ARCH_VERMAGIC`` of a configuration.
-    """
-
-    name: str
-    options: tuple[str, ...]
-    machines: tuple[str, ...]
-    words: Callable[[Config], str] = _nothing
-
-
-ARCHITECTURES = (
-    Architecture("x86_64", ("X86_64",), ("x86_64",)),
-    Architecture("i386", ("X86_32",), ("i386", "i686"), _i386),
-    Architecture("arm64", ("ARM64",), ("aarch64", "arm64"), lambda _: "aarch64"),
-    Architecture("arm", ("ARM",), ("arm",), _arm),
-    Architecture("riscv64", ("RISCV", "64BIT"), ("riscv", "riscv64"), lambda _: "riscv"),
-    Architecture("ppc64le", ("PPC64", "CPU_LITTLE_ENDIAN"), ("ppc64le",), _powerpc),
-    Architecture("s390x", ("S390",), ("s390", "s390x")),
-)
-
-
-def architecture_of(config: Config) -> Architecture | None:
-    """The architecture that a configuration is for; None if it is not in the table."""
-    return next((each for each in ARCHITECTURES if all(map(config.enabled, each.options))), None)
+# Architecture -> its MODULE_ARCH_VERMAGIC; the others have none.
+_WORDS: dict[str, Callable[[Config], str]] = {
+    "i686": _i386,
+    "aarch64": lambda _: "aarch64",
+    "armv7l": _arm,
+    "riscv64": lambda _: "riscv",
+    "ppc64le": _powerpc,
+}
 
 
 def compose_vermagic(release: str, config: Config, randstruct_seed: str = "") -> str:
@@ -97,7 +71,7 @@ def compose_vermagic(release: str, config: Config, randstruct_seed: str = "") ->
     :param randstruct_seed: ``RANDSTRUCT_HASHED_SEED`` of ``include/generated/randstruct_hash.h``.
     :raises MissingInformationError: the configuration, or what was generated from it, leaves a part open.
     """
-    architecture = architecture_of(config)
+    architecture = architecture_of_config(config)
     if architecture is None:
         raise MissingInformationError("the configuration is for an architecture that kodojo does not know")
     randomised = config.enabled("RANDSTRUCT") or config.enabled("GCC_PLUGIN_RANDSTRUCT")
@@ -105,6 +79,7 @@ def compose_vermagic(release: str, config: Config, randstruct_seed: str = "") ->
         raise MissingInformationError(
             "the kernel's structures are randomised, and include/generated/randstruct_hash.h is not there"
         )
+    words = _WORDS.get(architecture.name)
     preempt_rt = "preempt_rt " if config.enabled("PREEMPT_RT") else ""
     # Kernels without PREEMPT_BUILD ask for PREEMPT, which implies it elsewhere.
     preempt = config.enabled("PREEMPT_BUILD") or config.enabled("PREEMPT")
@@ -115,7 +90,7 @@ def compose_vermagic(release: str, config: Config, randstruct_seed: str = "") ->
             "preempt " if preempt else preempt_rt,
             "mod_unload " if config.enabled("MODULE_UNLOAD") else "",
             "modversions " if config.enabled("MODVERSIONS") else "",
-            architecture.words(config),
+            words(config) if words is not None else "",
             f"RANDSTRUCT_{randstruct_seed}" if randomised else "",
         )
     )

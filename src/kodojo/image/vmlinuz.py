@@ -27,16 +27,16 @@ SIZE_LIMIT = 512 << 20
 _SETUP_HEADER = 0x1F1
 _FIRST_WITH_PAYLOAD = 0x208  # boot protocol that introduced payload_offset
 _PE_MACHINES = {
-    0x14C: "i386",
-    0x1C0: "arm",
-    0x1C2: "arm",
-    0x1C4: "arm",
+    0x14C: "i686",
+    0x1C0: "armv7l",
+    0x1C2: "armv7l",
+    0x1C4: "armv7l",
     0x5032: "riscv32",
     0x5064: "riscv64",
     0x6232: "loongarch32",
     0x6264: "loongarch64",
     0x8664: "x86_64",
-    0xAA64: "arm64",
+    0xAA64: "aarch64",
 }
 _IMAGE_MAGICS = {b"RSC\x05": "riscv64"}
 _R_PPC64_RELATIVE = 22
@@ -153,7 +153,7 @@ def _foreign(view: memoryview) -> str | None:
     if magic in _IMAGE_MAGICS:
         return _IMAGE_MAGICS[magic]
     if len(view) >= 0x28 and _u32(view, 0x24) == 0x016F2818:
-        return "arm"
+        return "armv7l"
     if bytes(view[:2]) == b"MZ" and len(view) >= 0x40:
         pe = _u32(view, 0x3C)
         if bytes(view[pe : pe + 4]) == b"PE\0\0" and pe + 6 <= len(view):

@@ -3,6 +3,7 @@ import pickle
 import pytest
 
 from kodojo.errors import ImageError, InputError, MissingInformationError
+from kodojo.image.architecture import ARCHITECTURES
 from kodojo.image.described import reading
 from kodojo.image.image import Image
 from tests.support.headers import CONFIG, RELEASE, SYMVERS, write_headers
@@ -43,6 +44,17 @@ def check(image):
 def test_tree(tree):
     """A headers tree gives release, architecture, version magic, configuration, and all exports with their owners."""
     check(Image.open(tree))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=str)
+def test_architecture(tmp_path, architecture):
+    """A described kernel has the name of its architecture that uname would say, whatever the build called it."""
+    config = "".join(f"CONFIG_{option}=y\n" for option in architecture.options)
+    for number, name in enumerate((architecture.name, *architecture.aliases)):
+        built = {".config": config, "include/generated/compile.h": f'#define UTS_MACHINE "{name}"\n'}
+        image = Image.open(write_headers(tmp_path / str(number), built | {"include/config/auto.conf": None}))
+        assert image.architecture == architecture.name
+        assert not [warning for warning in image.warnings if "compile.h" in warning]
 
 
 def test_symvers_by_path(tree):
@@ -255,7 +267,7 @@ ELSEWHERE = CONFIG.replace("CONFIG_USB=m", "CONFIG_USB=y")
         ({"include/config/kernel.release": "6.6.2-test\n"}, "kernel.release says 6.6.2-test"),
         ({".config": CONFIG.replace("6.1.7", "5.10.3")}, "made for Linux 5.10.3"),
         ({".config": CONFIG.replace('"-test"', '"-other"')}, "CONFIG_LOCALVERSION=-other"),
-        ({"include/generated/compile.h": '#define UTS_MACHINE "aarch64"\n'}, "compile.h is of a build for arm64"),
+        ({"include/generated/compile.h": '#define UTS_MACHINE "aarch64"\n'}, "compile.h is of a build for aarch64"),
         ({".config": CONFIG.replace("X86_64", "MIPS")}, "no architecture"),
         ({".config": CONFIG + "CONFIG_LIVEPATCH=y\n"}, "1 options from auto.conf (CONFIG_LIVEPATCH)"),
         ({".config": ELSEWHERE}, "usb_register_driver is exported by drivers/usb/core/usbcore and CONFIG_USB is y"),

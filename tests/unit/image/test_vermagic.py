@@ -1,8 +1,9 @@
 import pytest
 
 from kodojo.errors import MissingInformationError
+from kodojo.image.architecture import architecture_of_config
 from kodojo.image.config import Config
-from kodojo.image.vermagic import architecture_of, compose_vermagic
+from kodojo.image.vermagic import compose_vermagic
 
 
 def config(*options):
@@ -48,9 +49,9 @@ def test_not_known(options):
 
 def test_architecture():
     """The architecture is told from options; big-endian PowerPC is none of those that are known."""
-    assert architecture_of(config("X86_64", "64BIT")).name == "x86_64"
-    assert architecture_of(config("PPC64", "CPU_LITTLE_ENDIAN")).name == "ppc64le"
-    assert architecture_of(config("PPC64")) is None
+    assert architecture_of_config(config("X86_64", "64BIT")).name == "x86_64"
+    assert architecture_of_config(config("PPC64", "CPU_LITTLE_ENDIAN")).name == "ppc64le"
+    assert architecture_of_config(config("PPC64")) is None
 
 
 @pytest.mark.kernel

@@ -151,9 +151,9 @@ def arm_zimage():
     ("file", "architecture"),
     [
         (pe(0x5064), "riscv64"),
-        (arm_zimage(), "arm"),
+        (arm_zimage(), "armv7l"),
         (KernelWriter(machine=4711).elf(), "ELF machine 4711"),
-        (bzimage(gzip.compress(KernelWriter(machine=3).elf(), mtime=0)), "i386"),
+        (bzimage(gzip.compress(KernelWriter(machine=3).elf(), mtime=0)), "i686"),
     ],
 )
 def test_other_architectures(file, architecture):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kodojo.errors import decode
+from kodojo.errors import UnmodelledError, decode
+from kodojo.image.architecture import architecture_named, architecture_of_config
 from kodojo.image.described.files import DescriptionFiles, read_small
 from kodojo.image.described.release import Release, version_of
 from kodojo.image.exports import VMLINUX
-from kodojo.image.vermagic import ARCHITECTURES, architecture_of
 
 if TYPE_CHECKING:
     from kodojo.image.config import Config
@@ -76,15 +77,17 @@ def _about_release(files: DescriptionFiles, release: Release, config: Config) ->
 def _about_architecture(files: DescriptionFiles, config: Config) -> Iterator[str]:
     if not config:
         return
-    architecture = architecture_of(config)
+    architecture = architecture_of_config(config)
     if architecture is None:
         yield "configuration: for no architecture that kodojo knows"
         return
     machine = _MACHINE.search(read_small(files.directory / "include/generated/compile.h"))
-    if machine is not None and machine[1].decode() not in architecture.machines:
-        named = next(
-            (each.name for each in ARCHITECTURES if machine[1].decode() in each.machines), decode(machine[1])
-        )
+    if machine is None:
+        return
+    named = decode(machine[1])
+    with suppress(UnmodelledError):
+        named = architecture_named(named).name
+    if named != architecture.name:
         yield f"compile.h is of a build for {named}, the configuration is for {architecture.name}"
 
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kodojo.errors import MissingInformationError, encode
+from kodojo.image.architecture import architecture_of_config
 from kodojo.image.config import config_lines, parse_config
 from kodojo.image.described.contradictions import contradictions
 from kodojo.image.described.evidence import evidence
@@ -13,7 +14,7 @@ from kodojo.image.described.files import DescriptionFiles, read_small
 from kodojo.image.described.release import Release, release_of
 from kodojo.image.exports import VMLINUX, Exports
 from kodojo.image.symvers import parse_symvers, read_symvers
-from kodojo.image.vermagic import architecture_of, compose_vermagic
+from kodojo.image.vermagic import compose_vermagic
 
 if TYPE_CHECKING:
     from kodojo.image.config import Config
@@ -38,7 +39,7 @@ def describe(files: DescriptionFiles) -> tuple[dict[str, bytes], dict[str, Expor
     generated = config_lines(read_small(files.auto_conf)) if files.auto_conf else b""
     config = parse_config((lines or generated).decode("utf-8", "replace"))
     release = release_of(files)
-    architecture = architecture_of(config)
+    architecture = architecture_of_config(config)
     found = evidence(files)
     warnings = contradictions(
         files, release, config, parse_config(generated.decode("utf-8", "replace")), exports, module_exports
