@@ -79,6 +79,7 @@ class KallsymsWriter:
     :param symbols: (type, name, address), in order of address.
     :param order: ``addresses-first`` (before 6.4) or ``addresses-last``; ``seqs``: with kallsyms_seqs_of_names.
     :param encoding: ``percpu`` (CONFIG_KALLSYMS_ABSOLUTE_PERCPU), ``relative`` or ``absolute`` (64-bit).
+    :param endian: ``<`` or ``>``. :param word: the size of an address.
     """
 
     symbols: list[tuple[str, str, int]]
@@ -86,28 +87,30 @@ class KallsymsWriter:
     encoding: str = "percpu"
     seqs: bool = False
     base: int = BASE
+    endian: str = "<"
+    word: int = 8
 
     def write(self) -> bytes:
         names, markers = self._names()
         tables = b"".join(token + b"\0" for token in TOKENS)
         index, at = b"", 0
         for token in TOKENS:
-            index += struct.pack("<H", at)
+            index += struct.pack(self.endian + "H", at)
             at += len(token) + 1
-        count = struct.pack("<I", len(self.symbols))
+        count = struct.pack(self.endian + "I", len(self.symbols))
         seqs = [bytes(b for i in range(len(self.symbols)) for b in (i >> 16 & 255, i >> 8 & 255, i & 255))]
         seqs = seqs if self.seqs else []
         if self.order == "addresses-first":
             parts = [*self._addresses(), count, names, markers, *seqs, tables, index]
         else:
             parts = [count, names, markers, tables, index, *self._addresses(), *seqs]
-        return b"".join(part + bytes(-len(part) % 8) for part in parts)
+        return b"".join(part + bytes(-len(part) % self.word) for part in parts)
 
     def _names(self) -> tuple[bytes, bytes]:
         out, markers = bytearray(), b""
         for number, (kind, name, _) in enumerate(self.symbols):
             if number % 256 == 0:
-                markers += struct.pack("<I", len(out))
+                markers += struct.pack(self.endian + "I", len(out))
             codes = self._compress((kind + name).encode())
             size = len(codes)
             out += bytes((size,)) if size < 128 else bytes((size & 127 | 128, size >> 7))
@@ -129,7 +132,8 @@ class KallsymsWriter:
             if self.encoding == "percpu":
                 relative = address if address < 1 << 31 else self.base - 1 - address
             offsets.append(relative & 0xFFFFFFFF)
-        return [struct.pack(f"<{len(offsets)}I", *offsets), struct.pack("<Q", self.base)]
+        base = self.base.to_bytes(self.word, "little" if self.endian == "<" else "big")
+        return [struct.pack(f"{self.endian}{len(offsets)}I", *offsets), base]
 
 
 def export_tables(writer: KernelWriter, exports: list[tuple[str, int, int, bool, str | None]]) -> None:

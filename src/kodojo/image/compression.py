@@ -5,13 +5,14 @@ What stands behind the end of the stream is ignored: kernels have a length there
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kodojo.errors import ImageError
 
-__all__ = ["compression_of", "decompress"]
+__all__ = ["compression_of", "decompress", "find_compressed"]
 
 _MAGICS = {
     b"\x1f\x8b": "gzip",
@@ -23,6 +24,7 @@ _MAGICS = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _LZ4_BLOCK = 8 << 20  # of the legacy frame, decompressed
+_LZ4_LARGEST = _LZ4_BLOCK + _LZ4_BLOCK // 255 + 16  # of one that does not get smaller (LZ4_compressBound)
 _ZSTD_BITE = 1 << 10
 _MAX_DICTIONARY = 256 << 20  # kernels are compressed with xz dictionaries of up to 128 MiB
 _MAX_WINDOW = 1 << 27  # the kernel is compressed with zstd --ultra -22
@@ -36,6 +38,13 @@ def compression_of(data: bytes | memoryview) -> str | None:
     """Return how the data is compressed, by its first bytes: ``gzip``, ``xz``, ...; None if it is not."""
     head = bytes(data[:8])
     return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), None)
+
+
+def find_compressed(data: bytes | memoryview) -> Iterator[tuple[int, str]]:
+    """Where something compressed may begin, and how it may be compressed."""
+    starts = {magic + b"\x08" if kind == "gzip" else magic: kind for magic, kind in _MAGICS.items()}
+    for found in re.finditer(b"|".join(map(re.escape, starts)), data):
+        yield found.start(), starts[found[0]]
 
 
 def decompress(data: bytes | memoryview, kind: str, limit: int, name: str) -> bytes:
@@ -119,6 +128,8 @@ def _lz4(data: bytes | memoryview, limit: int) -> bytes:
         position += 4
         if position == len(source):
             break  # the kernel's build puts the length of the whole behind the last block
+        if out and size > _LZ4_LARGEST:
+            break  # that length, and something else behind it
         if size > len(source) - position:
             raise EOFError("the end is missing")
         out += _lz4_block(source[position : position + size])

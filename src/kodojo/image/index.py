@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Index", "Shelf", "data_directory", "fact_arrays", "keep", "make_directory", "open_index", "open_shelf"]
 
-_FORMAT = b"3"  # of the facts; to be raised whenever what they mean changes
+_FORMAT = b"4"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset({"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"})
 _BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) [^\0\n]*\n")
 _LARGEST_FILE = 1 << 30
@@ -301,7 +301,7 @@ def _build_id(elf: ElfFile) -> bytes:
         position = 0
         while position + 12 <= len(notes):
             name_size, size, kind = (
-                int.from_bytes(notes[position + i : position + i + 4], "little") for i in (0, 4, 8)
+                int.from_bytes(notes[position + i : position + i + 4], elf.format.byteorder) for i in (0, 4, 8)
             )
             name_at = position + 12
             data_at = name_at + -(-name_size // 4) * 4

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kodojo.errors import ImageError, MissingInformationError
-from kodojo.image.elf import ElfFile
+from kodojo.image.elf import ElfFile, Format
 
-__all__ = ["Tables", "decode_kallsyms", "relative_bases"]
+__all__ = ["Tables", "Unplaced", "decode_kallsyms", "symbols_without_base"]
 
 _DIGITS = b"".join(bytes((digit, 0)) for digit in b"0123456789")
 _MAX_TOKEN = 512
@@ -57,6 +57,25 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplaced:
+    """The symbols of a kernel whose ``kallsyms_relative_base`` is not in the file yet.
+
+    :param base_at: where in the file it belongs.
+    :param offsets: of the symbols, from the base.
+    """
+
+    base_at: int
+    offsets: npt.NDArray[np.uint32]
+    names: bytes
+    starts: npt.NDArray[np.uint32]
+
+    def offset(self, name: bytes) -> int | None:
+        """How far a symbol is behind the base; None if it is not listed."""
+        index = _index_of(self.names, self.starts, name)
+        return None if index is None else int(self.offsets[index])
+
+
+@dataclass(frozen=True, slots=True)
 class _Tokens:
     start: int
     index: npt.NDArray[np.uint16]
@@ -78,36 +97,31 @@ def decode_kallsyms(elf: ElfFile) -> Tables:
     :raises MissingInformationError: the kernel has none.
     :raises ImageError: they are there and damaged.
     """
-    tokens, names = _locate(elf.data, elf.name)
+    tokens, names = _locate(elf.data, elf.name, elf.format)
     positions, lengths = _walk(elf.data, names)
     blob, starts, types = _expand(elf.data, tokens, positions, lengths)
     addresses = _find_addresses(elf, tokens, names, (blob, starts))
     return Tables(blob, starts, types, addresses)
 
 
-def relative_bases(data: memoryview, name: str) -> list[tuple[int, int]]:
-    """Where in a kernel that is not linked to an address yet ``kallsyms_relative_base`` may be.
-
-    With each place: how far the symbol ``_stext`` is behind the address that belongs there.
+def symbols_without_base(data: memoryview, name: str, layout: Format) -> list[Unplaced]:
+    """The symbols of a kernel that is not linked to an address yet: one for each place where their base may belong.
 
     :raises MissingInformationError: the kernel has no symbol table. ImageError: it is damaged.
     """
-    tokens, names = _locate(data, name)
+    tokens, names = _locate(data, name, layout)
     positions, lengths = _walk(data, names)
     blob, starts, _ = _expand(data, tokens, positions, lengths)
-    text = _index_of(blob.tobytes(), starts, b"_stext")
-    if text is None:
-        raise ImageError(f"{name}: the kernel's symbol table (kallsyms) does not say where the kernel begins")
     return [
-        (base_at, int.from_bytes(data[offsets_at + 4 * text : offsets_at + 4 * text + 4], "little"))
-        for base_at, offsets_at in _places(data, tokens, names)
+        Unplaced(base_at, np.frombuffer(data, f"{layout.order}u4", names.count, offsets_at), blob.tobytes(), starts)
+        for base_at, offsets_at in _places(data, tokens, names, layout.word)
     ]
 
 
-def _locate(data: memoryview, name: str) -> tuple[_Tokens, _Names]:
+def _locate(data: memoryview, name: str, layout: Format) -> tuple[_Tokens, _Names]:
     damaged = 0
-    for tokens in _find_tokens(data):
-        names = _find_names(data, tokens)
+    for tokens in _find_tokens(data, layout):
+        names = _find_names(data, tokens, layout)
         if names is not None:
             return tokens, names
         damaged += 1
@@ -119,19 +133,19 @@ def _locate(data: memoryview, name: str) -> tuple[_Tokens, _Names]:
     )
 
 
-def _find_tokens(data: memoryview) -> list[_Tokens]:
+def _find_tokens(data: memoryview, layout: Format) -> list[_Tokens]:
     found = []
     haystack = bytes(data)  # the search in a mapping is many times slower than the copy
     at = haystack.find(_DIGITS)
     while at >= 0:
-        tokens = _tokens_around(data, at)
+        tokens = _tokens_around(data, at, layout)
         if tokens is not None:
             found.append(tokens)
         at = haystack.find(_DIGITS, at + 1)
     return found
 
 
-def _tokens_around(data: memoryview, digits: int) -> _Tokens | None:
+def _tokens_around(data: memoryview, digits: int, layout: Format) -> _Tokens | None:
     """Check that the digits are numbers 48 to 57 of 256 strings, and that the index of these follows."""
     before = bytes(data[max(0, digits - ord("0") * _MAX_TOKEN) : digits])
     end = len(before)
@@ -144,13 +158,13 @@ def _tokens_around(data: memoryview, digits: int) -> _Tokens | None:
     start = digits - len(before) + end
     # What is before the table may reach up to it without a NUL between them; the table itself is aligned.
     for candidate in dict.fromkeys((start, -(-start // _ALIGN) * _ALIGN)):
-        tokens = _tokens_at(data, candidate)
+        tokens = _tokens_at(data, candidate, layout)
         if tokens is not None:
             return tokens
     return None
 
 
-def _tokens_at(data: memoryview, start: int) -> _Tokens | None:
+def _tokens_at(data: memoryview, start: int, layout: Format) -> _Tokens | None:
     text = bytes(data[start : start + _PER_MARKER * _MAX_TOKEN])
     index = []
     position = 0
@@ -159,18 +173,18 @@ def _tokens_at(data: memoryview, start: int) -> _Tokens | None:
         position = text.find(b"\0", position) + 1
         if position == 0 or position > 0xFFFF:
             return None
-    expected = np.array(index, dtype="<u2")
+    expected = np.array(index, f"{layout.order}u2")
     where = bytes(data[start + position : start + position + 512 + 64]).find(expected.tobytes())
     if where < 0 or where >= 64:
         return None
     return _Tokens(start, expected, np.frombuffer(text[:position], np.uint8), start + position + where + 512)
 
 
-def _find_names(data: memoryview, tokens: _Tokens) -> _Names | None:
+def _find_names(data: memoryview, tokens: _Tokens, layout: Format) -> _Names | None:
     """Look before the token table for the markers, which ascend from 0 in plausible steps."""
     low = max(0, tokens.start - _REACH)
     low += (tokens.start - low) % 4
-    words = np.frombuffer(data[low : tokens.start], "<u4")
+    words = np.frombuffer(data[low : tokens.start], f"{layout.order}u4")
     steps = np.diff(words.astype(np.int64))
     plausible = (steps >= 2 * _PER_MARKER) & (steps < _PER_MARKER * _MAX_NAME)
     breaks = np.append(np.flatnonzero(~plausible), len(steps))
@@ -179,27 +193,29 @@ def _find_names(data: memoryview, tokens: _Tokens) -> _Names | None:
     for which in np.argsort(-lengths, kind="stable")[:_CANDIDATES]:
         first, length = int(firsts[which]), int(lengths[which])
         for count in range(length, max(length - 2, 0), -1):  # what follows may look like one more marker
-            found = _names_before(data, low + 4 * first, words[first : first + count])
+            found = _names_before(data, low + 4 * first, words[first : first + count], layout)
             if found is not None:
                 return found
     return None
 
 
-def _names_before(data: memoryview, markers_at: int, markers: npt.NDArray[np.uint32]) -> _Names | None:
+def _names_before(
+    data: memoryview, markers_at: int, markers: npt.NDArray[np.uint32], layout: Format
+) -> _Names | None:
     latest = markers_at - int(markers[-1])
     earliest = max(_ALIGN, latest - _PER_MARKER * _MAX_NAME - 2 * _ALIGN)
     for align in (_ALIGN, 4):
         for start in range(latest - latest % align, earliest, -align):
-            found = _names_at(data, start, align, markers, markers_at)
+            found = _names_at(data, start, align, markers, markers_at, layout)
             if found is not None:
                 return found
     return None
 
 
 def _names_at(
-    data: memoryview, start: int, align: int, markers: npt.NDArray[np.uint32], markers_at: int
+    data: memoryview, start: int, align: int, markers: npt.NDArray[np.uint32], markers_at: int, layout: Format
 ) -> _Names | None:
-    count = int.from_bytes(data[start - align : start - align + 4], "little")
+    count = int.from_bytes(data[start - align : start - align + 4], layout.byteorder)
     if count > _MAX_TEXT or -(-count // _PER_MARKER) != len(markers):
         return None
     position = start + int(markers[-1])
@@ -286,7 +302,7 @@ def _find_addresses(
     raise ImageError(f"{elf.name}: the kernel's symbols have no addresses that kodojo understands")
 
 
-def _places(data: memoryview, tokens: _Tokens, names: _Names, word: int = 8) -> list[tuple[int, int]]:
+def _places(data: memoryview, tokens: _Tokens, names: _Names, word: int) -> list[tuple[int, int]]:
     """Where ``kallsyms_relative_base`` and ``kallsyms_offsets`` may be."""
     size = 4 * names.count
     behind = -(-tokens.end // word) * word
@@ -301,22 +317,22 @@ def _places(data: memoryview, tokens: _Tokens, names: _Names, word: int = 8) -> 
 
 
 def _candidates(elf: ElfFile, tokens: _Tokens, names: _Names) -> list[npt.NDArray[np.uint64]]:
-    data, count, word = elf.data, names.count, elf.format.word
+    data, count, word, order = elf.data, names.count, elf.format.word, elf.format.order
     mask = np.uint64(elf.format.mask)
     behind = -(-tokens.end // word) * word
     found = []
     for base_at, offsets_at in _places(data, tokens, names, word):
         # An array: a scalar would not wrap around.
-        base = np.frombuffer(data[base_at : base_at + word], f"<u{word}").astype(np.uint64)
-        offsets = np.frombuffer(data[offsets_at : offsets_at + 4 * count], "<u4")
-        signed = offsets.view("<i4").astype(np.int64)
+        base = np.frombuffer(data[base_at : base_at + word], f"{order}u{word}").astype(np.uint64)
+        offsets = np.frombuffer(data[offsets_at : offsets_at + 4 * count], f"{order}u4")
+        signed = offsets.view(f"{order}i4").astype(np.int64)
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: what is not negative is an address, the rest counts from the base.
         relative = base - np.uint64(1) - signed.astype(np.uint64)
         found.append(np.where(signed >= 0, signed.astype(np.uint64), relative & mask))
         found.append(base + offsets.astype(np.uint64) & mask)
     size = word * count
     absolute = [at for at in (names.count_at - size, behind) if 0 <= at <= len(data) - size]
-    return found + [np.frombuffer(data[at : at + size], f"<u{word}").astype(np.uint64) for at in absolute]
+    return found + [np.frombuffer(data[at : at + size], f"{order}u{word}").astype(np.uint64) for at in absolute]
 
 
 def _plausible(elf: ElfFile, known: dict[bytes, int]) -> bool:

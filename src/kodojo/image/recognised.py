@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from kodojo.image.elf import Format
 
 __all__ = ["Table", "recognised_tables"]
 
 _BTF_MAGIC = b"\x9f\xeb\x01\x00"
 _BTF_HEADER = struct.Struct("<4sIIIII")
 _ENTRY_WORDS = 3  # struct kernel_symbol: value, name, namespace, each relative to itself
+_WITH_CRCS = b" modversions "  # in the version magic (CONFIG_MODVERSIONS)
 _FEWEST = 64
 _LONGEST_NAME = 512
 _NAME_START = np.zeros(256, bool)
@@ -35,9 +40,14 @@ class Table:
     size: int
 
 
-def recognised_tables(image: bytes | bytearray) -> list[Table]:
-    """The export tables, their CRCs, and the types; what is not there is left out."""
-    return [*_types(image), *_exports(image)]
+def recognised_tables(image: bytes | bytearray, layout: Format, link: int, *, relative: bool) -> list[Table]:
+    """The export tables, their CRCs, and the types; what is not there is left out.
+
+    :param link: the address of the image's first byte.
+    :param relative: do exports have distances of 32 bits (``CONFIG_HAVE_ARCH_PREL32_RELOCATIONS``), not addresses?
+    """
+    types = _types(image) if layout.little else []  # BTF of the other byte order is not read
+    return [*types, *_exports(image, _Entries.of(image, layout, link, relative=relative))]
 
 
 def _types(image: bytes | bytearray) -> list[Table]:
@@ -53,40 +63,71 @@ def _types(image: bytes | bytearray) -> list[Table]:
     return sorted(found, key=lambda table: -table.size)[:1]
 
 
-def _exports(image: bytes | bytearray) -> list[Table]:
-    words = np.frombuffer(image, "<i4", len(image) // 4)
-    first, count = _longest_row(_looks_like_entry(image, words))
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The image as words, one of which might be a member of a ``struct kernel_symbol``.
+
+    :param targets: where in the image each word points to if it is a pointer; negative, or behind the end: nowhere.
+    """
+
+    words: npt.NDArray[np.signedinteger]
+    targets: Offsets
+
+    @classmethod
+    def of(cls, image: bytes | bytearray, layout: Format, link: int, *, relative: bool) -> _Entries:
+        """The words of an image."""
+        width = 4 if relative else layout.word
+        words = np.frombuffer(image, f"{layout.order}i{width}", len(image) // width)
+        if relative:
+            return cls(words, 4 * np.arange(len(words), dtype=np.int64) + words)
+        addresses = words.astype(np.int64) & np.int64(layout.mask if layout.bits < 64 else -1)
+        return cls(words, addresses - np.uint64(link).astype(np.int64))
+
+    @property
+    def width(self) -> int:
+        """The size of a word."""
+        return self.words.itemsize
+
+    def possible(self, image: bytes | bytearray) -> npt.NDArray[np.bool_]:
+        """For each word, whether an entry may begin there."""
+        data = np.frombuffer(image, np.uint8)
+        names = self.targets[1:-1]
+        possible: npt.NDArray[np.bool_] = (names > 0) & (names < len(data)) & (self.words[:-2] != 0)
+        # What is before a name does not matter: the linker lets one be the end of another.
+        possible &= _NAME_START[data[np.where(possible, names, 1)]]
+        values, spaces = self.targets[:-2], self.targets[2:]
+        possible &= (values > 0) & (values < 2 * len(data))
+        possible &= (self.words[2:] == 0) | ((spaces > 0) & (spaces < len(data)))
+        return possible
+
+    def names(self, image: bytes | bytearray, first: int, count: int) -> list[bytes]:
+        """The names in a row of entries."""
+        places = self.targets[first + 1 : first + _ENTRY_WORDS * count : _ENTRY_WORDS].tolist()
+        return [bytes(image[at : image.find(b"\0", at, at + _LONGEST_NAME)]) for at in places]
+
+
+def _exports(image: bytes | bytearray, entries: _Entries) -> list[Table]:
+    first, count = _longest_row(entries.possible(image))
     if count < _FEWEST:
         return []
-    names = _names(image, words, first, count)
+    names = entries.names(image, first, count)
     descents = [index for index in range(1, count) if names[index] < names[index - 1]]
     if len(descents) > 1:
         return []
     plain = descents[0] if descents else count
-    start, crcs = 4 * first, 4 * (first + _ENTRY_WORDS * count)
+    size = _ENTRY_WORDS * entries.width
+    start, crcs = entries.width * first, entries.width * first + size * count
+    tables = [
+        Table("__ksymtab", start, size * plain),
+        Table("__ksymtab_gpl", start + size * plain, size * (count - plain)),
+    ]
+    if _WITH_CRCS not in image:
+        return tables
     return [
-        Table("__ksymtab", start, 12 * plain),
-        Table("__ksymtab_gpl", start + 12 * plain, 12 * (count - plain)),
+        *tables,
         Table("__kcrctab", crcs, 4 * plain),
         Table("__kcrctab_gpl", crcs + 4 * plain, 4 * (count - plain)),
     ]
-
-
-def _looks_like_entry(image: bytes | bytearray, words: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """For each word, whether a ``struct kernel_symbol`` may begin there."""
-    data = np.frombuffer(image, np.uint8)
-    places: Offsets = 4 * np.arange(len(words) - 2, dtype=np.int64)
-    names = places + 4 + words[1:-1]
-    possible: npt.NDArray[np.bool_] = (names > 0) & (names < len(data)) & (words[:-2] != 0)
-    names = np.where(possible, names, 1)
-    # What is before a name does not matter: the linker lets one be the end of another.
-    possible &= _NAME_START[data[names]]
-    values = places + words[:-2]
-    possible &= (values > 0) & (values < 2 * len(data))
-    spaces = places + 8 + words[2:]
-    named = words[2:] != 0
-    possible &= ~named | ((spaces > 0) & (spaces < len(data)))
-    return possible
 
 
 def _longest_row(possible: npt.NDArray[np.bool_]) -> tuple[int, int]:
@@ -100,11 +141,3 @@ def _longest_row(possible: npt.NDArray[np.bool_]) -> tuple[int, int]:
             which = int(lengths.argmax())
             best = (phase + _ENTRY_WORDS * int(edges[2 * which]), int(lengths[which]))
     return best
-
-
-def _names(image: bytes | bytearray, words: npt.NDArray[np.int32], first: int, count: int) -> list[bytes]:
-    found = []
-    for index in range(first, first + _ENTRY_WORDS * count, _ENTRY_WORDS):
-        at = 4 * (index + 1) + int(words[index + 1])
-        found.append(bytes(image[at : image.find(b"\0", at, at + _LONGEST_NAME)]))
-    return found

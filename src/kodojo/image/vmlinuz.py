@@ -1,8 +1,8 @@
 """From what a distribution calls a kernel (``vmlinuz``) to the ELF file inside it.
 
-The formats: the bzImage of Documentation/arch/x86/boot.rst, whose payload is a compressed vmlinux; the ``Image`` of
-Documentation/arch/arm64/booting.rst, as it is, compressed (``Image.gz``), or as the payload of an EFI program that
-unpacks it (``vmlinuz.efi``); a vmlinux, compressed or not. Those of other architectures are recognised and named.
+The formats: the bzImage of Documentation/arch/x86/boot.rst, whose payload is a compressed vmlinux; the boot images of
+other architectures (``boot_images.py``), as they are, compressed (``Image.gz``), or as the payload of an EFI program
+that unpacks them (``vmlinuz.efi``); a vmlinux, compressed or not. Those of further architectures are named.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kodojo.errors import ImageError, decode
-from kodojo.image.architecture import architecture_of_module
-from kodojo.image.arm64_image import elf_of_image, is_image
+from kodojo.image.architecture import ARCHITECTURES, architecture_of_module
+from kodojo.image.boot_images import elf_of_boot_image
 from kodojo.image.compression import compression_of, decompress
 from kodojo.image.elf import ELF64_LE, EM_X86_64, MACHINES, ElfFile
 
@@ -38,10 +38,9 @@ _PE_MACHINES = {
     0x8664: "x86_64",
     0xAA64: "aarch64",
 }
-_IMAGE_MAGICS = {b"RSC\x05": "riscv64"}
 _R_PPC64_RELATIVE = 22
 _ZBOOT = struct.Struct("<4s4sII8x32s")  # include/linux/pe.h: the MS-DOS stub of a zboot image
-_HINT = "give the vmlinuz or vmlinux of an x86_64 or arm64 kernel"
+_HINT = f"give the vmlinuz or vmlinux of a kernel ({', '.join(ARCHITECTURES)}), or its package"
 
 Data = bytes | memoryview | mmap.mmap
 
@@ -71,7 +70,9 @@ def extract(data: Data, name: str) -> Vmlinuz:
     if kind:
         view = memoryview(decompress(view, kind, SIZE_LIMIT, name))
     view = _without_zboot(view, name)
-    return Vmlinuz(elf_of_image(view, name) if is_image(view) else _checked_elf(view, name), b"")
+    if _pe_architecture(view) == "riscv32":  # its Image has the same header as that of riscv64
+        raise _other(name, "riscv32")
+    return Vmlinuz(elf_of_boot_image(view, name) or _checked_elf(view, name), b"")
 
 
 def _without_zboot(view: memoryview, name: str) -> memoryview:
@@ -110,16 +111,16 @@ def _from_bzimage(view: memoryview, name: str) -> Vmlinuz:
 
 def _checked_elf(view: memoryview, name: str) -> bytes:
     if bytes(view[:4]) != b"\x7fELF":
-        architecture = _foreign(view)
-        if architecture:
+        architecture = _pe_architecture(view)
+        if architecture is not None and architecture not in ARCHITECTURES:
             raise _other(name, architecture)
-        if bytes(view[:2]) == b"MZ":
+        if architecture is not None or bytes(view[:2]) == b"MZ":
             raise ImageError(
                 f"{name}: an EFI program, not a kernel",
                 hint="if it is a unified kernel image, extract its kernel: objcopy -O binary "
                 f"--only-section=.linux {name} vmlinuz",
             )
-        raise ImageError(f"{name}: not a kernel: neither a bzImage nor an ELF file", hint=_HINT)
+        raise ImageError(f"{name}: not a kernel: neither a boot image nor an ELF file", hint=_HINT)
     if len(view) < 64:
         raise _truncated(name, 64, len(view))
     little = view[5] == 1
@@ -147,24 +148,19 @@ def _at_link_address(view: memoryview, name: str) -> bytes:
     return bytes(kernel)
 
 
-def _foreign(view: memoryview) -> str | None:
-    """Name the architecture of a kernel that is no ELF file."""
-    magic = bytes(view[0x38:0x3C])
-    if magic in _IMAGE_MAGICS:
-        return _IMAGE_MAGICS[magic]
-    if len(view) >= 0x28 and _u32(view, 0x24) == 0x016F2818:
-        return "armv7l"
-    if bytes(view[:2]) == b"MZ" and len(view) >= 0x40:
-        pe = _u32(view, 0x3C)
-        if bytes(view[pe : pe + 4]) == b"PE\0\0" and pe + 6 <= len(view):
-            machine = _u16(view, pe + 4)
-            if machine != 0x8664:
-                return _PE_MACHINES.get(machine, f"PE machine {machine:#x}")
-    return None
+def _pe_architecture(view: memoryview) -> str | None:
+    """The architecture that an EFI program is for; None if it is none."""
+    if bytes(view[:2]) != b"MZ" or len(view) < 0x40:
+        return None
+    pe = _u32(view, 0x3C)
+    if bytes(view[pe : pe + 4]) != b"PE\0\0" or pe + 6 > len(view):
+        return None
+    machine = _u16(view, pe + 4)
+    return _PE_MACHINES.get(machine, f"PE machine {machine:#x}")
 
 
 def _other(name: str, architecture: str) -> ImageError:
-    return ImageError(f"{name}: a kernel for {architecture}; kodojo runs x86_64 and arm64 kernels", hint=_HINT)
+    return ImageError(f"{name}: a kernel for {architecture}, whose modules kodojo does not know", hint=_HINT)
 
 
 def _truncated(name: str, expected: int, found: int) -> ImageError:

@@ -143,23 +143,20 @@ def pe(machine, magic=b""):
     return bytes(image)
 
 
-def arm_zimage():
-    return bytes(0x24) + struct.pack("<I", 0x016F2818) + bytes(4096)
-
-
 @pytest.mark.parametrize(
     ("file", "architecture"),
     [
-        (pe(0x5064), "riscv64"),
-        (arm_zimage(), "armv7l"),
+        (pe(0x6264), "loongarch64"),
+        (pe(0x4711), "PE machine 0x4711"),
         (KernelWriter(machine=4711).elf(), "ELF machine 4711"),
         (bzimage(gzip.compress(KernelWriter(machine=3).elf(), mtime=0)), "i686"),
     ],
 )
 def test_other_architectures(file, architecture):
     """A kernel of another architecture is refused by the name of that architecture."""
-    with pytest.raises(ImageError, match=rf"^vmlinuz: a kernel for {architecture};"):
+    with pytest.raises(ImageError, match=rf"^vmlinuz: a kernel for {architecture}, whose") as caught:
         extract(file, "vmlinuz")
+    assert "riscv64" in caught.value.hint  # one of those that are known
 
 
 @pytest.mark.parametrize("machine", [62, 183, 243])
@@ -192,7 +189,8 @@ def test_pointers_in_a_table():
         (bzimage(gzip.compress(small_kernel()))[:-200], "truncated"),
         (bzimage(b"")[:0x210], "truncated"),
         (bzimage(b"", protocol=0x207), "boot protocol 2.07"),
-        (pe(0x8664), "unified kernel image|EFI program"),
+        (pe(0x8664), "EFI program"),
+        (pe(0xAA64), "EFI program"),
     ],
 )
 def test_no_kernel(file, message):
