@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.errors import KodojoError, decode
+from kodojo.image.architecture import architecture_of_module
 from kodojo.image.tree import fold, module_name
 from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
 
@@ -26,6 +27,7 @@ class Examined(NamedTuple):
     :param name: as the kernel would call it.
     :param depends: the modules that it names.
     :param release: of the kernel that it was built for, empty if it does not say.
+    :param architecture: that it is for, as ``uname -m`` says; empty for one that kodojo does not know.
     :param exports: symbols. :param undefined: symbols that it needs.
     """
 
@@ -33,6 +35,7 @@ class Examined(NamedTuple):
     name: str
     depends: tuple[str, ...] = ()
     release: str = ""
+    architecture: str = ""
     exports: tuple[bytes, ...] = ()
     undefined: tuple[bytes, ...] = ()
 
@@ -68,20 +71,23 @@ def _examine(module: GivenModule, spool: Spool) -> Examined:
         return Examined(module._replace(problem=error.message, hint=error.hint), name)
     if compressed:
         module = module._replace(path=spool.write([content]))
+    known = architecture_of_module(content)
+    architecture = known.name if known is not None else ""
     try:
         parts = module_parts(content)
     except NotElfError:
-        return Examined(module, name)
-    return _known(module, name, parts)
+        return Examined(module, name, architecture=architecture)
+    return _known(module, name, architecture, parts)
 
 
-def _known(module: GivenModule, name: str, parts: Parts) -> Examined:
+def _known(module: GivenModule, name: str, architecture: str, parts: Parts) -> Examined:
     facts = {key: value for key, _, value in (entry.partition(b"=") for entry in modinfo_strings(parts.modinfo))}
     return Examined(
         module,
         fold(decode(facts[b"name"])) if b"name" in facts else name,
         tuple(fold(name) for name in decode(facts.get(b"depends", b"")).split(",") if name),
         decode(facts.get(b"vermagic", b"").partition(b" ")[0]),
+        architecture,
         parts.exports,
         parts.undefined,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.plan import Plan
@@ -45,6 +45,7 @@ def check_matrix(
     own: bool = False,
     parameters: tuple[str, ...] = (),
     explain: bool = False,
+    relatives: Mapping[str, Image] | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Matrix:
@@ -54,12 +55,14 @@ def check_matrix(
     :param execute: does tasks; results may come in any order.
     :param own: check the modules of each kernel's own tree against that kernel, too.
     :param parameters: ``NAME=VALUE`` each, for all modules. :param explain: find out what is behind refusals, too.
+    :param relatives: further kernels, by release, that modules may have been built for; for explanations.
     :param jobs: how many processes there are to share the work.
     :param progress: told how many results there are.
     """
     rows: dict[str, None] = {examined.module.label: None for examined in given}
     tasks: list[Task] = []
     cells: list[Result] = []
+    known = {**(relatives or {}), **_by_release(kernels)} if explain else {}
     for kernel in kernels:
         modules = [examined.module for examined in given]
         if kernel.image is None:
@@ -68,7 +71,7 @@ def check_matrix(
         if own:
             modules += own_modules(kernel.image)
         pieces = make_tasks(kernel.name, kernel.image, given, modules, jobs=jobs)
-        tasks += (piece._replace(parameters=parameters, explain=explain) for piece in pieces)
+        tasks += (piece._replace(parameters=parameters, explain=explain, relatives=known) for piece in pieces)
         rows |= dict.fromkeys(module.label for module in modules)
     matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(map(_column, kernels)))
     matrix.add(cells)
@@ -104,6 +107,10 @@ def make_tasks(
 
 def _batches(modules: Sequence[GivenModule], size: int) -> Iterable[Sequence[GivenModule]]:
     return (modules[start : start + size] for start in range(0, len(modules), size))
+
+
+def _by_release(kernels: Iterable[Kernel]) -> dict[str, Image]:
+    return {kernel.image.release: kernel.image for kernel in kernels if kernel.image is not None}
 
 
 def _column(kernel: Kernel) -> KernelColumn:

@@ -35,6 +35,7 @@ class Result:
     :param first: what was loaded before it, in load order.
     :param notes: what a person should know besides.
     :param sha256: of the module, decompressed; empty if it could not be read. :param size: likewise, in bytes.
+    :param suitable: kernels of the store that it is for, where this one is another.
     """
 
     module: str
@@ -47,6 +48,7 @@ class Result:
     notes: tuple[str, ...] = ()
     sha256: str = ""
     size: int = 0
+    suitable: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:

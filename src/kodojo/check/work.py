@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,7 @@ class Task(NamedTuple):
     :param jobs: keys of the modules to check.
     :param parameters: ``NAME=VALUE`` each, for all of the jobs.
     :param explain: find out what is behind refusals, too (:mod:`kodojo.check.explain`).
+    :param relatives: kernels by release, one of which a module may have been built for.
     """
 
     run: str
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     jobs: tuple[Key, ...]
     parameters: tuple[str, ...] = ()
     explain: bool = False
+    relatives: Mapping[str, Image] | None = None
 
     def only(self, job: Key) -> Task:
         """The part of it that is about one of its jobs."""
@@ -73,6 +75,7 @@ class _Room:
         self._kernel = task.kernel
         self._image = task.image
         self._explain = task.explain
+        self._relatives = task.relatives or {}
         self._done: dict[Key, _Done] = {}
 
     def check(self, task: Task, job: Key) -> Result:
@@ -116,14 +119,21 @@ class _Room:
         try:
             verdict, target = judge(self._image, content, parameters, prepare)
             if self._explain and not verdict.ok:
-                from kodojo.check.explain import Case, explain  # noqa: PLC0415  only where it is wanted
-
-                verdict = explain(Case(self._image, content), verdict)
+                verdict = self._explained(content, verdict)
         except KodojoError as error:
             return _Done(replace(result, failure=error.message, advice=error.hint), None)
         loaded = next((mod for mod in target.modules() if mod not in known), None)
         resident = target.resident(loaded) if verdict.ok and loaded else None
         return _Done(_with_verdict(result, verdict), resident)
+
+    def _explained(self, content: bytes, verdict: Verdict) -> Verdict:
+        from kodojo.check.explain import Case, explain  # noqa: PLC0415  only where it is wanted
+        from kodojo.check.suitable import Origin  # noqa: PLC0415
+
+        built_for = self._relatives.get(Origin.of(content).release)
+        if built_for is not None and built_for.release == self._image.release:
+            built_for = None
+        return explain(Case(self._image, content, built_for), verdict)
 
 
 def _with_verdict(result: Result, verdict: Verdict) -> Result:

@@ -15,6 +15,7 @@ from kodojo.cli.app import App, json_option, pass_app
 from kodojo.errors import InputError, KodojoError
 
 if TYPE_CHECKING:
+    from kodojo.check.examine import Examined
     from kodojo.check.matrix import Kernel
     from kodojo.check.results import Matrix, Result
     from kodojo.check.work import Task
@@ -95,6 +96,7 @@ def _check(
 ) -> Matrix:
     from kodojo.check.examine import examine  # noqa: PLC0415  --help needs none of it
     from kodojo.check.matrix import check_matrix  # noqa: PLC0415
+    from kodojo.check.results import Status  # noqa: PLC0415
     from kodojo.check.sources import Spool, find_modules  # noqa: PLC0415
 
     columns = _kernels(app, kernels)
@@ -103,16 +105,31 @@ def _check(
         if parameters and (own or len(given) != 1):
             raise InputError(f"{parameters[0]}: parameters are for one module, not for {len(given)}")
         execute, processes = _executor(jobs, scheduler, alone=len(given) * len(columns) == 1 and not own)
-        return check_matrix(
+        matrix = check_matrix(
             columns,
             given,
             execute,
             own=own,
             parameters=parameters,
             explain=explain,
+            relatives=_relatives(app, given) if explain else None,
             jobs=processes,
             progress=bar.update,
         )
+    if any(result.status is Status.REFUSED for result in matrix):
+        from kodojo.check.suitable import StoreKernels, name_suitable_kernels  # noqa: PLC0415
+
+        name_suitable_kernels(matrix, StoreKernels(app.store), columns, given)
+    return matrix
+
+
+def _relatives(app: App, given: Sequence[Examined]) -> dict[str, Image]:
+    """Kernels of the store that modules were built for, by release."""
+    from kodojo.check.suitable import StoreKernels  # noqa: PLC0415
+
+    stored = StoreKernels(app.store)
+    found = ((release, stored.of_release(release)) for release in {examined.release for examined in given})
+    return {release: image for release, image in found if image is not None}
 
 
 def _executor(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from kodojo.cli.app import App, json_option, kernel_option, pass_app
 from kodojo.errors import KodojoError
 
 if TYPE_CHECKING:
-    from kodojo.check.explain import Case
     from kodojo.image.image import Image
 
 __all__ = ["explain"]
@@ -67,17 +65,20 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
     """Explain a module; whether it would load."""
     from kodojo.check.explain import Case, notes  # noqa: PLC0415
     from kodojo.check.explain import explain as explained  # noqa: PLC0415
+    from kodojo.check.suitable import Origin, StoreKernels  # noqa: PLC0415
     from kodojo.loader.verdict import check, read_module  # noqa: PLC0415
     from kodojo.report.explain import shape, verdict_lines  # noqa: PLC0415
 
     content = read_module(file)
     image = _image(app)
-    case = Case(image, content)
-    case = Case(image, content, _built_for(app, case))
+    stored, origin = StoreKernels(app.store), Origin.of(content)
+    built_for = stored.of_release(origin.release) if origin.release not in ("", image.release) else None
+    case = Case(image, content, built_for)
     verdict = explained(case, check(image, content, *arguments))
-    remarks = notes(case, verdict)
+    suitable = stored.suitable(lambda: origin, image, (problem.slug for problem in verdict.problems))
+    verdict, remarks = suitable.told(verdict), notes(case, verdict)
     if app.json:
-        app.out_json(shape(file, image.release, verdict, remarks))
+        app.out_json(shape(file, image.release, verdict, remarks, suitable.names))
     else:
         app.out(verdict_lines(file, image.release, verdict, remarks, app.paint))
     return verdict.ok
@@ -90,13 +91,3 @@ def _image(app: App) -> Image:
 
         return Image.open(app.kernel)
     return app.store.open(app.kernel)
-
-
-def _built_for(app: App, case: Case) -> Image | None:
-    """The kernel that the module was built for, if the store has it and it is another one."""
-    if not case.release or case.release == case.image.release:
-        return None
-    with suppress(KodojoError):
-        if case.release in app.store.names():
-            return app.store.open(case.release)
-    return None

@@ -12,11 +12,11 @@ import click
 
 from kodojo.cli.app import App, machine_options, pass_app
 from kodojo.cli.checks import seconds
-from kodojo.cli.suitable import name_suitable_kernels
 from kodojo.errors import KodojoError, LoadError
 from kodojo.report.kmod import insmod_text, not_inserted, not_loaded
 
 if TYPE_CHECKING:
+    from kodojo.image.image import Image
     from kodojo.loader.steps import Step
 
 __all__ = ["insmod"]
@@ -55,7 +55,7 @@ def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit:
             module = kernel.insmod(file, *parameters)
         except LoadError as error:
             failure, done = error, getattr(error, "steps", ())
-            name_suitable_kernels(error, app.store, file)
+            _name_suitable_kernels(app, error, kernel.image, file)
         else:
             done = module.steps
             if app.json:
@@ -68,6 +68,16 @@ def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit:
         _print_text(app, file, done if steps else None, failure)
     if failure is not None:
         raise click.exceptions.Exit(1)
+
+
+def _name_suitable_kernels(app: App, error: LoadError, image: Image, file: str) -> None:
+    """Add to the hint which kernels of the store would suit, if the module is for another one."""
+    from kodojo.check.suitable import Origin, StoreKernels  # noqa: PLC0415  only now
+    from kodojo.loader.verdict import read_module  # noqa: PLC0415
+
+    suitable = StoreKernels(app.store).suitable(lambda: Origin.of(read_module(file)), image, [error.slug])
+    error.refusal = suitable.told_in(error.refusal)
+    error.hint = error.refusal.hint
 
 
 def _print_text(app: App, file: str, steps: Sequence[Step] | None, failure: LoadError | None) -> None:

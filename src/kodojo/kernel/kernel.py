@@ -290,7 +290,7 @@ class Kernel:
         """
         value = self.calls(function, *arguments)
         prototype = self.image.btf.function(function) if isinstance(function, str) else None
-        if prototype is None or len(prototype.parameters) < len(arguments) and not prototype.variadic:
+        if prototype is None or (len(prototype.parameters) < len(arguments) and not prototype.variadic):
             return value
         returns = prototype.returns
         if returns.kind == "void":

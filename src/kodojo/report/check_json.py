@@ -51,6 +51,7 @@ def result_json(result: Result) -> dict[str, Any]:
         "unmade_checks": list(result.unmade),
         "loaded_first": list(result.first),
         "notes": list(result.notes),
+        "suitable_kernels": list(result.suitable),
         "sha256": result.sha256,
         "size": result.size,
     }

@@ -65,7 +65,9 @@ def _log(log: Sequence[LogRecord], paint: Paint) -> list[str]:
     return [*shown, f"   ... and {more} more lines"] if more > 0 else shown
 
 
-def shape(file: str, release: str, verdict: Verdict, remarks: Sequence[Detail]) -> dict[str, Any]:
+def shape(
+    file: str, release: str, verdict: Verdict, remarks: Sequence[Detail], suitable: Sequence[str] = ()
+) -> dict[str, Any]:
     """The same for programs; see :mod:`kodojo.report.json`."""
     return {
         "file": file,
@@ -79,6 +81,7 @@ def shape(file: str, release: str, verdict: Verdict, remarks: Sequence[Detail]) 
         "log": verdict.log,
         "problems": verdict.problems,
         "notes": tuple(remarks),
+        "suitable_kernels": tuple(suitable),
     }
 
 

@@ -9,8 +9,9 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
                     step, slug, why, hint, module: module or null, warnings: [cause]}
 ``check``           the matrix: docs/check.md
 ``explain``         {file, kernel, ok, errno, errno_name, slug, why, hint, log: [record], notes: [detail],
-                    problems: [{slug, errno, step, log: [record], why, hint, details: [detail]}]}; the first problem
-                    is the kernel's answer; a detail is {subject, text, facts: {name: value}, more: [line]}
+                    problems: [{slug, errno, step, log: [record], why, hint, details: [detail]}],
+                    suitable_kernels: [name]: those of the store that the module is for}; the first problem is the
+                    kernel's answer; a detail is {subject, text, facts: {name: value}, more: [line]}
 ``explain`` REASON  {slug, page: text in Markdown}
 ``rmmod``           {ok, modules: [{name, ok, errno, errno_name, message, hint}], log: [record], warnings: [cause]}
 ``lsmod``           [module]: {name, size, refcount, users: [name], state, address, taints}

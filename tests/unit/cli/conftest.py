@@ -47,7 +47,9 @@ class CardKernel:
     def __init__(self) -> None:
         self.printk = CardPrintk()
         self.modules: list[CardModule] = []
-        self.image = SimpleNamespace(builtin=frozenset({"loop"}), release="6.1.0-test", modules={})
+        self.image = SimpleNamespace(
+            builtin=frozenset({"loop"}), release="6.1.0-test", modules={}, architecture="x86_64"
+        )
         self.time = 3.0
         self.loaded: list[tuple[str, ...]] = []
         self.limits: list[float] = []

@@ -159,3 +159,31 @@ def test_real_modules(run, cards, image, series, tmp_path):
     assert found == {
         "kd_export.ko": "ok", "kd_import.ko": "ok", "kd_unknown.ko": "unknown-symbol", "cut.ko": "elf-section-table",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("kernels")
+def test_suitable_kernels(run, files, cards):
+    """Which kernel of the store a module was built for is in the hint, and in JSON; all that load are left alone."""
+    content = simple_module("new", vermagic="2.0 SMP ")
+    (files / "new.ko").write_bytes(content)
+    (files / "any.ko").write_bytes(simple_module("any"))
+    result = run("check", "new.ko", "any.ko", "--json")
+    refused, loads = json.loads(result.stdout)["results"]
+    assert (refused["suitable_kernels"], loads["suitable_kernels"]) == (["2.0"], [])
+    sentence = "The store has the kernel that it was built for: 2.0."
+    assert sentence in run("check", "new.ko").stdout
+    assert sentence in run("explain", "new.ko").stdout
+    assert json.loads(run("explain", "new.ko", "--json").stdout)["suitable_kernels"] == ["2.0"]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_explained_with_the_kernel_it_was_built_for(run, files, monkeypatch):
+    """Explanations of a matrix draw on the kernel that a module was built for, of the store or another column."""
+    seen = []
+    monkeypatch.setattr("kodojo.check.explain.explain", lambda case, verdict: seen.append(case) or verdict)
+    content = simple_module("new", vermagic="2.0 SMP ")
+    (files / "new.ko").write_bytes(content)
+    for kernels, expected in (([], {"1.0": "2.0"}), (["1.0", "2.0"], {"1.0": "2.0", "2.0": None})):
+        seen.clear()
+        run("check", "new.ko", "--explain", "-j", "1", *(f"--kernel={kernel}" for kernel in kernels))
+        assert {case.image.release: case.built_for and case.built_for.release for case in seen} == expected

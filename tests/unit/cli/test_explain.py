@@ -123,7 +123,7 @@ def test_kernel_that_it_was_built_for(run, paper, cards, tmp_path):
 
     cards.open = spied
     run("explain", "--kernel", "9.9-paper", written(tmp_path / "bad.ko", vermagic="5.0 SMP "))
-    assert opened == ["9.9-paper", "5.0"]
+    assert opened[:2] == ["9.9-paper", "5.0"]
 
 
 def test_hostile_text(run, paper, tmp_path):
