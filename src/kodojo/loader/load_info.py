@@ -80,6 +80,7 @@ class LoadInfo:
     :param symoffs: with ``stroffs`` and ``core_typeoffs``: where the symbols that stay will be (CORE, DATA).
     :param mod_kallsyms_init_off: with ``init_typeoffs``: where all symbols are during init (INIT, INIT_DATA).
     :param placement: section index -> its region and its offset there, after the layout.
+    :param sorted_from: relocation sections that the architecture has sorted: the numbers that the entries had before.
     :param symbols: the symbol table, an array of ``format.sym``; a part of its region after the layout.
     :param version_crcs: the contents of ``__versions``; kept by :mod:`kodojo.loader.version`.
     :param steps: the record of this load; it says what a refusal means for what comes after it.
@@ -103,6 +104,7 @@ class LoadInfo:
     core_typeoffs: int = 0
     mod_kallsyms_init_off: int = 0
     placement: dict[int, tuple[Region, int]] = field(default_factory=dict)
+    sorted_from: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     version_crcs: dict[bytes, int] | None = None
     steps: Steps = field(default_factory=Steps)
     _symbols: NDArray[np.void] | None = None

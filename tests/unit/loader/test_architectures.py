@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,6 +113,27 @@ def test_exports(architecture):
     loaded = load(target, writer)
     found = target.find_symbol("exported", gplok=False)
     assert (found.address, found.namespace) == (loaded.address(".text"), None)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_refused_relocation(architecture):
+    """A refusal of a relocation says which one it is: where in the file, and what it would patch, for whom."""
+    known = architecture_named(architecture)
+    writer = module(architecture, bytes(64))
+    plain = {"i686": 1, "armv7l": 2, "riscv64": 2, "ppc64le": 38, "s390x": 22, "x86_64": 1, "aarch64": 257}
+    rows = [(0, plain[architecture], "text", 0), (24, 251, "data", 0)]
+    writer.relocations(".text", rows, rela=known.rela)
+    content = writer.build()
+    with pytest.raises(LoadError) as caught:
+        load(kernel(architecture), writer)
+    assert caught.value.slug == "unknown-relocation"
+    (detail,) = caught.value.refusal.details
+    facts = detail.facts
+    assert detail.subject == ".text+0x18"
+    assert (facts["relocation"], facts["type"], facts["symbol"], facts["offset"]) == (1, 251, "data", 24)
+    assert facts["section"] == (".rela.text" if known.rela else ".rel.text")
+    entry = np.frombuffer(content, known.format.rela if known.rela else known.format.rel, 1, facts["file offset"])[0]
+    assert entry["r_offset"] == 24
 
 
 KINDS = {

@@ -282,7 +282,7 @@ def test_arrays_and_single_steps_agree(entries, late, fill):
 def one_by_one(it: Scene, relsecs=(2,)) -> None:
     for relsec in relsecs:
         patch = x86_64._patch(it.mod, it.info, relsec)
-        x86_64._apply_one_by_one(it.target, it.mod, patch, 0)
+        x86_64._apply_one_by_one(it.target, it.mod, it.info, relsec, patch, 0)
 
 
 TABLE = SECTION + SIZE + 0x40  # where the symbols are if they are in the region, too

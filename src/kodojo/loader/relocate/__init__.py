@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from kodojo.errors import decode
+from kodojo.errors import Detail, decode
 from kodojo.image.architecture import architecture_named
 from kodojo.loader.livepatch import klp_apply_section_relocs
 from kodojo.loader.refusal import refuse
@@ -145,6 +145,7 @@ def apply_relocations(target: Target, mod: Module, info: LoadInfo) -> dict[str, 
                 f"section {decode(info.section_name(index))} has relocations with"
                 + ("out addends (SHT_REL)" if rela else " addends (SHT_RELA)"),
                 f"Build the module for this architecture: its ABI uses {'SHT_RELA' if rela else 'SHT_REL'}.",
+                Detail(decode(info.section_name(index)), "", {"section": index, "type": int(section["sh_type"])}),
             )
         elif section["sh_type"] == accepted:
             entries += file.apply_relocate(target, mod, info, index)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kodojo.errors import Detail
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno
 
@@ -76,6 +77,7 @@ def missing_section(target: Target, mod: Module, text: str, section: str) -> Loa
         "no-plt-section",
         f"it has no section {section}, which the kernel's linker script for modules makes",
         "Link it with the kernel's build system (scripts/module.lds).",
+        Detail(section),
     )
 
 

@@ -109,7 +109,8 @@ def _stubs_size(target: Target, info: LoadInfo) -> int:
     count = 1 + config.enabled("DYNAMIC_FTRACE") + config.enabled("DYNAMIC_FTRACE_WITH_REGS")
     for index in np.flatnonzero(info.sechdrs["sh_type"] == SHT_RELA).tolist():
         entries = read_entries(info, index)
-        entries = entries[np.lexsort((entries["r_addend"], entries["r_info"]))[::-1]]
+        info.sorted_from[index] = np.lexsort((entries["r_addend"], entries["r_info"]))[::-1]
+        entries = entries[info.sorted_from[index]]
         info.overwrite(int(info.sechdrs["sh_offset"][index]), entries.tobytes())
         calls = entries[entries["r_info"] & np.uint64(0xFFFFFFFF) == REL24]
         symbols, addends = calls["r_info"] >> np.uint64(32), calls["r_addend"]

@@ -7,11 +7,13 @@ they are so in turn: first the first of each place, then the second, and so on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kodojo.errors import Detail, LoadError, decode
 from kodojo.loader.refusal import refuse, would_damage
 from kodojo.loader.target import Errno
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kodojo.errors import LoadError
     from kodojo.image.elf import Format
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
@@ -34,6 +35,7 @@ __all__ = [
     "SHT_RELA",
     "Rules",
     "Section",
+    "about_entry",
     "apply_section",
     "fits_signed",
     "overflow",
@@ -44,6 +46,7 @@ __all__ = [
 
 SHT_RELA = 4
 SHT_REL = 9
+STT_SECTION = 3
 
 
 class Rules(ABC):
@@ -160,9 +163,13 @@ def apply_section(target: Target, mod: Module, info: LoadInfo, relsec: int, rule
         if refused.any():
             worst = min(worst, int(chosen[refused].min()))
     if worst < count:
-        if accepted[worst]:
-            _check_damage(section, int(sizes[worst]), worst)
-        raise rules.refusal(section, worst)
+        try:
+            if accepted[worst]:
+                _check_damage(section, int(sizes[worst]), worst)
+            raise rules.refusal(section, worst)
+        except LoadError as error:
+            about_entry(error, info, relsec, worst)
+            raise
     return count
 
 
@@ -255,6 +262,47 @@ def _batches(section: Section, sizes: Indices, count: int) -> Iterator[tuple[int
         members = np.sort(order[ranks == rank])
         for kind in np.unique(kinds[members]).tolist():
             yield kind, members[kinds[members] == kind]
+
+
+def about_entry(error: LoadError, info: LoadInfo, relsec: int, index: int) -> None:
+    """Say in the details of a refusal which entry of a relocation section it is about.
+
+    :param relsec: index of the section. :param index: of its entry.
+    """
+    entry = read_entries(info, relsec)[index]
+    bits = 8 if info.format.bits == 32 else 32
+    kind, symbol = int(entry["r_info"]) & (1 << bits) - 1, int(entry["r_info"]) >> bits
+    if relsec in info.sorted_from:
+        index = int(info.sorted_from[relsec][index])
+    offset, at = int(entry["r_offset"]), int(info.sechdrs["sh_offset"][relsec]) + index * entry.dtype.itemsize
+    section, patched = _section_name(info, relsec), _section_name(info, int(info.sechdrs["sh_info"][relsec]))
+    name = _name_of_symbol(info, symbol)
+    facts: dict[str, int | str] = {
+        "section": section, "relocation": index, "file offset": at, "patched section": patched, "offset": offset,
+        "type": kind, "symbol": name,
+    }  # fmt: skip
+    if "r_addend" in (entry.dtype.names or ()):
+        facts["addend"] = int(entry["r_addend"])
+    text = f"relocation {index} of {section}, of type {kind}, for {name} (at offset {at:#x} of the file)"
+    detail = Detail(f"{patched}+{offset:#x}", text, facts)
+    error.refusal = replace(error.refusal, details=(*error.refusal.details, detail))
+
+
+def _section_name(info: LoadInfo, index: int) -> str:
+    names = info.section_names()
+    return decode(names[index] or b"") or f"section {index}" if index < len(names) else f"section {index}"
+
+
+def _name_of_symbol(info: LoadInfo, index: int) -> str:
+    """Its name; of a symbol that stands for a section, that of the section."""
+    if index >= len(info.symbols):
+        return f"symbol {index}"
+    with suppress(LoadError):  # the name may be outside the file
+        name = decode(info.symbol_name(index))
+        if name:
+            return name
+    kind, section = int(info.symbols["st_info"][index]) & 15, int(info.symbols["st_shndx"][index])
+    return _section_name(info, section) if kind == STT_SECTION else f"symbol {index}"
 
 
 # -- for the rules ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kodojo.errors import LoadError
 from kodojo.image.elf import RELA, SYM
 from kodojo.loader.module_memory import ADDRESS_MASK, find_place
 from kodojo.loader.refusal import refuse, would_damage
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kodojo.errors import LoadError
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Memory, Module, Region, Target
 
@@ -99,7 +99,7 @@ def apply_relocate_add(target: Target, mod: Module, info: LoadInfo, relsec: int)
     patch = _patch(mod, info, relsec)
     plain = _apply_plain(patch)
     if plain < len(patch.entries):
-        _apply_one_by_one(target, mod, patch, plain)
+        _apply_one_by_one(target, mod, info, relsec, patch, plain)
     return len(patch.entries)
 
 
@@ -293,11 +293,17 @@ def _write(data: bytearray, places: NDArray[np.int64], sizes: NDArray[np.int64],
 # -- one by one, as the kernel does it ----------------------------------------------------------------
 
 
-def _apply_one_by_one(target: Target, mod: Module, patch: Patch, start: int) -> None:
+def _apply_one_by_one(target: Target, mod: Module, info: LoadInfo, relsec: int, patch: Patch, start: int) -> None:
     overflow_first = target.image.has_text(OVERFLOW_FIRST)
     for index in range(start, len(patch.entries)):
         r_offset, r_info, r_addend = patch.entries[index].item()
-        _apply_one(target, mod, patch, (r_offset, r_info, r_addend), overflow_first=overflow_first)
+        try:
+            _apply_one(target, mod, patch, (r_offset, r_info, r_addend), overflow_first=overflow_first)
+        except LoadError as error:
+            from kodojo.loader.relocate.section import about_entry  # noqa: PLC0415  most have none
+
+            about_entry(error, info, relsec, index)
+            raise
 
 
 def _apply_one(
