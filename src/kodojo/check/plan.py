@@ -8,10 +8,9 @@ built for this kernel's release, or else lies nearest to who needs it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kodojo.check.sources import GivenModule, Key, own_module
 from kodojo.errors import KodojoError, decode
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from kodojo.image.image import Image
 
 __all__ = ["Node", "Plan"]
+
+Name = TypeVar("Name", str, bytes)
 
 
 class Node(NamedTuple):
@@ -38,6 +39,43 @@ class Node(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class _Candidates:
+    """Modules one of which will do, of whatever number: the one that is nearest to who needs it.
+
+    :param modules: in the order in which they were given.
+    :param release: those that were built for it are preferred.
+    """
+
+    def __init__(self, modules: Sequence[Examined], release: str) -> None:
+        self.keys = frozenset(other.module.key for other in modules)
+        self._modules = modules
+        self._release = release
+
+    @cached_property
+    def _first_below(self) -> dict[tuple[bool, tuple[str, ...]], list[Examined]]:
+        """Whether built for the release, and the beginning of a path -> the first two modules there."""
+        found: defaultdict[tuple[bool, tuple[str, ...]], list[Examined]] = defaultdict(list)
+        for other in self._modules:
+            parts = other.module.label.split("/")
+            for length in range(len(parts) + 1):
+                some = found[other.release == self._release, tuple(parts[:length])]
+                if len(some) < 2:  # one of them may be who needs it
+                    some.append(other)
+        return dict(found)
+
+    def nearest(self, user: Examined | None) -> Examined | None:
+        """That which was built for the release, else that with most of its path in common with the user's."""
+        if len(self._modules) == 1:
+            return self._modules[0] if self._modules[0] is not user else None
+        parts = user.module.label.split("/") if user else []
+        for built_for in (True, False):
+            for length in range(len(parts), -1, -1):
+                for other in self._first_below.get((built_for, tuple(parts[:length])), ()):
+                    if other is not user:
+                        return other
+        return None
+
+
 class Plan:
     """The order of things for one kernel."""
 
@@ -47,18 +85,23 @@ class Plan:
         self._modules: dict[Key, GivenModule] = {examined.module.key: examined.module for examined in given}
         self._direct: dict[Key, tuple[list[Key], list[str]]] = {}
         self._nodes: dict[Key, Node] = {}
-        self._by_name: defaultdict[str, list[Examined]] = defaultdict(list)
+        by_name: defaultdict[str, list[Examined]] = defaultdict(list)
         for examined in given:
             if not examined.module.problem:
-                self._by_name[examined.name].append(examined)
+                by_name[examined.name].append(examined)
+        self._by_name = self._candidates(by_name)
 
     @cached_property
-    def _exporters(self) -> dict[bytes, list[Examined]]:
+    def _exporters(self) -> dict[bytes, _Candidates]:
         found: defaultdict[bytes, list[Examined]] = defaultdict(list)
         for examined in self._given.values():
             for symbol in examined.exports:
                 found[symbol].append(examined)
-        return dict(found)
+        return self._candidates(found)
+
+    def _candidates(self, found: Mapping[Name, Sequence[Examined]]) -> dict[Name, _Candidates]:
+        release = self._image.release if found else ""
+        return {name: _Candidates(modules, release) for name, modules in found.items()}
 
     def nodes(self, modules: Iterable[GivenModule]) -> dict[Key, Node]:
         """The nodes of these modules, and of all that have to be loaded before them."""
@@ -127,11 +170,12 @@ class Plan:
     def _exporting(self, examined: Examined, found: dict[Key, None]) -> None:
         """Given modules whose exports it needs, though it does not name them."""
         for symbol in examined.undefined:
-            exporters = [other for other in self._exporters.get(symbol, ()) if other is not examined]
-            if exporters and not any(other.module.key in found for other in exporters):
-                if self._is_exported(decode(symbol)):
-                    continue
-                found[self._nearest(exporters, examined).module.key] = None
+            exporters = self._exporters.get(symbol)
+            if exporters is None or not exporters.keys.isdisjoint(found):
+                continue
+            nearest = exporters.nearest(examined)
+            if nearest is not None and not self._is_exported(decode(symbol)):
+                found[nearest.module.key] = None
 
     def _is_exported(self, symbol: str) -> bool:
         try:
@@ -151,19 +195,12 @@ class Plan:
 
     def _provider(self, name: str, user: Examined | None) -> Key | None:
         """The module of that name that should be loaded, if there is one."""
-        candidates = [other for other in self._by_name.get(name, ()) if other is not user]
-        if candidates:
-            return self._nearest(candidates, user).module.key
+        candidates = self._by_name.get(name)
+        nearest = candidates.nearest(user) if candidates is not None else None
+        if nearest is not None:
+            return nearest.module.key
         if name not in self._image.modules:
             return None
         module = own_module(self._image, name)
         self._modules.setdefault(module.key, module)
         return module.key
-
-    def _nearest(self, candidates: Sequence[Examined], user: Examined | None) -> Examined:
-        def nearness(other: Examined) -> tuple[bool, int]:
-            parts = zip(other.module.label.split("/"), user.module.label.split("/") if user else (), strict=False)
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts))
-            return other.release == self._image.release, common
-
-        return max(candidates, key=nearness)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 
-from kodojo.check.examine import examine
+from kodojo.check.examine import Examined, examine
 from kodojo.check.plan import Plan
-from kodojo.check.sources import Spool, find_modules
+from kodojo.check.sources import GivenModule, Spool, find_modules
 from kodojo.image.exports import Export
 from kodojo.image.tree import ModuleTree
 from tests.support.checking import paper_kernel, simple_module
@@ -118,3 +121,29 @@ def test_long_chains(given):
         for i in range(count)
     ]
     assert len(order(paper_kernel(), chain, "m0.ko")) == count - 1
+
+
+LABELS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
+
+
+@given_by(
+    modules=st.lists(st.tuples(LABELS, st.sampled_from(("9.9-paper", "5.0"))), max_size=8, unique_by=lambda m: m[0]),
+    which=st.integers(0, 8),
+)
+def test_nearest(modules, which):
+    """Of several modules of a name, that for the kernel's release, else the nearest by path, else the first given."""
+    examined = [Examined(GivenModule(f"{path}/m.ko", Path()), "m", release=release) for path, release in modules]
+    if which < len(examined):
+        examined[which] = user = replace(examined[which], depends=("m",))
+    else:
+        user = Examined(GivenModule("a/b/user.ko", Path()), "user", depends=("m",))
+        examined.append(user)
+    others = [other for other in examined if other is not user]
+
+    def nearness(other: Examined) -> tuple[bool, int]:
+        pairs = zip(other.module.label.split("/"), user.module.label.split("/"), strict=False)
+        return other.release == "9.9-paper", len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    node = Plan(paper_kernel(), examined).nodes([user.module])[user.module.key]
+    nearest = max(others, key=nearness, default=None)
+    assert [name for _own, name in node.before] == ([nearest.module.label] if nearest else [])
