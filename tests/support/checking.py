@@ -14,7 +14,7 @@ def paper_kernel(*exports: Export, tree: ModuleTree | None = None, release: str 
     image = SpyTarget(*exports).image
     image.modules = tree or ModuleTree(None)
     image.release = release
-    image.path = Path("vmlinuz")
+    image.path = Path(__file__)  # a file that is there
     image.kind, image.warnings = "kernel", ()
     return image
 

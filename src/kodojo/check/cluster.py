@@ -9,18 +9,42 @@ pieces, and a single job that did is reported as one that could not be checked: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kodojo.check.work import Task, do, failed
 from kodojo.errors import InputError
 
 if TYPE_CHECKING:
-    from kodojo.check.results import Result
+    from pathlib import Path
 
-__all__ = ["Cluster"]
+    from kodojo.check.results import Result
+    from kodojo.image.image import Image
+
+__all__ = ["Cluster", "do_there"]
 
 _PATIENCE = 15
+_SHARE = (
+    "give the workers the kernel's files at the same path: put the store on a disk that all of them share, and set"
+    " KODOJO_STORE to it everywhere"
+)
 _ADVICE = "look at the log of the cluster's workers, or check it without --scheduler"
+
+
+def do_there(task: Task) -> list[Result]:
+    """What a worker does: the task, if it sees the files of the kernel."""
+    unseen = _unseen(task.image)
+    if unseen is None:
+        return do(task)
+    failure = f"the worker on {gethostname()} does not see the kernel's file {unseen}"
+    return [failed(task, job, failure, _SHARE) for job in task.jobs]
+
+
+def _unseen(image: Image) -> Path | None:
+    if not image.path.exists():
+        return image.path
+    root = image.modules.root
+    return root if root is not None and not root.exists() else None
 
 
 class Cluster:
@@ -66,7 +90,7 @@ class Cluster:
             yield [failed(task, job, "the cluster has no workers left", _ADVICE) for task, job in undone]
 
     def _submit(self, task: Task) -> None:
-        self._tasks[self._client.submit(do, task.travelling(), pure=False)] = task
+        self._tasks[self._client.submit(do_there, task.travelling(), pure=False)] = task
 
     def _finished(self) -> list[Any]:
         """Tasks that are said to be done; none if there are none within a second."""

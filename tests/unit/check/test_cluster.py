@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from kodojo.check.cluster import Cluster
+from kodojo.check.cluster import Cluster, do_there
 from kodojo.check.examine import Examined
 from kodojo.check.matrix import make_tasks
 from kodojo.check.sources import GivenModule
 from kodojo.check.work import run_here
 from kodojo.errors import InputError
+from kodojo.image.tree import ModuleTree
 from tests.support.checking import paper_kernel, simple_module
 
 pytest.importorskip("distributed", reason="the extra kodojo[dask] is not installed")
@@ -100,6 +101,26 @@ def test_all_workers_die(tmp_path, cluster):
             worker.kill()
     assert len(there) == MODULES
     assert "the cluster has no workers left" in {result.failure for result in there}
+
+
+def test_unseen_kernel(tmp_path, cluster):
+    """A worker that does not see the kernel's files says so, and what to do; on all modules, and nothing else."""
+    address, _workers = cluster
+    tasks = tasks_for(tmp_path)
+    for task in tasks:
+        task.image.path = tmp_path / "vmlinuz"
+    there = [result for results in Cluster(address).run(tasks) for result in results]
+    assert len(there) == MODULES
+    (failure,) = {result.failure for result in there}
+    assert f"does not see the kernel's file {tmp_path / 'vmlinuz'}" in failure
+    assert "KODOJO_STORE" in there[0].advice
+
+
+def test_unseen_tree(tmp_path):
+    """So it is with a kernel whose tree of modules is not there."""
+    task = tasks_for(tmp_path)[0]
+    task.image.modules = ModuleTree(tmp_path / "lib/modules/gone")
+    assert {"gone" in result.failure for result in do_there(task)} == {True}
 
 
 def test_no_scheduler():
