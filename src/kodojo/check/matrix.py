@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.plan import Plan
@@ -60,6 +60,7 @@ def check_matrix(
     :param progress: told how many results there are.
     """
     rows: dict[str, None] = {examined.module.label: None for examined in given}
+    labels = frozenset(rows)
     tasks: list[Task] = []
     cells: list[Result] = []
     known = {**(relatives or {}), **_by_release(kernels)} if explain else {}
@@ -69,7 +70,7 @@ def check_matrix(
             cells += (Result(each.label, kernel.name, failure=kernel.problem, advice=kernel.hint) for each in modules)
             continue
         if own:
-            modules += own_modules(kernel.image)
+            modules += _told_apart(own_modules(kernel.image), labels)
         pieces = make_tasks(kernel.name, kernel.image, given, modules, jobs=jobs)
         tasks += (piece._replace(parameters=parameters, explain=explain, relatives=known) for piece in pieces)
         rows |= dict.fromkeys(module.label for module in modules)
@@ -107,6 +108,12 @@ def make_tasks(
 
 def _batches(modules: Sequence[GivenModule], size: int) -> Iterable[Sequence[GivenModule]]:
     return (modules[start : start + size] for start in range(0, len(modules), size))
+
+
+def _told_apart(modules: Iterable[GivenModule], labels: Container[str]) -> Iterator[GivenModule]:
+    """A kernel's own modules, but with other labels than those that given ones have: a row is about one file."""
+    for module in modules:
+        yield module._replace(label=f"./{module.label}") if module.label in labels else module
 
 
 def _by_release(kernels: Iterable[Kernel]) -> dict[str, Image]:

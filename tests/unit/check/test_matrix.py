@@ -19,6 +19,7 @@ from kodojo.check.sources import Spool, find_modules, own_module
 from kodojo.check.work import run_here
 from kodojo.image.exports import Export
 from kodojo.image.image import Image
+from kodojo.image.tree import ModuleTree
 from kodojo.loader.verdict import check
 from tests.support import distribution
 from tests.support.checking import paper_kernel, simple_module
@@ -224,3 +225,18 @@ def test_kernels_that_are_only_described(series, built, tmp_path):
     (alone,) = check_matrix([Kernel("k", headers)], examine(find_modules(paths[:1], spool), spool), run_here)
     assert any("kd_export" in sentence for sentence in alone.unmade)
     assert not any("kd_export" in sentence for sentence in matrix.results[paths[0], "k"].unmade)
+
+
+def test_own_module_of_a_given_name(given, tmp_path):
+    """A given file that is called as one of the kernel's own tree has a row of its own, and so has that."""
+    root = tmp_path / "lib/9.9"
+    root.mkdir(parents=True)
+    for name in ("m", "other"):
+        (root / f"{name}.ko").write_bytes(simple_module(name))
+    (root / "modules.dep").write_text("m.ko:\nother.ko: m.ko\n")
+    examined = given({"m.ko": simple_module("m", needs=("nowhere",))})
+    kernels = [Kernel(name, paper_kernel(tree=ModuleTree(root))) for name in ("one", "two")]
+    matrix = check_matrix(kernels, examined, run_here, own=True)
+    for name in ("one", "two"):
+        rows = {label: matrix.results[label, name].slug for label in matrix.modules}
+        assert rows == {"m.ko": "unknown-symbol", "./m.ko": "ok", "other.ko": "ok"}

@@ -134,7 +134,7 @@ def test_nearest(modules, which):
     """Of several modules of a name, that for the kernel's release, else the nearest by path, else the first given."""
     examined = [Examined(GivenModule(f"{path}/m.ko", Path()), "m", release=release) for path, release in modules]
     if which < len(examined):
-        examined[which] = user = replace(examined[which], depends=("m",))
+        examined[which] = user = examined[which]._replace(depends=("m",))
     else:
         user = Examined(GivenModule("a/b/user.ko", Path()), "user", depends=("m",))
         examined.append(user)
