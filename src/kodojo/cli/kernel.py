@@ -67,9 +67,19 @@ def add(app: App, source: str | None, modules: Path | None, config: Path | None)
             f"{name} added: it is described, not there; modules can be checked against it, but it cannot be booted"
         )
     elif added:
-        app.out(f"{name} added, with {facts['modules']} modules; kodojo boot {name} starts it")
+        app.out(f"{name} added, with {facts['modules']} modules; {_use_of(image, name)}")
     else:
         app.out(f"{name} was there already")
+
+
+def _use_of(image: Image, name: str) -> str:
+    """What can be done with a kernel that is there, in words."""
+    from kodojo.kernel.boot import BOOTABLE  # noqa: PLC0415  the emulator takes long to import
+
+    if "kernel" in image.describes and image.architecture in BOOTABLE:
+        return f"kodojo boot {name} starts it"
+    why = "" if "kernel" not in image.describes else f"; kodojo does not boot {image.architecture} kernels"
+    return f"modules can be checked against it{why}"
 
 
 def _name_of(store: Store, image: Image) -> str:
@@ -171,4 +181,4 @@ def use(app: App, name: str) -> None:
     if app.json:
         app.out_json({"current": full})
     else:
-        app.out(f"{full} is the current kernel; kodojo boot starts it")
+        app.out(f"{full} is the current kernel; {_use_of(app.store.open(), full)}")

@@ -169,6 +169,23 @@ def test_use_and_remove(run, two):
     assert two.names() == ["6.1.0-a"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "kodojo boot 6.1.0-a starts it"),
+        ({"architecture": "s390x"}, "checked against it; kodojo does not boot s390x kernels"),
+        ({"describes": frozenset()}, "checked against it\n"),
+    ],
+)
+def test_what_it_is_for(run, two, changes, words):
+    """Only a kernel that can be booted is said to be."""
+    for name, value in changes.items():
+        setattr(two.images["6.1.0-a"], name, value)
+    result = run("kernel", "use", "6.1.0-a")
+    assert result.exit_code == 0
+    assert words in result.stdout
+
+
 def test_boot(run, two, session):
     """boot starts the named kernel with the command line and memory that are given."""
     result = run("boot", "6.1.0-a", "--cmdline", " a  b ", "--memory", "512")
