@@ -153,7 +153,7 @@ def find_modules(words: Iterable[str], spool: Spool) -> list[GivenModule]:
     found: dict[str, GivenModule] = {}
     for word in words:
         for module in _modules_of(word, spool):
-            found.setdefault(module.label, module)
+            found[module.label] = module  # in an initramfs the last one of a name is what is there in the end
     return list(found.values())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
 import io
 import lzma
 import tarfile
@@ -19,15 +18,26 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from kodojo.errors import PackageError
-from kodojo.image.compression import compression_of, decompress
+from kodojo.image.compression import compression_of, decompress, end_of_lz4
 
-__all__ = ["CHUNK", "Member", "Prefixed", "Readable", "Window", "decompressed", "exactly", "honest_errors"]
+__all__ = [
+    "CHUNK",
+    "Decompressed",
+    "Member",
+    "Prefixed",
+    "Readable",
+    "Window",
+    "decompressed",
+    "exactly",
+    "honest_errors",
+]
 
 CHUNK = 1 << 18
 MAXIMUM_SIZE = 4 << 30  # bytes in a package, unpacked; distribution kernels have 0.1 to 1 GiB
 MAXIMUM_RATIO = 200  # of unpacked to packed size; kernels reach about 6
 _RATIO_COUNTS_FROM = 64 << 20
 _LZ4_MOST = 1 << 30  # bytes, in memory
+_ZSTD_BITE = 1 << 10  # a block of four bytes can stand for 128 KiB
 _XZ_MEMORY = 256 << 20  # bytes for a dictionary; `xz -9` asks for 65 MiB
 
 
@@ -110,31 +120,114 @@ def _damaged(name: str, error: Exception) -> PackageError:
     return PackageError(f"{name}: damaged: {error}", hint="fetch it again")
 
 
-class _Pump:
-    """A stream that is fed to decompressors with the interface of :class:`lzma.LZMADecompressor`."""
+class _Gunzip:
+    """zlib's decompressor with the interface of :class:`lzma.LZMADecompressor`."""
 
-    def __init__(self, source: Readable, start: bytes, create: Callable[[], Any]) -> None:
+    def __init__(self) -> None:
+        self._worker = zlib.decompressobj(31)
+
+    @property
+    def eof(self) -> bool:
+        return self._worker.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._worker.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._worker.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._worker.decompress(self._worker.unconsumed_tail + data, max_length)
+
+
+class _Unzstd:
+    """Likewise zstandard's, which knows no bounds: it gets small bites, and may produce more than was asked for."""
+
+    def __init__(self) -> None:
+        import zstandard  # noqa: PLC0415  (slow to import, and most packages are xz)
+
+        self._worker = zstandard.ZstdDecompressor().decompressobj()
+        self._input, self._position = b"", 0
+
+    @property
+    def eof(self) -> bool:
+        return self._worker.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return self._position == len(self._input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._worker.unused_data + self._input[self._position :]
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._input, self._position = self._input[self._position :] + data, 0
+        produced: list[bytes] = []
+        while not self.needs_input and not self.eof and sum(map(len, produced)) < max_length:
+            bite = self._input[self._position : self._position + _ZSTD_BITE]
+            self._position += len(bite)
+            produced.append(self._worker.decompress(bite))
+        return b"".join(produced)
+
+
+class _Pump:
+    """A stream that is fed to decompressors with the interface of :class:`lzma.LZMADecompressor`.
+
+    :param magic: how each of its parts begins; it ends where something else does.
+    """
+
+    def __init__(self, source: Readable, start: bytes, magic: bytes, create: Callable[[], Any]) -> None:
         self._source = source
         self._pending = start
+        self._magic = magic
         self._create = create
         self._worker = create()
+        self._output, self._position = b"", 0
+
+    @property
+    def unread(self) -> int:
+        """How many bytes it has taken that are not part of it, when it has ended."""
+        return len(self._pending)
 
     def read(self, size: int, /) -> bytes:
+        if self._position == len(self._output):
+            self._output, self._position = self._produce(), 0
+        start, self._position = self._position, min(self._position + size, len(self._output))
+        return self._output[start : self._position]
+
+    def _produce(self) -> bytes:
         while True:
-            if self._worker.eof:
-                # Streams may follow each other (parallel compressors write such), padded with zeroes.
-                self._pending = (self._worker.unused_data or self._source.read(CHUNK)).lstrip(b"\0")
-                if not self._pending:
-                    return b""
-                self._worker = self._create()
+            if self._worker.eof and not self._begin_next():
+                return b""
             if self._worker.needs_input and not self._pending:
                 self._pending = self._source.read(CHUNK)
                 if not self._pending:
                     raise EOFError
             data, self._pending = self._pending, b""
-            produced = cast("bytes", self._worker.decompress(data, max_length=size))
+            produced = cast("bytes", self._worker.decompress(data, max_length=CHUNK))
             if produced:
                 return produced
+
+    def _begin_next(self) -> bool:
+        """Streams may follow each other (parallel compressors write such), padded with zeroes; whether one does."""
+        self._pending = (self._pending + self._worker.unused_data).lstrip(b"\0")
+        while len(self._pending) < len(self._magic) and (data := self._source.read(CHUNK)):
+            self._pending = (self._pending + data).lstrip(b"\0")
+        if not self._pending.startswith(self._magic):
+            self._worker = _Ended()
+            return False
+        self._worker = self._create()
+        return True
+
+
+class _Ended:
+    """A decompressor behind the end."""
+
+    eof, needs_input, unused_data = True, False, b""
 
 
 class Prefixed:
@@ -151,13 +244,20 @@ class Prefixed:
         return data
 
 
-class _Bounded:
-    """Counts what comes out of a decompressor and stops a bomb."""
+class Decompressed:
+    """What comes out of a decompressor, counted, so that a bomb is stopped."""
 
-    def __init__(self, stream: Readable, window: Window) -> None:
+    def __init__(self, stream: Readable, window: Window, unread: int = 0) -> None:
         self._stream = stream
         self._window = window
+        self._unread = unread
         self._total = 0
+
+    @property
+    def end(self) -> int:
+        """Where in the window the compressed data end, when all has been read: something else may follow."""
+        unread = self._stream.unread if isinstance(self._stream, _Pump) else self._unread
+        return self._window.taken - unread
 
     def read(self, size: int, /) -> bytes:
         with honest_errors(self._window.name):
@@ -176,25 +276,28 @@ class _Bounded:
         )
 
 
-def decompressed(window: Window) -> Readable:
+_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": _Gunzip,
+    b"\x28\xb5\x2f\xfd": _Unzstd,
+    b"\xfd7zXZ\0": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    b"\x5d\0\0": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    b"BZh": bz2.BZ2Decompressor,
+}
+
+
+def decompressed(window: Window) -> Decompressed:
     """The content of ``window``, which is gzip, xz, lzma, zstd, bzip2, lz4 or not compressed at all."""
     start = window.read(6)
-    plain = Prefixed(window, start)
-    stream: Readable = plain
-    if start.startswith(b"\x1f\x8b"):
-        stream = gzip.GzipFile(fileobj=cast("BinaryIO", plain), mode="rb")
-    elif start.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard  # noqa: PLC0415  (slow to import, and most packages are xz)
-
-        worker = zstandard.ZstdDecompressor()
-        stream = worker.stream_reader(cast("BinaryIO", plain), read_size=CHUNK, read_across_frames=True)
-    elif start.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
-        stream = _Pump(window, start, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
-    elif start.startswith(b"BZh"):
-        stream = _Pump(window, start, bz2.BZ2Decompressor)
-    elif compression_of(start) == "lz4":
-        stream = io.BytesIO(decompress(start + window.read(), "lz4", _LZ4_MOST, window.name))
-    return _Bounded(stream, window)
+    for magic, create in _DECOMPRESSORS.items():
+        if start.startswith(magic):
+            return Decompressed(_Pump(window, start, magic, create), window)
+    if compression_of(start) == "lz4":
+        data = start + window.read()
+        end = end_of_lz4(data)
+        return Decompressed(
+            io.BytesIO(decompress(data[:end], "lz4", _LZ4_MOST, window.name)), window, len(data) - end
+        )
+    return Decompressed(Prefixed(window, start), window)
 
 
 def exactly(stream: Readable, size: int, name: str) -> bytes:

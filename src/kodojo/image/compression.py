@@ -12,7 +12,7 @@ from typing import Any
 
 from kodojo.errors import ImageError
 
-__all__ = ["compression_of", "decompress", "find_compressed"]
+__all__ = ["compression_of", "decompress", "end_of_lz4", "find_compressed"]
 
 _MAGICS = {
     b"\x1f\x8b": "gzip",
@@ -126,10 +126,8 @@ def _lz4(data: bytes | memoryview, limit: int) -> bytes:
     while position + 4 <= len(source):
         (size,) = struct.unpack_from("<I", source, position)
         position += 4
-        if position == len(source):
+        if position == len(source) or (out and size > _LZ4_LARGEST):
             break  # the kernel's build puts the length of the whole behind the last block
-        if out and size > _LZ4_LARGEST:
-            break  # that length, and something else behind it
         if size > len(source) - position:
             raise EOFError("the end is missing")
         out += _lz4_block(source[position : position + size])
@@ -137,6 +135,17 @@ def _lz4(data: bytes | memoryview, limit: int) -> bytes:
         if len(out) > limit:
             raise _TooLarge
     return bytes(out)
+
+
+def end_of_lz4(data: bytes | memoryview) -> int:
+    """Where the blocks of a legacy frame end: with what has no size of a block in front, or at the end of all."""
+    position = 4
+    while position + 4 <= len(data):
+        (size,) = struct.unpack_from("<I", data, position)
+        if size > _LZ4_LARGEST:
+            return position
+        position += 4 + size
+    return len(data)
 
 
 def _lz4_block(block: bytes) -> bytes:

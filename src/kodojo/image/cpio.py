@@ -2,7 +2,7 @@
 
 The format is described in the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``. An
 initramfs (:func:`initramfs_members`) is any number of such archives one after the other, with zeroes between
-them, of which the last ones may be compressed together: microcode stands in front uncompressed.
+them, each compressed or not, in whichever way: microcode stands in front uncompressed.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def initramfs_members(file: BinaryIO, name: str) -> Iterator[Member]:
             yield from cpio_members(window, name)
             position += window.taken
         elif compression_of(start) is not None:
-            yield from _archives(decompressed(window), name)
-            return
+            stream = decompressed(window)
+            yield from _archives(stream, name)
+            position += stream.end
         else:
             raise PackageError(f"{name}: damaged: no archive at byte {position}", hint="make it again")
 

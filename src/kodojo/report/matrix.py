@@ -160,7 +160,8 @@ def _together(names: Sequence[str]) -> str:
 def kernel_lines(matrix: Matrix, paint: Paint) -> list[str]:
     """What is to be known about the kernels: why one cannot be used, or what is wrong with its description."""
     said = ((kernel.name, text) for kernel in matrix.kernels for text in (kernel.problem, *kernel.warnings) if text)
-    return [f"{paint('note:', 'blue')} {clean(name)}: {clean(text)}" for name, text in said]
+    told = (text if text.startswith(f"{name}: ") else f"{name}: {text}" for name, text in said)
+    return [f"{paint('note:', 'blue')} {clean(text)}" for text in told]
 
 
 def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:

@@ -101,6 +101,22 @@ def test_compressed_initramfs(here, spool, pack):
     assert contents(find_modules(["initrd.img"], spool)) == {"initrd.img:a.ko": MODULE}
 
 
+def test_initramfs_of_all_kinds(here, spool):
+    """Archives that are compressed in different ways follow each other; the last file of a name is the one there."""
+    kinds = [*COMPRESSIONS.values(), lz4_legacy, bytes, lz4_legacy, *COMPRESSIONS.values()]
+    parts = [
+        pack(cpio(regular({f"m{number}.ko": MODULE, "same.ko": OTHER if pack is kinds[-1] else MODULE})))
+        for number, pack in enumerate(kinds)
+    ]
+    (here / "initrd.img").write_bytes(b"".join(part + bytes(-len(part) % 4 + 8) for part in parts))
+    expected = {f"initrd.img:m{number}.ko": MODULE for number in range(len(kinds))}
+    assert contents(find_modules(["initrd.img"], spool)) == expected | {"initrd.img:same.ko": OTHER}
+    (here / "initrd.img").write_bytes(b"".join(parts) + b"junk")
+    *found, problem = find_modules(["initrd.img"], spool)
+    assert len(found) == len(kinds) + 1
+    assert "no archive at byte" in problem.problem
+
+
 def test_hard_links_in_an_archive(here, spool):
     """Two names of one file are two modules with the same content."""
     mode = stat.S_IFREG | 0o644
