@@ -61,8 +61,6 @@ class GivenModule(NamedTuple):
         :raises InputError: it cannot be read.
         :raises ImageError: it is compressed and damaged, or larger than any module.
         """
-        if self.problem:
-            raise InputError(self.problem, hint=self.hint)
         if self.content is not None:
             return self.content
         data = self._stored(MODULE_SIZE_LIMIT + 1)
@@ -78,6 +76,8 @@ class GivenModule(NamedTuple):
         return compression_of(self._stored(8)) is not None
 
     def _stored(self, size: int) -> bytes:
+        if self.problem:
+            raise InputError(self.problem, hint=self.hint)
         try:
             with self.path.open("rb") as file:
                 known = os.fstat(file.fileno()).st_size  # 0 for pipes and the like

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from kodojo.check.examine import examine
 from kodojo.check.sources import GivenModule, Spool, find_modules, own_modules
 from kodojo.errors import ImageError, InputError, KodojoError
 from kodojo.image import archive
@@ -143,6 +144,7 @@ def test_what_cannot_be_read_is_reported(here, spool):
     found = find_modules([*names, "a.ko"], spool)
     assert [module.label for module in found] == [*names, "a.ko"]
     assert all(name in module.problem for name, module in zip(names, found, strict=False))
+    assert [each.module.problem for each in examine(found, spool)] == [module.problem for module in found]
     for module in found[:-1]:
         with pytest.raises(InputError):
             module.read()
