@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from kodojo.check.results import Matrix, Result, Status
+from kodojo.check.results import UNCHECKED, Matrix, Result, Status
 from kodojo.report.errnos import errno_name
 from kodojo.report.explain import problem_lines
 from kodojo.report.paint import Paint, clean
@@ -158,10 +158,9 @@ def _together(names: Sequence[str]) -> str:
 
 
 def kernel_lines(matrix: Matrix, paint: Paint) -> list[str]:
-    """What is to be known about the kernels: why one cannot be used, or what is wrong with its description."""
-    said = ((kernel.name, text) for kernel in matrix.kernels for text in (kernel.problem, *kernel.warnings) if text)
-    told = (text if text.startswith(f"{name}: ") else f"{name}: {text}" for name, text in said)
-    return [f"{paint('note:', 'blue')} {clean(text)}" for text in told]
+    """What is wrong with the descriptions of kernels. Why one cannot be used is the reason of its results."""
+    said = ((kernel.name, text) for kernel in matrix.kernels for text in kernel.warnings)
+    return [f"{paint('note:', 'blue')} {clean(name)}: {clean(text)}" for name, text in said]
 
 
 def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
@@ -177,7 +176,26 @@ def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
         example = examples[slug]
         name = os.path.basename(example.module)  # noqa: PTH119
         times = f" ({count} times)" if count > 1 else ""
+        if slug == UNCHECKED:
+            lines += [f"{paint(slug, 'bold')}{times}:", *_failures(matrix, paint)]
+            continue
         lines.append(f"{paint(slug, 'bold')}{times}, as in {clean(name)}: {clean(example.why)}")
         if example.hint:
             lines.append(f"  {paint('hint:', 'cyan')} {clean(example.hint)}")
+    return lines
+
+
+def _failures(matrix: Matrix, paint: Paint) -> list[str]:
+    """Why something could not be checked: that has a reason of its own each time."""
+    hints: dict[str, dict[str, None]] = {}
+    for result in matrix:
+        if result.status is Status.UNCHECKED:
+            hints.setdefault(result.hint, {})[result.why] = None
+    lines = []
+    for hint, failures in hints.items():
+        lines += [f"  {clean(why)}" for why in list(failures)[:_NAMES_SHOWN]]
+        if len(failures) > _NAMES_SHOWN:
+            lines.append(f"  ... and {len(failures) - _NAMES_SHOWN} more; --json has them all")
+        if hint:
+            lines.append(f"  {paint('hint:', 'cyan')} {clean(hint)}")
     return lines

@@ -283,3 +283,17 @@ def test_page_in_a_browser(tmp_path):
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in done.stdout
     assert "4,001" in done.stdout
     assert 10 < done.stdout.count('class="row"') < 100
+
+
+def test_reasons_of_what_could_not_be_checked():
+    """Each file that could not be read has its own reason, and a hint once for those that have the same."""
+    failures = {"a": "a: is gone", "b": "b: is a pipe", "c": "c: is cut off"}
+    kernels = (KernelColumn("1.0"), KernelColumn("2.0"))
+    matrix = Matrix(tuple(failures), kernels)
+    for name, failure in failures.items():
+        advice = "fetch it again" if name == "c" else "give a file"
+        matrix.add(Result(name, kernel.name, failure=failure, advice=advice) for kernel in kernels)
+    assert reason_lines(matrix, Paint(enabled=False)) == [
+        "could-not-be-checked (6 times):",
+        "  a: is gone", "  b: is a pipe", "  hint: give a file", "  c: is cut off", "  hint: fetch it again",
+    ]  # fmt: skip
