@@ -29,6 +29,11 @@ _OWNED = {
     "MAC80211": "ieee80211_register_hw", "I2C": "i2c_add_adapter", "MMC": "mmc_add_host", "MII": "mii_link_ok",
     "IPV6": "inet6_register_protosw", "JBD2": "jbd2_journal_start", "FAT_FS": "fat_fill_super", "NLS": "load_nls",
     "BLK_DEV_MD": "md_register_thread", "NF_CONNTRACK": "nf_conntrack_alloc", "SUNRPC": "rpc_run_task",
+    # What releases and distributions decide in different ways, or what came or went with one.
+    "ZSTD_COMPRESS": "zstd_cctx_workspace_bound", "ZSMALLOC": "zs_compact", "CRC_T10DIF": "crc_t10dif",
+    "CRC64": "crc64_be", "TEE": "tee_bus_type", "DAX": "__dax_driver_register", "NVME_AUTH": "nvme_auth_alloc_key",
+    "NVME_KEYRING": "nvme_keyring_id", "NLS_UCS2_UTILS": "NlsUniUpperRange", "LIBETH": "libeth_rx_fq_create",
+    "VIDEOBUF_DMA_SG": "videobuf_dma_free",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_described"]
 
-_FORMAT = b"2"  # of the facts; to be raised whenever what they mean changes
+_FORMAT = b"3"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset(
     {"source", "release", "architecture", "vermagic", "config", "warnings", "present", "absent", "sources", "oids"}
 )
