@@ -12,6 +12,7 @@ from tests.support.kernel_file import RELEASE as KERNEL_RELEASE
 
 VERMAGIC = f"{RELEASE} SMP preempt mod_unload modversions "
 COUNTED = b"Only one .modinfo section must exist."
+ZSMALLOC = "0x00000007\tzs_compact\tmm/zsmalloc\tEXPORT_SYMBOL_GPL\t\n"
 SPLIT = b"Invalid ELF section name table type"
 
 
@@ -271,6 +272,10 @@ ELSEWHERE = CONFIG.replace("CONFIG_USB=m", "CONFIG_USB=y")
         ({".config": CONFIG.replace("X86_64", "MIPS")}, "no architecture"),
         ({".config": CONFIG + "CONFIG_LIVEPATCH=y\n"}, "1 options from auto.conf (CONFIG_LIVEPATCH)"),
         ({".config": ELSEWHERE}, "usb_register_driver is exported by drivers/usb/core/usbcore and CONFIG_USB is y"),
+        (
+            {"Module.symvers": SYMVERS + ZSMALLOC},
+            "zs_compact is exported by mm/zsmalloc and CONFIG_ZSMALLOC is not set",
+        ),
         ({"Module.symvers": "".join(SYMVERS.splitlines(keepends=True)[:5])}, "only vmlinux was built"),
         ({"Module.symvers": "".join(SYMVERS.splitlines(keepends=True)[5:])}, "vmlinux was not built"),
         ({".config": CONFIG.replace("CONFIG_MODVERSIONS=y\n", "")}, "the configuration has no CONFIG_MODVERSIONS"),

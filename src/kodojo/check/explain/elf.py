@@ -31,6 +31,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "elf-symbol-strings": ((), ("sh_link",)),
 }
 SHT_SYMTAB = 2
+EI_DATA = 5
 
 
 def header_field(case: Case, problem: Refusal) -> Refusal:
@@ -42,10 +43,19 @@ def header_field(case: Case, problem: Refusal) -> Refusal:
         return problem
     header = np.frombuffer(data, elf_format.ehdr, 1)[0]
     details = [_of_header(header, name, len(data)) for name in header_fields]
+    if problem.slug == "elf-architecture" and data[EI_DATA] != (1 if elf_format.little else 2):
+        details = [_of_byte_order(data)]
     sections = _headers(header, data, elf_format)
     for index in _sections(problem, header, sections):
         details += _of_section(header, sections, index, section_fields, data)
     return replace(problem, details=tuple(details) or problem.details)
+
+
+def _of_byte_order(data: bytes) -> Detail:
+    """The kernel does not look at it, and finds the numbers behind it wrong."""
+    order = {1: "little-endian", 2: "big-endian"}.get(data[EI_DATA], "no byte order that there is")
+    text = f"byte {EI_DATA:#x} of the file is {data[EI_DATA]}: {order}, which this kernel's processors are not"
+    return Detail("EI_DATA", text, {"offset": EI_DATA, "value": data[EI_DATA], "file size": len(data)})
 
 
 def _of_header(header: np.void, name: str, length: int) -> Detail:

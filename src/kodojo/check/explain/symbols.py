@@ -66,6 +66,13 @@ def unknown_symbol(case: Case, problem: Refusal) -> Refusal:
         hint = f"Load {names} first: depends= names it, and this kernel's tree does not have it. Check both together."
     elif case.release and case.release != case.image.release:
         hint = f"Build the module for {case.image.release}: it was built for {case.release}, which had the symbol."
+    elif all(detail.facts.get("found") == "not exported" for detail in details):
+        hint = "Do without it: what a kernel does not export is for its own code only. Similar names may do as well."
+    elif all(detail.facts.get("found") in ("nowhere", "not exported") for detail in details):
+        hint = (
+            "If a module that is not part of the kernel exports it, check both together (kodojo check A.ko B.ko)."
+            " Else build the module against this kernel's headers: modpost then says what is missing."
+        )
     return replace(problem, hint=hint, details=(*details, *problem.details[MOST:]))
 
 
@@ -76,7 +83,7 @@ def _unknown(case: Case, detail: Detail) -> Detail:
         return _of_another_module(case, detail, owners[0])
     if "symbols" in case.image.describes and case.image.kallsyms.get(name) is not None:
         text = "the kernel has it, but does not export it to modules"
-        return replace(detail, text=text, facts=detail.facts | {"found": "not exported"}, more=_near(case, name))
+        return replace(detail, text=text, facts=detail.facts | {"found": "not exported"}, more=_before(case, name))
     text = "neither the kernel nor a module of its tree has it"
     return replace(detail, text=text, facts=detail.facts | {"found": "nowhere"}, more=_elsewhere(case, name))
 
@@ -92,12 +99,16 @@ def _of_another_module(case: Case, detail: Detail, owner: str) -> Detail:
 def _elsewhere(case: Case, name: str) -> tuple[str, ...]:
     """What is known of a symbol that is not there: who had it, what option it hangs on, what looks like it."""
     lines = []
-    if case.built_for is not None:
-        lines += _in_the_old_kernel(case.built_for, name)
     option = next((option for prefix, option in OPTIONS.items() if name.lstrip("_").startswith(prefix)), "")
     if option and "config" in case.image.describes and not case.image.config.enabled(option):
         lines.append(f"symbols of that kind come with CONFIG_{option}, which this kernel was built without")
-    return (*lines, *_near(case, name))
+    return (*lines, *_before(case, name))
+
+
+def _before(case: Case, name: str) -> tuple[str, ...]:
+    """Who had it in the kernel that the module was built for, and what looks like it in this one."""
+    old = _in_the_old_kernel(case.built_for, name) if case.built_for is not None else []
+    return (*old, *_near(case, name))
 
 
 def _in_the_old_kernel(image: Image, name: str) -> list[str]:

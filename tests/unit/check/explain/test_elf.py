@@ -7,8 +7,9 @@ import pytest
 from kodojo.check.explain import Case, explain
 from kodojo.check.explain.elf import struct_module_size
 from kodojo.errors import Detail
+from kodojo.image.elf import FORMATS
 from kodojo.loader.verdict import check
-from tests.support.elf_writer import module_writer
+from tests.support.elf_writer import ElfWriter, module_writer
 from tests.support.loading import SpyTarget
 from tests.unit.check.explain.conftest import case, problem
 
@@ -48,6 +49,15 @@ def test_header(place, form, value, slug, field):
     assert details[0].subject == field
     assert details[0].facts["offset"] == place
     assert details[0].facts.get("value", value) == value
+
+
+def test_byte_order():
+    """A file of the other byte order is told by the byte that says so, not by numbers that are none."""
+    data = bytearray(ElfWriter(FORMATS[2, 2]).build())
+    slug, (detail,) = explained(bytes(data))
+    assert slug == "elf-architecture"
+    assert (detail.facts["offset"], detail.facts["value"]) == (5, 2)
+    assert "big-endian" in detail.text
 
 
 @pytest.mark.parametrize("late", [False, True])

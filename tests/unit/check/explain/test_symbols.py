@@ -61,6 +61,14 @@ def test_dependency_that_is_nowhere(exporters):
     assert "Load gone_module first" in unknown(case(depends="gone_module"))[0].hint
 
 
+def test_symbols_that_nobody_has(exporters):
+    """The advice is not to load what exports a symbol where nothing does, nor to do so for the kernel's own."""
+    assert "check both together" in unknown(case())[0].hint
+    found, detail = unknown(case(kernel(kallsyms=Kallsyms(gone=1)), built_for=kernel("gone", release="5.0")))
+    assert "does not export" in found.hint
+    assert detail.more == ("5.0 exports it",)
+
+
 def test_symbols_of_another_release(exporters):
     """Where nothing else is known, the release that the module was built for is the hint."""
     found, _detail = unknown(case(vermagic="5.0-other SMP "))
