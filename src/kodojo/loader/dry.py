@@ -301,8 +301,8 @@ class DryTarget:
         for path, value in values.items():
             if struct.has(path):
                 member = struct.field(path)
-                place = slice(member.offset, member.offset + member.size)
                 number = value & (1 << 8 * member.size) - 1
+                place = slice(member.offset, member.offset + member.size)
                 content[place] = number.to_bytes(member.size, self._architecture.format.byteorder)
         return bytes(content)
 
@@ -342,13 +342,14 @@ class DryTarget:
             symbol = Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
             self._kernels_own[name, gplok] = symbol
             return symbol
+        prefixes = ("", "gpl_")[: 1 + gplok]
         for mod in self._modules:
-            if mod.state == ModuleState.UNFORMED:
-                continue
-            for prefix in ("", "gpl_")[: 1 + gplok]:
-                symbol = self._export_table(mod, prefix).find(name)
-                if symbol is not None:
-                    return symbol
+            if mod.state != ModuleState.UNFORMED:
+                for prefix in prefixes:
+                    table = self._exports.get((mod, prefix)) or self._export_table(mod, prefix)
+                    symbol = table.find(name)
+                    if symbol is not None:
+                        return symbol
         # Names that the module itself exports are looked up when its tables are there; only then are they.
         resolving = not any(mod.state == ModuleState.UNFORMED and mod in self._infos for mod in self._modules)
         return self._described.presume(name, gplok=gplok) if self._described.active and resolving else None
