@@ -14,6 +14,7 @@ from tests.kernel.callers import Pair
 from tests.support import distribution, kbuild
 
 SERIES = ("6.1", "6.12")
+EVERY_SERIES = (*SERIES, *distribution.ARM64)
 
 
 @lru_cache
@@ -34,7 +35,7 @@ def booted_kernel(series: str) -> Kernel:
     return Kernel.boot(image_of(series), store=shared_store())
 
 
-@pytest.fixture(params=[*SERIES, *distribution.ARM64])
+@pytest.fixture(params=EVERY_SERIES)
 def series(request: pytest.FixtureRequest) -> str:
     """A kernel series; every test that asks for a kernel runs once for each."""
     return request.param

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from functools import partial
 
@@ -34,6 +33,7 @@ class Allocations:
 
     def __init__(self, kernel: Kernel, fail: int | None = None) -> None:
         self._cpu = kernel.machine.cpu
+        self._abi = kernel.calls.abi
         self._memory = kernel.memory
         self.fail = fail
         self._counts = False
@@ -59,18 +59,16 @@ class Allocations:
         number = len(self.made)
         self.made.append("__kmalloc" if name in SIZE_IS_CONSTANT else name)
         if number == self.fail:
-            stack = self._cpu.get("rsp")
-            (back,) = struct.unpack("<Q", self._cpu.read(stack, 8))
-            self._cpu.write_registers({"rax": 0, "rip": back, "rsp": stack + 8})
+            self._abi.return_from(self._cpu, 0)
 
     def _free(self, name: str) -> None:
         if not self._counts or self._is_for_address_space(name):
             return
-        if self._cpu.get("rsi" if name == "kmem_cache_free" else "rdi"):
+        if self._abi.argument(self._cpu, 1 if name == "kmem_cache_free" else 0):
             self.freed[name] += 1
 
     def _is_for_address_space(self, name: str) -> bool:
         if not name.startswith("kmem_cache_"):
             return False
-        cache = self._memory.struct("kmem_cache", self._cpu.get("rdi"))
+        cache = self._memory.struct("kmem_cache", self._abi.argument(self._cpu, 0))
         return self._memory.string(cache.get("name")) in ADDRESS_SPACE

@@ -14,7 +14,8 @@ from kodojo.loader.dry_formation import builtin_kobjects
 from kodojo.loader.syscalls import sys_finit_module, sys_init_module
 from tests.damage.outcomes import without_traces
 from tests.differential.compare import native_init_module
-from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer
+from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter
+from tests.support.paper_modules import module_for
 
 pytestmark = pytest.mark.kernel
 
@@ -53,13 +54,7 @@ def lines(log) -> list[tuple[int, str]]:
 
 
 def paper(kernel: Kernel, name: str = "paper") -> ElfWriter:
-    image = kernel.image
-    return module_writer(
-        name=name,
-        struct_size=image.btf.struct("module").size,
-        info={"vermagic": image.vermagic},
-        crcs={"module_layout": image.exports.get("module_layout").crc},
-    )
+    return module_for(kernel.image, name=name)
 
 
 def parameters(writer: ElfWriter, *rows: tuple[str, int]) -> None:

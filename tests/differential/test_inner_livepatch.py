@@ -10,7 +10,8 @@ import pytest
 from kodojo.errors import GuestOSError
 from kodojo.kernel.kernel import Kernel
 from tests.differential.compare import SETTLE, differences, native_init_module, our_init_module, outcome_of
-from tests.support.elf_writer import ALLOC, WRITE, module_writer
+from tests.support.elf_writer import ALLOC, WRITE
+from tests.support.paper_modules import module_for
 
 pytestmark = pytest.mark.kernel
 
@@ -131,12 +132,7 @@ def ambiguous(kernel: Kernel) -> str:
 
 
 def livepatch(kernel: Kernel, section: str, symbol: str, where: int | str) -> bytes:
-    image = kernel.image
-    writer = module_writer(
-        struct_size=image.btf.struct("module").size,
-        info={"vermagic": image.vermagic, "livepatch": "Y"},
-        crcs={"module_layout": image.exports.get("module_layout").crc},
-    )
+    writer = module_for(kernel.image, info={"livepatch": "Y"})
     writer.add(".pointers", bytes(24), ALLOC | WRITE, align=8)
     writer.symbol(symbol, where)
     relocations = writer.relocations(".pointers", [(8, R_X86_64_64, symbol, 4)])

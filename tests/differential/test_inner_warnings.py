@@ -7,7 +7,8 @@ import pytest
 from kodojo.kernel.kernel import Kernel
 from tests.damage.outcomes import without_traces
 from tests.differential.compare import SETTLE, Outcome, differences, native_init_module, our_init_module, outcome_of
-from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer
+from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter
+from tests.support.paper_modules import module_for
 
 pytestmark = pytest.mark.kernel
 
@@ -127,11 +128,6 @@ TABLES = [
 @pytest.mark.parametrize("change", TABLES, ids=lambda change: change.__name__)
 def test_table(kernel, change):
     """Tables that are wrong, and what the kernel says to them."""
-    image = kernel.image
-    writer = module_writer(
-        struct_size=image.btf.struct("module").size,
-        info={"vermagic": image.vermagic},
-        crcs={"module_layout": image.exports.get("module_layout").crc},
-    )
+    writer = module_for(kernel.image)
     change(writer)
     compare(kernel, writer.build(), "", "paper")

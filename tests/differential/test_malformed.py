@@ -8,12 +8,13 @@ import pytest
 
 from kodojo.image.image import Image
 from tests.differential.compare import differences, native_init_module, our_init_module, outcome_of
-from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer, versions
+from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, versions
+from tests.support.paper_modules import module_for
 
 THIS_MODULE = ".gnu.linkonce.this_module"
 
 HEADERS = [
-    {"e_ident": b"\x7fELG"}, {"e_ident": b"\x7fELF\x01\x02"}, {"e_type": 3}, {"e_machine": 183}, {"e_shentsize": 40},
+    {"e_ident": b"\x7fELG"}, {"e_ident": b"\x7fELF\x01\x02"}, {"e_type": 3}, {"e_machine": 40}, {"e_shentsize": 40},
     {"e_shoff": 1 << 63}, {"e_shnum": 0}, {"e_shnum": 5000}, {"e_shstrndx": 0}, {"e_shstrndx": 99},
 ]  # fmt: skip
 
@@ -70,12 +71,7 @@ CHANGES = {
 
 def malformed(image: Image, change: Callable[[ElfWriter], object], info=None, name="paper") -> bytes:
     """A module for this kernel, changed."""
-    writer = module_writer(
-        name=name,
-        struct_size=image.btf.struct("module").size,
-        info={"vermagic": image.vermagic} | (info or {}),
-        crcs={"module_layout": image.exports.get("module_layout").crc},
-    )
+    writer = module_for(image, name=name, info=info)
     change(writer)
     return writer.build()
 

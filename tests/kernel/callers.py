@@ -92,6 +92,11 @@ class Pair:
     def __init__(self, kernel: Kernel) -> None:
         self.ours, self.native = Calls(kernel), NativeCalls(kernel.fork())
 
+    def settle(self) -> None:
+        """Give both time to end what the last call has left to others (memory of init is freed by a work queue)."""
+        for kernel in self.kernels:
+            kernel.sleep(0.5)
+
     @property
     def kernels(self) -> tuple[Kernel, Kernel]:
         return self.ours.kernel, self.native.kernel

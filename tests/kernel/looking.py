@@ -13,7 +13,8 @@ from kodojo.kernel.kernel import Kernel
 
 __all__ = ["Said", "commands", "errno_of", "exists", "listening", "mode_of", "module_line", "names", "tainted"]
 
-_STAT_SIZE, _ST_MODE = 144, 24  # struct stat (arch/x86/include/uapi/asm/stat.h)
+_STATX_SIZE, _STX_MODE, _STATX_MODE = 256, 28, 3  # struct statx (include/uapi/linux/stat.h)
+_AT_FDCWD = -100
 
 
 class Said:
@@ -43,15 +44,23 @@ def listening(kernel: Kernel) -> Iterator[Said]:
 
 
 def exists(kernel: Kernel, path: str) -> bool:
-    return kernel.user.syscall("access", kernel.user.path(path), 0) == 0
+    return _statx(kernel, path) is not None
 
 
 def mode_of(kernel: Kernel, path: str) -> int:
-    """``st_mode`` with the file's type."""
-    buffer = kernel.user.put(bytes(_STAT_SIZE), 4096)
-    kernel.user.checked(path, "stat", kernel.user.path(path), buffer)
-    mode: int = struct.unpack_from("<I", kernel.memory.read(buffer + _ST_MODE, 4))[0]
+    """``stx_mode`` with the file's type."""
+    found = _statx(kernel, path)
+    assert found is not None, path
+    mode: int = struct.unpack_from("<H", found, _STX_MODE)[0]
     return mode
+
+
+def _statx(kernel: Kernel, path: str) -> bytes | None:
+    user = kernel.user
+    buffer = user.put(bytes(_STATX_SIZE), 8192)
+    if user.syscall("statx", _AT_FDCWD, user.path(path), 0, _STATX_MODE, buffer):
+        return None
+    return kernel.memory.read(buffer, _STATX_SIZE)
 
 
 def names(kernel: Kernel, path: str) -> set[str]:

@@ -6,7 +6,7 @@ from tests.damage.outcomes import native_load, our_load
 
 pytestmark = pytest.mark.kernel
 
-NAMES = ("softdog", "em_nbyte", "crc8", "dummy")
+NAMES = ("softdog", "em_nbyte", "ts_fsm", "dummy")
 
 
 def test_modules_take_turns_in_the_same_memory(kernel):

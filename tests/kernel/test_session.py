@@ -18,7 +18,7 @@ from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, Mac
 from kodojo.image.store import Store
 from kodojo.kernel import snapshots
 from kodojo.kernel.session import Session
-from tests.conftest import image_of, shared_store
+from tests.conftest import EVERY_SERIES, SERIES, image_of, shared_store
 from tests.kernel.looking import exists
 
 pytestmark = pytest.mark.kernel
@@ -37,7 +37,7 @@ class OneImageStore(Store):
         return shared_store().snapshots_directory(image)
 
     def images(self):
-        return [image_of("6.1"), image_of("6.12")]
+        return [image_of(series) for series in EVERY_SERIES]
 
     def current(self):
         return image_of(self._series)
@@ -96,7 +96,7 @@ def test_another_kernel_is_refused(session, image):
     """A machine that runs one kernel is not another kernel's."""
     with session.machine():
         pass
-    other = next(one for one in map(image_of, ("6.1", "6.12")) if one is not image)
+    other = next(one for one in map(image_of, SERIES) if one is not image)
     with pytest.raises(InputError, match=re.escape(image.release)) as refusal, session.machine(image=other):
         pass
     assert "kodojo boot" in refusal.value.hint

@@ -37,6 +37,8 @@
 #endif
 
 int kd_weak_nowhere(int x) __weak;
+/* In code it would be in a global offset table on arm64, which modules do not have. */
+static int (*volatile weak)(int x) = kd_weak_nowhere;
 
 int kd_percpu_data[4] = { 1, 2, 3, 4 };
 EXPORT_SYMBOL_GPL(kd_percpu_data);
@@ -118,7 +120,7 @@ static int __init kd_percpu_init(void)
 	pr_info("kd_percpu: call=%d then %d\n", before, static_call(kd_percpu_call)(1));
 	cond_resched();
 	pr_info("kd_percpu: kernel's key=%d\n", want_init_on_free());
-	pr_info("kd_percpu: weak=%s\n", kd_weak_nowhere ? "present" : "absent");
+	pr_info("kd_percpu: weak=%s\n", weak ? "present" : "absent");
 	pr_info("kd_percpu: alternative %s\n", by_alternative() == by_list() ? "agrees" : "differs");
 	pr_info("kd_percpu: fault=%d\n", read_user((const int __user *)16));
 	return 0;
