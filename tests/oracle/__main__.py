@@ -20,20 +20,24 @@ from tests.oracle.qemu import Qemu, QemuError
 from tests.oracle.runner import Asked, ask
 from tests.support.accepted import accepted, judge
 from tests.support.distribution import SERIES, DistributionError, cache_directory
+from tests.sweep.plan import ARCHITECTURES, kernel_names
 
 LINES = 4
 
 
 @click.command()
 @click.option("--series", type=click.Choice(SERIES), multiple=True, default=SERIES, help="Which kernel.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], help="For which processor.")
 @click.option("--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Which cases.")
 @click.option("--case", "names", multiple=True, help="Only the case of this name.")
 @click.option("--kept", is_flag=True, help="Ask QEMU only what it has not answered yet, by the kept answers.")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
-def main(series: tuple[str, ...], groups: tuple[str, ...], names: tuple[str, ...], kept: bool, jobs: int) -> None:
+def main(
+    series: tuple[str, ...], arch: str, groups: tuple[str, ...], names: tuple[str, ...], kept: bool, jobs: int
+) -> None:
     """Compare our machine with QEMU; a run of all cases keeps QEMU's answers for `make test`."""
     everything: list[dict[str, Any]] = []
-    for one in series:
+    for one in kernel_names(arch, series):
         cases = [case for case in catalogue(image_of(one), one, groups) if not names or case.name in names]
         try:
             everything += _run(one, cases, jobs, kept=kept, whole=set(groups) == set(GROUPS) and not names)

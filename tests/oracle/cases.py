@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from kodojo.kernel.abi import abi_of
 
@@ -79,16 +80,18 @@ class Case:
     """A sequence of calls.
 
     :param group: the kind of case, for tables.
-    :param digest: of everything that is put into the machine.
+    :param architecture: whose numbers the calls have, as ``uname -m`` says.
     """
 
     group: str
     name: str
     calls: tuple[Call, ...]
-    digest: str = field(init=False, default="")
+    architecture: str = "x86_64"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha256(encode(self)).hexdigest())
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that is put into the machine."""
+        return hashlib.sha256(encode(self)).hexdigest()
 
 
 def encode(case: Case) -> bytes:
@@ -104,7 +107,7 @@ def encode(case: Case) -> bytes:
         if not call.privileged:
             records += _RECORD.pack(_UNPRIVILEGED, 0)
         padded = (*call.arguments, *[Argument()] * _ARGUMENTS)[:_ARGUMENTS]
-        body = struct.pack("<II", abi_of("x86_64").system_calls[call.name], SETTLE)
+        body = struct.pack("<II", abi_of(case.architecture).system_calls[call.name], SETTLE)
         for argument in padded:
             data = argument.data + b"\0" if argument.kind == Kind.PATH else argument.data
             body += struct.pack("<IIQ", argument.kind, places.get(data, 0), argument.value & ((1 << 64) - 1))

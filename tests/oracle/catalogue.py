@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from kodojo.image.image import Image
+from kodojo.kernel.abi import abi_of
 from tests.damage.bases import bases
 from tests.damage.mutations import make_case
 from tests.differential import test_malformed
@@ -21,6 +22,13 @@ SEED, DAMAGED = 11, 110
 GROUPS = (
     "tree", "malformed", "damaged", "built", "parameters", "init_module", "finit_module", "delete_module", "switches",
 )  # fmt: skip
+# What only one architecture's trees have: instructions that a processor may lack, its own devices.
+MORE_OF_THE_TREE = {
+    "aarch64": (
+        "aes-ce-blk", "aes-neon-bs", "chacha-neon", "crct10dif-ce", "ghash-ce", "nhpoly1305-neon", "poly1305-neon",
+        "sha2-ce", "sha3-ce", "sha512-ce", "xor-neon", "arm_smccc_trng", "arm_spe_pmu", "coresight", "virtio_mmio",
+    ),
+}  # fmt: skip
 PAGE = 4096
 O_TRUNC, O_NONBLOCK = 0o1000, 0o4000
 UNMAPPED = (0, 16, 0x10000, 0x7FFFFFFFF000, 0xFFFFFFFF81000000, 1 << 63)
@@ -40,7 +48,8 @@ def catalogue(image: Image, series: str, groups: Collection[str] = GROUPS) -> li
         "delete_module": lambda: _delete_module(built),
         "switches": lambda: _switches(image, built["kd_noinit"]),
     }
-    return [case for group in GROUPS if group in groups for case in makers[group]()]
+    found = [case for group in GROUPS if group in groups for case in makers[group]()]
+    return [replace(case, architecture=image.architecture) for case in found]
 
 
 def load(data: bytes, arguments: str | bytes = "", looks_at: str = "") -> Call:
@@ -62,7 +71,7 @@ def remove(name: str | bytes, flags: int = O_NONBLOCK, looks_at: str = "") -> Ca
 
 def _tree(image: Image) -> Iterator[Case]:
     """With what they depend on; loaded twice, then everything removed again."""
-    for name, arguments in listed():
+    for name, arguments in (*listed(), *((name, "") for name in MORE_OF_THE_TREE.get(image.architecture, ()))):
         if name not in image.modules:
             continue
         own = name.replace("-", "_")
@@ -215,7 +224,7 @@ def _finit_module(image: Image, data: bytes) -> Iterator[Case]:
         yield case(f"descriptor {descriptor}", number(descriptor))
     for mode in ("O_RDONLY", "O_WRONLY", "O_RDWR", "O_PATH"):
         yield case(mode, in_file(data, getattr(os, mode)))
-    yield case("directory", opened("/tmp", os.O_DIRECTORY))
+    yield case("directory", opened("/tmp", abi_of(image.architecture).open_directory))
     yield case("device", opened("/dev/null"))
     yield case("/proc", opened("/proc/version"))
     for length in (0, 1, 63, 64, 1000):

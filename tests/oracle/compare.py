@@ -19,6 +19,14 @@ _MASKS = (
     (re.compile(r"^(?:RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2): .*"), "registers"),
     # The walk to an address that faulted leads through the page tables of the caller, which is another program.
     (re.compile(r"^PGD [0-9a-f]+ .*"), "PGD"),
+    (re.compile(r"^(\[[0-9a-f]{16}\]) pgd=.*"), r"\1 pgd"),
+    (re.compile(r"\bpgdp=[0-9a-f]{16}$"), "pgdp"),
+)
+_USER_TABLE = "user pgtable: "
+# Nor is the level of these tables the same at which there is no entry (in ESR: the last two bits).
+_LEVELS = (
+    (re.compile(r"\b((?:ESR = 0x|ISS = 0x|Oops: )[0-9a-f]+)[4-7]\b"), r"\1 and the level"),
+    (re.compile(r"FSC = 0x0[4-7]: level [0-3] "), "FSC and the level: "),
 )
 
 
@@ -61,7 +69,7 @@ def _of_a_call(ours: Answer, theirs: Answer) -> Iterator[str]:
 
 
 def _log(ours: Answer, theirs: Answer) -> Iterator[str]:
-    left, right = ([(level, _masked(line)) for level, line in answer.log] for answer in (ours, theirs))
+    left, right = (_masked(answer.log) for answer in (ours, theirs))
     if ours.end and ours.end == theirs.end:
         right = right[: len(left)]  # our machine stops where the kernel's report ends; a real one goes on
     if len(left) != len(right):
@@ -72,7 +80,12 @@ def _log(ours: Answer, theirs: Answer) -> Iterator[str]:
             yield f"log line {index}: ours {one}, QEMU {other}"
 
 
-def _masked(line: str) -> str:
-    for pattern, replacement in _MASKS:
+def _masked(log: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    masks = (*_MASKS, *_LEVELS) if any(line.startswith(_USER_TABLE) for _, line in log) else _MASKS
+    return [(level, _masked_line(line, masks)) for level, line in log]
+
+
+def _masked_line(line: str, masks: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, replacement in masks:
         line = pattern.sub(replacement, line)
     return line

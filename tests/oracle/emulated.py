@@ -77,7 +77,7 @@ def _rewind(machine: Machine, state: ProcessorState) -> None:
     assert machine.snapshot is not None
     machine.board.restore(machine.snapshot.machine_state["board"])
     machine.cpu.restore_state(state)
-    machine.cpu.set("cr3", machine.cpu.get("cr3"))  # what the engine knows of the old page tables is void
+    machine.cpu.engine.flush_tlb()
 
 
 def _answers(kernel: Kernel, case: Case, loader: Loader) -> list[Answer]:
@@ -184,10 +184,16 @@ def _our_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
         if path is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "module.ko"
             path.write_bytes(argument.data)
-        descriptor = os.open(path, argument.value)
+        descriptor = os.open(path, _flags_here(kernel, argument.value))
         stack.callback(os.close, descriptor)
         return descriptor
     return _value(kernel, argument, stack)
+
+
+def _flags_here(kernel: Kernel, flags: int) -> int:
+    """Flags of open(2), the guest's, as this machine's."""
+    theirs = kernel.user.calls.abi.open_directory
+    return flags & ~theirs | os.O_DIRECTORY if flags & theirs else flags
 
 
 def _value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:

@@ -2,10 +2,9 @@
 /*
  * PID 1 of the machine that QEMU runs: makes the system calls of one case and reports what came of them.
  *
- * The case arrives as a file of QEMU's fw_cfg device (docs/specs/fw_cfg.rst), because the machine is saved while
- * this program waits for one, and each copy of it is given another. The report leaves by isa-debugcon. Neither
- * device has a driver in the kernel, which sees nothing of all that. tests/oracle/cases.py writes cases and
- * tests/oracle/qemu.py reads reports; what both consist of is explained there.
+ * The machine is saved while this program waits for a case, and each copy of it is given another. How the case
+ * arrives and the report leaves is in guest_ARCHITECTURE.h; the kernel sees nothing of it. tests/oracle/cases.py
+ * writes cases and tests/oracle/qemu.py reads reports; what both consist of is explained there.
  */
 
 typedef unsigned char u8;
@@ -13,10 +12,8 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long u64;
 
-enum { CONSOLE_PORT = 0x402, EXIT_PORT = 0x501, FW_CFG_SELECT = 0x510, FW_CFG_DATA = 0x511, FW_CFG_DIRECTORY = 0x19 };
-enum { READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3, LSEEK = 8, MMAP = 9, MUNMAP = 11, NANOSLEEP = 35, FORK = 57, EXIT = 60,
-       WAIT4 = 61, MOUNT = 165, IOPERM = 173, GETDENTS64 = 217, SETRESUID = 117, SETRESGID = 119 };
-enum { O_RDONLY = 0, O_WRONLY_CREAT_TRUNC = 01101, O_NONBLOCK = 04000, O_DIRECTORY = 0200000, SEEK_END = 2, WNOHANG = 1 };
+enum { O_RDONLY = 0, O_WRONLY_CREAT_TRUNC = 01101, O_NONBLOCK = 04000, AT_FDCWD = -100 };
+enum { SEEK_END = 2, WNOHANG = 1, SIGCHLD = 17 };
 enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022, MAP_SHARED_ANONYMOUS = 0x21, PAGE = 4096 };
 enum { DT_DIRECTORY = 4, DT_FILE = 8 };
 enum { DATA = 1, CALL = 2, UNPRIVILEGED = 3 };		/* records of a case; the last one is about the next call */
@@ -24,6 +21,12 @@ enum { VALUE, ADDRESS, DESCRIPTOR, PATH };		/* kinds of arguments */
 enum { SOMEBODY = 1000, MILLISECOND = 1000000 };
 enum { PATIENCE = 3000 };				/* times 10 ms that a call may take */
 enum { MOST_DATA = 64 };				/* cases.py sees to it */
+
+#if defined(__x86_64__)
+#include "guest_x86_64.h"
+#elif defined(__aarch64__)
+#include "guest_aarch64.h"
+#endif
 
 struct argument { u32 kind, data; u64 value; };
 struct call { u32 number, settle; struct argument arguments[3]; };
@@ -33,21 +36,16 @@ static struct data datas[MOST_DATA];
 static u8 buffer[1 << 20];
 static int kmsg;
 
-static long syscall6(long number, long a, long b, long c, long d, long e, long f)
-{
-	register long r10 asm("r10") = d, r8 asm("r8") = e, r9 asm("r9") = f;
-	long value;
-
-	asm volatile("syscall" : "=a"(value) : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-		     : "rcx", "r11", "memory");
-	return value;
-}
-
 #define syscall3(number, a, b, c) syscall6(number, (long)(a), (long)(b), (long)(c), 0, 0, 0)
 
 static void *allocate(u64 size, long flags)
 {
 	return (void *)syscall6(MMAP, 0, size, PROT_READ_WRITE, flags, -1, 0);
+}
+
+static long open_file(const char *path, int flags, int mode)
+{
+	return syscall6(OPENAT, AT_FDCWD, (long)path, flags, mode, 0, 0);
 }
 
 static void pause_for(long milliseconds)
@@ -66,17 +64,7 @@ static u32 length(const char *text)
 	return size;
 }
 
-static void copy(void *to, const void *from, u64 size)
-{
-	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
-}
-
 /* -- the report: a letter, the size of what follows, and that --------------------------------------------------- */
-
-static void put(const void *bytes, u64 size)
-{
-	asm volatile("rep outsb" : "+S"(bytes), "+c"(size) : "d"(CONSOLE_PORT) : "memory");
-}
 
 static void head(char what, u32 size)
 {
@@ -99,46 +87,20 @@ static void report_file(char what, const char *path, const void *bytes, u32 size
 
 /* -- the case ---------------------------------------------------------------------------------------------------- */
 
-static void fw_cfg(void *to, u64 size)
+static u8 *allocated_privately(u64 size)
 {
-	asm volatile("rep insb" : "+D"(to), "+c"(size) : "d"(FW_CFG_DATA) : "memory");
+	return allocate(size, MAP_PRIVATE_ANONYMOUS_POPULATE);
 }
 
-static void fw_cfg_select(u16 item)
-{
-	asm volatile("outw %0, %1" : : "a"(item), "d"((u16)FW_CFG_SELECT));
-}
-
-static u32 big_endian(const u8 *bytes)
-{
-	return bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
-}
-
-/* The file opt/kodojo/case, once it has content. Waiting in sleep would let guest time run away. */
+/* Waiting in sleep would let guest time run away. */
 static const u8 *wait_for_case(u64 *size)
 {
-	static const char name[] = "opt/kodojo/case";
-	u8 entry[64];
-	u8 *content;
+	const u8 *content;
 
-	for (;;) {
-		fw_cfg_select(FW_CFG_DIRECTORY);
-		fw_cfg(entry, 4);
-		for (u32 left = big_endian(entry); left; left--) {
-			u32 same = 0;
-
-			fw_cfg(entry, sizeof(entry));
-			while (same < sizeof(name) && entry[8 + same] == (u8)name[same])
-				same++;
-			*size = big_endian(entry);
-			if (same < sizeof(name) || *size <= 1)
-				continue;
-			content = allocate(*size, MAP_PRIVATE_ANONYMOUS_POPULATE);
-			fw_cfg_select(entry[4] << 8 | entry[5]);
-			fw_cfg(content, *size);
-			return content;
-		}
-	}
+	do {
+		content = read_case(size, allocated_privately);
+	} while (!content);
+	return content;
 }
 
 /* -- calls ------------------------------------------------------------------------------------------------------- */
@@ -157,12 +119,12 @@ static u64 in_memory(const struct data *data)
 static u64 in_file(const struct data *data, int flags)
 {
 	static const char path[] = "/tmp/module.ko";
-	int file = syscall3(OPEN, path, O_WRONLY_CREAT_TRUNC, 0644);
+	int file = open_file(path, O_WRONLY_CREAT_TRUNC, 0644);
 
 	for (u32 done = 0; done < data->size;)
 		done += syscall3(WRITE, file, data->bytes + done, data->size - done);
 	syscall3(CLOSE, file, 0, 0);
-	return syscall3(OPEN, path, flags, 0);
+	return open_file(path, flags, 0);
 }
 
 static u64 value_of(const struct argument *argument)
@@ -173,7 +135,7 @@ static u64 value_of(const struct argument *argument)
 	case DESCRIPTOR:
 		return in_file(&datas[argument->data], argument->value);
 	case PATH:
-		return syscall3(OPEN, datas[argument->data].bytes, argument->value, 0);
+		return open_file((const char *)datas[argument->data].bytes, argument->value, 0);
 	}
 	return argument->value;
 }
@@ -185,7 +147,7 @@ static int make(const struct call *call, int privileged)
 	long values[3];
 	int child, status = 0, patience = PATIENCE;
 
-	child = syscall3(FORK, 0, 0, 0);
+	child = syscall3(CLONE, SIGCHLD, 0, 0);
 	if (!child) {
 		for (int i = 0; i < 3; i++)
 			values[i] = value_of(&call->arguments[i]);
@@ -230,7 +192,7 @@ static void report_log(void)
 
 static void report_content(const char *path)
 {
-	int file = syscall3(OPEN, path, O_RDONLY, 0);
+	int file = open_file(path, O_RDONLY, 0);
 	u32 done = 0;
 	long size = file;
 
@@ -251,7 +213,7 @@ static void report_content(const char *path)
 static void report_directory(const char *path)
 {
 	u8 entries[8192];
-	int directory = syscall3(OPEN, path, O_DIRECTORY, 0);
+	int directory = open_file(path, O_DIRECTORY, 0);
 	long size;
 
 	if (directory < 0)
@@ -333,15 +295,13 @@ void guest(void)
 	mount("debugfs", "/sys/kernel/debug");
 	mount("tracefs", "/sys/kernel/tracing");
 	mount("securityfs", "/sys/kernel/security");
-	syscall3(IOPERM, CONSOLE_PORT, FW_CFG_DATA + 1 - CONSOLE_PORT, 1);
-	kmsg = syscall3(OPEN, "/dev/kmsg", O_RDONLY | O_NONBLOCK, 0);
+	connect();
+	kmsg = open_file("/dev/kmsg", O_RDONLY | O_NONBLOCK, 0);
 	pause_for(2000);
 	report_content("/proc/cpuinfo");
 	report_content("/proc/version");
 	report('R', "", 0);
 	content = wait_for_case(&size);
 	run(content, size);
-	asm volatile("outb %b0, %w1" : : "a"(0), "d"(EXIT_PORT));
+	turn_off();
 }
-
-asm(".globl _start\n_start: call guest\n");

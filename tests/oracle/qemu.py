@@ -1,12 +1,6 @@
 """The booted machine under QEMU, saved once and started again for each case.
 
-QEMU's ``microvm`` is the machine that comes nearest to ours: no PCI, no ACPI, no clock chip; two 8259s, an 8254, and
-here no APIC. The kernel is the same uncompressed image, on the same command line, and the processor says of itself
-what ours says (test_recorded.py). Guest time is counted in instructions (``-icount``) and jumps when the guest waits.
-
-What differs: the processor has the CPUID leaf of the topology; the kernel is entered by PVH instead of by the 64-bit
-boot protocol; the timer counts down as a real one does; the initramfs has another /init (guest.c), which runs in user
-mode; fw_cfg and two debug ports are there, for which the kernel has no driver.
+Which machine it is, and what differs from ours: :mod:`tests.oracle.machines`.
 """
 
 from __future__ import annotations
@@ -27,6 +21,7 @@ from kodojo.errors import decode
 from kodojo.image.image import Image
 from kodojo.kernel import boot
 from tests.damage.outcomes import without_traces
+from tests.oracle import machines
 from tests.oracle.answers import HANG, KILLED, PANIC, Answer, file_text
 from tests.oracle.cases import Case, encode
 from tests.support import distribution
@@ -37,14 +32,8 @@ MEGABYTES = boot.DEFAULT_MEMORY >> 20
 BOOT_LIMIT = 120.0  # seconds
 CASE_LIMIT = 60.0
 GUEST = Path(__file__).with_name("guest.c")
-MACHINE = (
-    "microvm,pit=on,pic=on,rtc=off,isa-serial=off,acpi=off,ioapic2=off,pcie=off,usb=off,"
-    "x-option-roms=off,auto-kernel-cmdline=off"
-)
-# What our machine's processor has (machine/x86_64.py): family and model of the older qemu64, and nothing random.
-PROCESSOR = "qemu64,family=6,model=6,stepping=3,-apic,-tsc,-rdtscp,-rdrand,-rdseed"
-COMPILER = (
-    "gcc", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie", "-no-pie",
+FLAGS = (
+    "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie", "-no-pie",
     "-fno-tree-loop-distribute-patterns", "-O1", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 _SKIPPED = "/uevent"
@@ -75,19 +64,18 @@ class Qemu:
     """
 
     def __init__(self, image: Image, directory: Path) -> None:
-        files = distribution.qemu()
+        machine = machines.MACHINES[image.architecture]
+        files = distribution.qemu(machine.debian)
         self._environment = files.environment
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        kernel, initramfs = directory / "vmlinux", directory / "initramfs"
-        kernel.write_bytes(image.elf.data)
-        initramfs.write_bytes(boot.make_initramfs(_guest(directory)))
+        initramfs = directory / "initramfs"
+        initramfs.write_bytes(boot.make_initramfs(_guest(machine, directory)))
         firmware = [part for path in files.firmware for part in ("-L", str(path))]
         self._command = [
             str(files.program), "-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", str(MEGABYTES), "-nodefaults",
-            "-no-user-config", "-display", "none", "-no-reboot", "-machine", MACHINE, "-cpu", PROCESSOR, *firmware,
-            "-kernel", str(kernel), "-initrd", str(initramfs), "-append", boot.command_line(image.architecture),
-            "-device", "isa-debugcon,iobase=0x402,chardev=report", "-device", "isa-debug-exit,iobase=0x501,iosize=1",
+            "-no-user-config", "-display", "none", "-no-reboot", *firmware, *machine.options(image, directory),
+            "-initrd", str(initramfs), "-append", boot.command_line(image.architecture),
         ]  # fmt: skip
 
     def version(self) -> str:
@@ -95,30 +83,27 @@ class Qemu:
         return done.stdout.decode().splitlines()[0]
 
     @contextmanager
-    def _running(self, case: bytes, report: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-        content = report.with_suffix(".case")
-        content.write_bytes(case or b"-")
-        report.write_bytes(b"")
+    def _running(self, case: bytes, scratch: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """QEMU, in a directory with the case that leaves its report there."""
+        (scratch / machines.CASE).write_bytes(case or b"-")
+        (scratch / machines.REPORT).write_bytes(b"")
         process = subprocess.Popen(
-            [
-                *self._command, "-chardev", f"file,id=report,path={report}",
-                "-fw_cfg", f"name=opt/kodojo/case,file={content}", *more,
-            ],
-            env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*self._command, *more],
+            env=self._environment, cwd=scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
             yield process
         finally:
             process.kill()
             process.communicate()
-            content.unlink()
 
     def boot(self) -> Booted:
         """Boot, and save the machine as it waits for a case."""
-        report, state = self._directory / "boot", self._directory / "state"
-        with self._running(b"", report, "-qmp", "stdio") as process:
+        scratch, state = self._directory / "booting", self._directory / "state"
+        scratch.mkdir(exist_ok=True)
+        with self._running(b"", scratch, "-qmp", "stdio") as process:
             deadline = time.monotonic() + BOOT_LIMIT
-            while not (records := _records(report.read_bytes())) or records[-1][0] != "R":
+            while not (records := _records((scratch / machines.REPORT).read_bytes())) or records[-1][0] != "R":
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise QemuError(f"the kernel does not come up: {_last_words(process)}")
                 time.sleep(0.05)
@@ -128,9 +113,9 @@ class Qemu:
 
     def run(self, booted: Booted, case: Case) -> list[Answer]:
         """The kernel's answers to a case; the last one tells of an end, if the machine did not survive it."""
-        with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
-            report = Path(scratch) / "report"
-            with self._running(encode(case), report, "-incoming", f"exec:cat {booted.state}") as process:
+        with tempfile.TemporaryDirectory(dir=self._directory) as name:
+            scratch = Path(name)
+            with self._running(encode(case), scratch, "-incoming", f"exec:cat {booted.state}") as process:
                 hung = False
                 try:
                     process.wait(CASE_LIMIT)
@@ -138,15 +123,17 @@ class Qemu:
                     hung = True
             if not hung and process.returncode not in (0, 1):
                 raise QemuError(f"{case.name}: QEMU ended with {process.returncode}")
-            return _answers(_records(report.read_bytes()), len(case.calls), HANG if hung else PANIC)
+            records = _records((scratch / machines.REPORT).read_bytes())
+            return _answers(records, len(case.calls), HANG if hung else PANIC)
 
 
-def _guest(directory: Path) -> bytes:
+def _guest(machine: machines.Machine, directory: Path) -> bytes:
     """guest.c as a program that needs no library."""
     program = directory / "init"
     done = subprocess.run(
-        [*COMPILER, str(GUEST), "-o", str(program)], env=distribution.tools(), capture_output=True, check=False
-    )
+        [machine.compiler, *FLAGS, str(GUEST), "-o", str(program)],
+        env=distribution.tools(machine.debian), capture_output=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise QemuError(done.stderr.decode(errors="replace"))
     return program.read_bytes()

@@ -14,7 +14,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     6.1/modules              written by tests.support.kbuild
     6.1-arm64/...            the same for arm64 (likewise 6.12-arm64)
     tools/, tools-arm64/     programs and libraries that this machine has not installed
-    qemu/                    QEMU, likewise (only for `make oracle`)
+    qemu/, qemu-arm64/       QEMU, likewise (only for `make oracle`)
     apt/                     package lists, where the machine's own are missing or out of date
 
 ``python -m tests.support.distribution`` fetches what is missing and prints where things are.
@@ -63,7 +63,7 @@ MANIFEST = "kernel.json"
 PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
 LIBRARIES = {"libelf.so.1": "libelf1"}
 CROSS = {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"}
-QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
+QEMU = {"amd64": ("qemu-system-x86_64", "qemu-system-x86"), "arm64": ("qemu-system-aarch64", "qemu-system-arm")}
 KMOD = {"kmod": "kmod"}
 
 Result = TypeVar("Result")
@@ -167,15 +167,17 @@ def tools(architecture: str = "amd64") -> dict[str, str]:
     return native if architecture == "amd64" else _with_programs(f"tools-{architecture}", CROSS, {}, native)
 
 
-def qemu() -> QemuFiles:
-    """QEMU for x86-64; fetched and unpacked like the tools.
+def qemu(architecture: str = "amd64") -> QemuFiles:
+    """QEMU for the machines of an architecture, as Debian calls it; fetched and unpacked like the tools.
 
     :raises DistributionError: with the package to install.
     """
-    environment = _with_programs("qemu", QEMU, {})
-    found = shutil.which("qemu-system-x86_64", path=environment["PATH"])
+    program, package = QEMU[architecture]
+    name = "qemu" if architecture == "amd64" else f"qemu-{architecture}"
+    environment = _with_programs(name, {program: package}, {})
+    found = shutil.which(program, path=environment["PATH"])
     if found is None:
-        raise DistributionError("the package qemu-system-x86 holds no qemu-system-x86_64")
+        raise DistributionError(f"the package {package} holds no {program}")
     usr = Path(found).resolve().parents[1]
     environment["QEMU_MODULE_DIR"] = str(usr / "lib/x86_64-linux-gnu/qemu")
     return QemuFiles(Path(found), environment, (usr / "share/qemu", usr / "share/seabios"))

@@ -13,7 +13,7 @@ from kodojo.machine.arm64 import Arm64
 from kodojo.machine.board_arm64 import DISTRIBUTOR, GIC_SIZE, INTERFACE, SERIAL, SERIAL_SIZE
 from kodojo.machine.cpu import Cpu
 
-__all__ = ["Arm64Boot"]
+__all__ = ["Arm64Boot", "machine_tree"]
 
 _COMMAND_LINE_LIMIT = 2048  # COMMAND_LINE_SIZE
 _DEVICE_TREE_OFFSET = 0x10_0000
@@ -45,7 +45,7 @@ class Arm64Boot:
             raise InputError(f"the kernel's command line is longer than {_COMMAND_LINE_LIMIT - 1} bytes")
         ram = cpu.ram
         where = ram.base + _DEVICE_TREE_OFFSET
-        ram.write(where, flatten(_machine(ram.base, ram.size, cmdline, initramfs)))
+        ram.write(where, flatten(machine_tree(ram.base, ram.size, cmdline, initramfs)))
         cpu.reset_for_boot(entry, where)
 
     def resting_place(self, cpu: Cpu) -> tuple[int, int]:
@@ -57,7 +57,12 @@ def _wide(*values: int) -> bytes:
     return cells(*(half for value in values for half in (value >> 32, value & 0xFFFF_FFFF)))
 
 
-def _machine(base: int, memory: int, cmdline: bytes, initramfs: tuple[int, int]) -> Node:
+def machine_tree(base: int, memory: int, cmdline: bytes, initramfs: tuple[int, int]) -> Node:
+    """The device tree of the machine.
+
+    :param base: where its memory begins, and ``memory``: how much there is, in bytes.
+    :param initramfs: first physical address, and the one behind the last.
+    """
     timers = (_SECURE, _PHYSICAL, _VIRTUAL, _HYPERVISOR)
     return {
         "#address-cells": cells(2),

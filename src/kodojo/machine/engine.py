@@ -321,6 +321,10 @@ class Engine:
         place.value = kept
         self._uc.context_restore(self._context)
 
+    def flush_tlb(self) -> None:
+        """Forget what the page tables said: they have changed behind the guest's back."""
+        self._uc.ctl(const.UC_CTL_TLB_FLUSH, const.UC_CTL_IO_WRITE)
+
     # -- the whole state ----------------------------------------------------------------------------
     def save_state(self) -> bytes:
         self._uc.context_update(self._context)
