@@ -63,14 +63,15 @@ static u8 *read_case(u64 *size, u8 *(*allocated)(u64 size))
 {
 	static const char name[] = "case";
 	u8 *content = 0;
-	long file;
+	long file, length;
 
 	fetch(name, sizeof(name));
 	file = ask_host(SYS_OPEN, (u64)name, READ_BINARY, sizeof(name) - 1);
 	if (file < 0)
 		return 0;
-	*size = ask_host(SYS_FLEN, file, 0, 0);
-	if (*size > 1) {
+	length = ask_host(SYS_FLEN, file, 0, 0);	/* -1, if the machine was saved while this file was open */
+	if (length > 1) {
+		*size = length;
 		content = allocated(*size);
 		ask_host(SYS_READ, file, (u64)content, *size);
 	}
