@@ -131,8 +131,8 @@ def bases(image: Image, series: str) -> list[Base]:
         if file is not None:
             data = file.read()
             found.append(Base(name, without_signature(data), data, arguments))
-    built = kbuild.build(series) if "arm64" not in series else {}
-    found += [Base(name, built[name].read_bytes(), b"", words) for name, words in BUILT.items() if name in built]
+    built = kbuild.build(series)
+    found += [Base(name, built[name].read_bytes(), b"", arguments) for name, arguments in BUILT.items()]
     found.append(Base("paper", paper(image)))
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import unicorn
 
-from kodojo.image.elf import SHDR
+from kodojo.image.elf import SHDR, SYM
 from kodojo.kernel.kernel import Kernel
 from tests.damage.outcomes import Result, native_load
 
@@ -76,7 +76,7 @@ class Watch:
         )
         header = self._abi.argument(self._cpu, 0) + SHDR.itemsize * self._abi.argument(self._cpu, 2)
         symbols = np.frombuffer(self._cpu.read(header, SHDR.itemsize), SHDR)[0]
-        self._behind_symbols = int(symbols["sh_addr"] + symbols["sh_size"])
+        self._behind_symbols = int(symbols["sh_addr"] + symbols["sh_size"] // SYM.itemsize * SYM.itemsize)
         start = min(region.start for region in own + others if region.start) & -PAGE_SIZE
         for page in range(start, start + MODULES_SIZE, PAGE_SIZE):
             holder = next((region for region in own if page in region), None)

@@ -1,9 +1,14 @@
 """Relocations and veneers of arm64."""
 
+from struct import pack as struct_pack
+
 import pytest
 
 from kodojo.errors import LoadError
-from tests.support.architectures import ABSOLUTE, code_of, kernel, load, module, refusal, relocated
+from kodojo.loader.load_info import LoadInfo
+from kodojo.loader.load_module import load_module
+from kodojo.loader.relocate.arm64 import get_plt_entry, plt_entries_equal
+from tests.support.architectures import ABSOLUTE, Loaded, code_of, kernel, load, module, refusal, relocated
 
 ARM64 = "aarch64"
 MODULES = 0xFFFF800000000000
@@ -160,6 +165,49 @@ def test_veneers_are_shared():
     calls = [(4 * i, CALL26, name, 0) for i, name in enumerate("ababa")]
     writer.relocations(".text", [*calls, (20, 256, "a", 0)])
     assert load(kernel(ARM64), writer).size(".plt") == (2 + 1) * 12
+
+
+@pytest.mark.parametrize(
+    ("target", "adrp"),
+    [
+        (MODULES + 0x5000, 0xB0000030),
+        (MODULES - 0x1000, 0xF0FFFFF0),
+        (MODULES + (1 << 44) + 0x5000, 0xB0000030),
+        (MODULES + (1 << 43), 0xD4202000),
+    ],
+)
+def test_veneers_have_distances_of_32_bits(target, adrp):
+    """The kernel counts pages in 32 bits: what is 16 TiB further is taken for near, and what is too far is a BRK."""
+    assert int.from_bytes(get_plt_entry(target, MODULES + 0x10)[:4], "little") == adrp
+
+
+def test_equal_veneers():
+    """Veneers on different pages are equal if they lead to the same place, not if they look alike."""
+    here, there = (MODULES + offset for offset in (0xFF4, 0x1000))
+    veneer = get_plt_entry(FAR, here)
+    assert plt_entries_equal((veneer, here), (get_plt_entry(FAR, there), there))
+    assert not plt_entries_equal((veneer, here), (veneer, there))
+    assert not plt_entries_equal((veneer, here), (get_plt_entry(FAR + 4, here), here))
+    broken = get_plt_entry(MODULES + (1 << 43), here)
+    assert plt_entries_equal((broken, here), (broken, here))
+    assert not plt_entries_equal((broken, here), (broken, there))
+
+
+def test_what_is_behind_a_refused_entry_leaves_struct_module_alone():
+    """Undoing reads struct module: entries before the refused one have changed it, and that one, but none behind."""
+    target = kernel(ARM64)
+    writer = module(ARM64, bytes(4))
+    struct = ".gnu.linkonce.this_module"
+    writer.symbol("far", ABSOLUTE, 1 << 40)
+    writer.symbol("near", ABSOLUTE, 0x11223344)
+    entries = [(100, 258, "near", 0), (104, 258, "far", 0x55), (108, 258, "near", 0), (112, 258, "far", 0)]
+    writer.relocations(struct, entries)
+    data = writer.build()
+    info = LoadInfo(data, target.vmalloc(len(data)))
+    with pytest.raises(LoadError) as refused:
+        load_module(target, info, target.user_copy(b"\0"), 0)
+    assert refused.value.slug == "relocation-overflow"
+    assert Loaded(info).content(struct)[100:116] == struct_pack("<4I", 0x11223344, 0x55, 0, 0)
 
 
 def test_no_veneers():

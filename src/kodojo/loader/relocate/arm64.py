@@ -159,7 +159,7 @@ class Veneers:
 
     core: Slots
     init: Slots
-    last: dict[int, int]
+    last: dict[int, bytes]
 
 
 def module_frob_arch_sections(target: Target, mod: Module, info: LoadInfo) -> None:
@@ -351,19 +351,40 @@ def module_emit_plt_entry(section: Section, chosen: Indices) -> int:
     value = int(section.values(chosen)[0])
     init = within_module_init(section.mod, int(section.places(chosen)[0]))
     slots = veneers.init if init else veneers.core
-    if veneers.last.get(slots.index) != value:
-        number = len(slots.used)
-        if number >= slots.most:
-            return 0
-        slots.used[number] = value
-        veneers.last[slots.index] = value
-        slots.write(section.info, number, get_plt_entry(value, slots.address(section.info, number, PLT_ENTRY_SIZE)))
-    return slots.address(section.info, len(slots.used) - 1, PLT_ENTRY_SIZE)
+    number = len(slots.used)
+    place, before = (slots.address(section.info, one, PLT_ENTRY_SIZE) for one in (number, number - 1))
+    entry = get_plt_entry(value, place)
+    slots.write(section.info, number, entry)  # there is room for one more than are expected
+    if number and plt_entries_equal((entry, place), (veneers.last[slots.index], before)):
+        return before
+    if number >= slots.most:
+        return 0
+    slots.used[number] = value
+    veneers.last[slots.index] = entry
+    return place
+
+
+def plt_entries_equal(one: tuple[bytes, int], other: tuple[bytes, int]) -> bool:
+    """Whether two veneers, each with its address, lead to the same target."""
+    (a, at_a), (b, at_b) = one, other
+    if a[4:] != b[4:]:
+        return False
+    pages = [(int.from_bytes(entry[:4], "little"), at >> 12) for entry, at in ((a, at_a), (b, at_b))]
+    if pages[0] == pages[1]:
+        return True
+    return _leads_to(*pages[0]) == _leads_to(*pages[1]) and BREAK_FAULT not in (pages[0][0], pages[1][0])
+
+
+def _leads_to(adrp: int, page: int) -> int:
+    """The page that ADRP gives on a page."""
+    distance = (adrp >> 5 & 0x7FFFF) << 2 | adrp >> 29 & 3
+    return page + (distance ^ 1 << 20) - (1 << 20)
 
 
 def get_plt_entry(target: int, place: int) -> bytes:
     """``adrp x16``, ``add x16``, ``br x16``."""
-    pages = (target >> 12) - (place >> 12)
+    distance = (target - (place & ~0xFFF)) & 0xFFFF_FFFF_FFFF_FFFF
+    pages = ((distance >> 12 & 0xFFFF_FFFF) ^ 1 << 31) - (1 << 31)  # a distance that the kernel keeps in 32 bits
     adrp = 0x90000000 | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5 | X16
     if not -(1 << 20) <= pages < 1 << 20:
         adrp = BREAK_FAULT

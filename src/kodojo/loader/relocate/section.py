@@ -150,9 +150,11 @@ def apply_section(target: Target, mod: Module, info: LoadInfo, relsec: int, rule
     """Apply the relocation section with index ``relsec``; how many entries it has.
 
     The kernel stops at the first entry that it refuses, which is the one that is reported. What had been
-    patched behind it by then makes no difference: the module is gone.
+    patched behind it by then makes no difference, but in struct module: the module is gone.
     """
     section = open_section(target, mod, info, relsec)
+    own = _struct_module(section)
+    kept = bytes(section.data[own])
     count = len(section.kinds)
     sizes = _sizes(section.kinds, rules.widths)
     accepted = rules.accepts(section)
@@ -163,6 +165,8 @@ def apply_section(target: Target, mod: Module, info: LoadInfo, relsec: int, rule
         if refused.any():
             worst = min(worst, int(chosen[refused].min()))
     if worst < count:
+        section.data[own] = kept
+        _apply_within(section, rules, np.where(usable, sizes, 0)[: worst + 1], own)
         try:
             if accepted[worst]:
                 _check_damage(section, int(sizes[worst]), worst)
@@ -239,6 +243,22 @@ def _check_damage(section: Section, size: int, index: int) -> None:
         raise would_damage(section.mod.name, f"a relocation names symbol {symbol} of {len(section.info.symbols)}")
     if size > 0 and offset + size > len(section.data) - section.start:
         raise would_damage(section.mod.name, f"a relocation at offset {offset:#x} is outside the module's memory")
+
+
+def _struct_module(section: Section) -> slice:
+    """Where struct module is in the region that is patched; empty if it is in another."""
+    info = section.info
+    region, at = info.placement.get(info.index.mod, (None, 0))
+    if region is None or region.data is not section.data:
+        return slice(0, 0)
+    return slice(at, at + int(info.sechdrs["sh_size"][info.index.mod]))
+
+
+def _apply_within(section: Section, rules: Rules, sizes: Indices, part: slice) -> None:
+    """Apply, in order, those of the first entries that touch a part of the region."""
+    starts = section.offsets[: len(sizes)].astype(np.int64) + section.start
+    for index in np.flatnonzero((sizes > 0) & (starts < part.stop) & (starts + sizes > part.start)).tolist():
+        rules.relocate(section, int(section.kinds[index]), np.array([index]))
 
 
 def _batches(section: Section, sizes: Indices, count: int) -> Iterator[tuple[int, Indices]]:
