@@ -1,4 +1,4 @@
-"""Measure what a user waits for, on both kernels, and print a table.
+"""Measure what a user waits for, on both kernels for each architecture, and print a table.
 
 Machines are noisy, and differ. So everything is measured several times, each time together with a yardstick:
 for whole commands a Python process that imports numpy and unicorn, for everything else a fixed
@@ -17,17 +17,18 @@ from pathlib import Path
 
 from kodojo.report.table import drawn_table, plain_table
 from tests.bench.bench import Bench
-from tests.bench.results import COLUMNS, Results
+from tests.bench.results import Results
 from tests.support import distribution
+
+KERNELS = (*distribution.SERIES, *distribution.ARM64)
 
 
 def main() -> None:
     options = parsed()
     results = Results()
-    files = distribution.kernels()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=distribution.cache_directory()) as directory:
-        for series in options.series or distribution.SERIES:
-            bench = Bench(files[series], Path(directory), results, options.runs, options.large)
+        for series in options.series or KERNELS:
+            bench = Bench(distribution.kernel_of(series), Path(directory), results, options.runs, options.large)
             bench.measure(options.boots)
     report(results)
     if options.json:
@@ -37,7 +38,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("series", nargs="*", choices=[*distribution.SERIES, []], help="which kernels [both]")
+    parser.add_argument("series", nargs="*", choices=[*KERNELS, []], help="which kernels [all]")
     parser.add_argument("--runs", type=int, default=7, help="how often everything but booting is measured [7]")
     parser.add_argument("--boots", type=int, default=1, help="how often each kernel is booted from nothing [1]")
     parser.add_argument("--large", default="xfs", help="the large module; its dependencies are in already [xfs]")
@@ -46,12 +47,12 @@ def parsed() -> argparse.Namespace:
 
 
 def report(results: Results) -> None:
-    rows = results.rows()
+    columns, rows = results.table()
     if sys.stdout.isatty():
-        width = os.get_terminal_size().columns
-        lines = [drawn_table(COLUMNS, rows, width, ("", "", "bold", "", "", "dim", ""))]
+        styles = ("", "", *("bold", "", "dim") * ((len(columns) - 3) // 3), "")
+        lines = [drawn_table(columns, rows, os.get_terminal_size().columns, styles)]
     else:
-        lines = plain_table(COLUMNS, rows)
+        lines = plain_table(columns, rows)
     for title, spent in results.breakdowns():
         total = sum(spent.values())
         shown = sorted(spent.items(), key=lambda item: -item[1])

@@ -6,15 +6,14 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["COLUMNS", "Results", "Row"]
-
-COLUMNS = ("kernel", "what", "median", "min", "processor", "ratio", "aim")
+__all__ = ["Results", "Row"]
 
 
 @dataclass
 class Row:
     """One thing, measured several times.
 
+    :param kernel: as the tests call it: ``6.1-arm64`` is that of 6.1 for arm64.
     :param values: seconds; ``yardsticks``: seconds of the yardstick, measured beside each of them.
     :param processor: seconds of processor time, what other processes do meanwhile left out.
     :param aim: seconds that the median should not exceed.
@@ -28,6 +27,19 @@ class Row:
     yardsticks: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     spent: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def series(self) -> str:
+        return self.kernel.partition("-")[0]
+
+    @property
+    def architecture(self) -> str:
+        return self.kernel.partition("-")[2] or "amd64"
+
+    def cells(self) -> tuple[str, str, str]:
+        """Median, processor time, ratio to the yardstick."""
+        processor = _shown(statistics.median(self.processor)) if self.processor else ""
+        return _shown(self.median), processor, f"{self.ratio:.2f}" if self.yardsticks else ""
 
     @property
     def median(self) -> float:
@@ -61,20 +73,18 @@ class Results:
         self._rows.append(Row(kernel, what, aim))
         return self._rows[-1]
 
-    def rows(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                row.kernel,
-                row.what,
-                _shown(row.median),
-                _shown(min(row.values)),
-                _shown(statistics.median(row.processor)) if row.processor else "",
-                f"{row.ratio:.2f}" if row.yardsticks else "",
-                f"{_shown(row.aim)} {'MISSED' if row.missed else 'met'}" if row.aim else "",
-            )
-            for row in self._rows
-            if row.values
-        ]
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Columns and rows: what was measured, and a group of columns for each architecture."""
+        measured = [row for row in self._rows if row.values]
+        architectures = list(dict.fromkeys(row.architecture for row in measured))
+        found = {(row.series, row.what, row.architecture): row for row in measured}
+        rows = []
+        for series, what in dict.fromkeys((row.series, row.what) for row in measured):
+            here = [found.get((series, what, one)) for one in architectures]
+            cells = [cell for row in here for cell in (row.cells() if row else ("", "", ""))]
+            rows.append((series, what, *cells, _aim([row for row in here if row])))
+        groups = [title for one in architectures for title in (one, "processor", "ratio")]
+        return ("kernel", "what", *groups, "aim"), rows
 
     def breakdowns(self) -> list[tuple[str, dict[str, float]]]:
         """Of everything that missed its aim: where the time goes."""
@@ -100,6 +110,14 @@ class Results:
             for row in self._rows
             if row.values
         ]
+
+
+def _aim(rows: list[Row]) -> str:
+    """Of all architectures: the aim, and who missed it."""
+    if not rows[0].aim:
+        return ""
+    missed = [row.architecture for row in rows if row.missed]
+    return f"{_shown(rows[0].aim)} {'MISSED: ' + ', '.join(missed) if missed else 'met'}"
 
 
 def _shown(seconds: float) -> str:
