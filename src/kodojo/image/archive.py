@@ -260,6 +260,7 @@ class Decompressed:
         return self._window.taken - unread
 
     def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none only at the end. PackageError if they are damaged, or far too many."""
         with honest_errors(self._window.name):
             data = self._stream.read(size)
         self._total += len(data)
