@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kodojo.image.architecture import ARCHITECTURES
@@ -107,9 +108,15 @@ def riscv_image(kernel: bytes, magic: bytes = b"RSC\x05", flags: int = 0, machin
     return bytes(data)
 
 
-def arm_zimage(kernel: bytes, *, tagged: bool = True, order: int = 0x04030201) -> bytes:
+def _xz(kernel: bytes) -> bytes:
+    return lzma.compress(kernel, check=lzma.CHECK_CRC32)
+
+
+def arm_zimage(
+    kernel: bytes, *, tagged: bool = True, order: int = 0x04030201, compress: Callable[[bytes], bytes] = _xz
+) -> bytes:
     """A zImage: a decompressor with something in it that looks compressed, the kernel, its size, and more."""
-    payload = lzma.compress(kernel, check=lzma.CHECK_CRC32) + struct.pack("<I", len(kernel))
+    payload = compress(kernel) + struct.pack("<I", len(kernel))
     data = bytearray(0x800)
     data[0x400:0x40A] = b"\x1f\x8b\x08 \xfd7zXZ\0"
     data += payload

@@ -19,6 +19,7 @@ __all__ = ["elf_of_boot_image"]
 
 _LARGEST = 512 << 20
 _BANNER = b"Linux version "
+_LONG_MAGICS = ("xz", "lzo", "lz4", "zstd")  # seldom there by chance
 _MAGIC_AT = 0x38
 _ARM64, _RISCV, _RISCV_OLD = b"ARM\x64", b"RSC\x05", b"RISCV\0\0\0"
 _IMAGE = struct.Struct("<8xQQQ")  # text_offset, image_size, flags
@@ -157,7 +158,8 @@ def _payload(view: memoryview, size: int | None, name: str) -> memoryview:
         try:
             content = decompress(view[at:], kind, min(size or _LARGEST, _LARGEST), name)
         except ImageError as error:  # bytes that only look like the beginning of something compressed
-            problem = error
+            if problem is None or kind in _LONG_MAGICS:
+                problem = error
             continue
         if len(content) == size or (size is None and _BANNER in content):
             return memoryview(content)

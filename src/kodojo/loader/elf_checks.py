@@ -545,4 +545,12 @@ def _magic_hint(data: bytes) -> str:
     for magic, name in compressions.items():
         if data.startswith(magic):
             return f"It is compressed with {name}: decompress it first, as kmod does where the kernel cannot."
+    archives = {
+        b"!<arch>\n": "package",
+        b"\xed\xab\xee\xdb": "package",
+        b"07070": "cpio archive (an initramfs image)",
+    }
+    for magic, name in archives.items():
+        if data.startswith(magic):
+            return f"It is a {name}: kodojo check looks at the modules in it."
     return "Give the .ko file that kbuild makes."

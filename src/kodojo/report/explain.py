@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kodojo.report.errnos import errno_name
-from kodojo.report.paint import Paint, clean
+from kodojo.report.paint import Paint, clean, clean_line
 
 if TYPE_CHECKING:
     from kodojo.errors import Detail, LogRecord, Refusal
@@ -22,7 +22,7 @@ MOST_LINES = 12
 
 def verdict_lines(file: str, release: str, verdict: Verdict, remarks: Sequence[Detail], paint: Paint) -> list[str]:
     """All of it, for a person."""
-    name = clean(file)
+    name = clean_line(file)
     if verdict.ok:
         lines = [f"{paint(name, 'bold')}: {paint('loads', 'bold', 'green')} into {release}"]
     else:

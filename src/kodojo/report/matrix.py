@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kodojo.check.results import UNCHECKED, Matrix, Result, Status
 from kodojo.report.errnos import errno_name
 from kodojo.report.explain import problem_lines
-from kodojo.report.paint import Paint, clean
+from kodojo.report.paint import Paint, clean, clean_line
 from kodojo.report.refusal import advice_lines
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _MARKS = {Status.OK: ("✓", "green"), Status.REFUSED: ("✗", "red"), Status.UN
 
 def verdict_lines(result: Result, release: str, paint: Paint) -> list[str]:
     """All that is known of one module and one kernel; the kernel's own answer comes first."""
-    name, kernel = clean(result.module), clean(release)
+    name, kernel = clean_line(result.module), clean_line(release)
     if result.verdict is None:
         head = f"{paint('?', 'bold', 'yellow')} {name} could not be checked against {kernel}"
         return [head, *advice_lines(result.failure, "", result.advice, paint), *_notes(result, paint)]
@@ -64,7 +64,7 @@ def _notes(result: Result, paint: Paint) -> list[str]:
         notes.append(f"only the module's own code can judge the values of: {names}")
     if result.first:
         notes.append(f"loaded first: {' '.join(os.path.basename(label) for label in result.first)}")  # noqa: PTH119
-    return [f"{paint('note:', 'blue')} {clean(note)}" for note in notes]
+    return [f"{paint('note:', 'blue')} {clean_line(note)}" for note in notes]
 
 
 # -- many ---------------------------------------------------------------------------------------------------
@@ -120,14 +120,14 @@ def drawn_matrix(matrix: Matrix, width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("modules", overflow="fold", style="cyan")
     for kernel in matrix.kernels:
-        table.add_column(clean(kernel.name), overflow="fold")
+        table.add_column(clean_line(kernel.name), overflow="fold")
     for names, row in _groups(matrix):
         cells = []
         for result in row:
             mark, style = _MARKS[result.status] if result else ("-", "dim")
             text = cell_text(result)
             cells.append(Text(mark if text in ("ok", "-") else f"{mark} {text}", style))
-        table.add_row(Text(clean(_together(names))), *cells)
+        table.add_row(Text(_together([clean_line(name) for name in names])), *cells)
     buffer = io.StringIO()
     Console(file=buffer, force_terminal=True, width=width, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
@@ -160,7 +160,7 @@ def _together(names: Sequence[str]) -> str:
 def kernel_lines(matrix: Matrix, paint: Paint) -> list[str]:
     """What is wrong with the descriptions of kernels. Why one cannot be used is the reason of its results."""
     said = ((kernel.name, text) for kernel in matrix.kernels for text in kernel.warnings)
-    return [f"{paint('note:', 'blue')} {clean(name)}: {clean(text)}" for name, text in said]
+    return [f"{paint('note:', 'blue')} {clean_line(name)}: {clean_line(text)}" for name, text in said]
 
 
 def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
@@ -179,7 +179,7 @@ def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
         if slug == UNCHECKED:
             lines += [f"{paint(slug, 'bold')}{times}:", *_failures(matrix, paint)]
             continue
-        lines.append(f"{paint(slug, 'bold')}{times}, as in {clean(name)}: {clean(example.why)}")
+        lines.append(f"{paint(slug, 'bold')}{times}, as in {clean_line(name)}: {clean_line(example.why)}")
         if example.hint:
             lines.append(f"  {paint('hint:', 'cyan')} {clean(example.hint)}")
     return lines
@@ -193,7 +193,7 @@ def _failures(matrix: Matrix, paint: Paint) -> list[str]:
             hints.setdefault(result.hint, {})[result.why] = None
     lines = []
     for hint, failures in hints.items():
-        lines += [f"  {clean(why)}" for why in list(failures)[:_NAMES_SHOWN]]
+        lines += [f"  {clean_line(why)}" for why in list(failures)[:_NAMES_SHOWN]]
         if len(failures) > _NAMES_SHOWN:
             lines.append(f"  ... and {len(failures) - _NAMES_SHOWN} more; --json has them all")
         if hint:

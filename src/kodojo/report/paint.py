@@ -6,7 +6,7 @@ import os
 import re
 from typing import TextIO
 
-__all__ = ["Paint", "clean"]
+__all__ = ["Paint", "clean", "clean_line"]
 
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
 # Control characters but tab and newline, and the bytes that were no UTF-8 (surrogates).
@@ -20,6 +20,11 @@ def _escape(match: re.Match[str]) -> str:
 def clean(text: str) -> str:
     r"""Text from a module or a kernel, fit for a terminal: control characters and stray bytes as ``\xNN``."""
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def clean_line(text: str) -> str:
+    """Likewise, for what has to stay on one line, such as a file's name: tab and newline are escaped, too."""
+    return clean(text).replace("\n", "\\x0a").replace("\t", "\\x09")
 
 
 class Paint:

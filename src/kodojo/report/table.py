@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from kodojo.report.paint import clean
+from kodojo.report.paint import clean, clean_line
 
 __all__ = ["drawn_table", "plain_table"]
 
@@ -14,7 +14,7 @@ Rows = Sequence[Sequence[str]]
 
 def plain_table(columns: Sequence[str], rows: Rows) -> list[str]:
     """Lines with aligned columns, never wrapped; no header if all its names are empty."""
-    lines = [[clean(cell) for cell in row] for row in rows]
+    lines = [[clean_line(cell) for cell in row] for row in rows]
     if any(columns):
         lines.insert(0, list(columns))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]

@@ -100,6 +100,7 @@ def test_without_crcs():
         (arm_zimage(b"no kernel" * 1000, tagged=False), "no kernel that kodojo can decompress|damaged"),
         (arm_zimage(b"no kernel" * 1000), "no symbol table"),
         (s390()[:0x11000], "damaged or truncated"),
+        (arm(compress=lambda kernel: b"\x89LZO\x00\r\n\x1a\n" + kernel), "compressed with lzo"),
         (s390()[:0x10400], "no kernel that kodojo can decompress"),
     ],
 )

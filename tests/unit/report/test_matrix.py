@@ -21,6 +21,7 @@ from kodojo.report.json import dumps
 from kodojo.report.junit import junit
 from kodojo.report.matrix import drawn_matrix, matrix_rows, reason_lines, short_names, summary, verdict_lines
 from kodojo.report.paint import Paint
+from kodojo.report.table import plain_table
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\x1b[31m\udcff\u2028<!--"
 PLAIN = Paint(enabled=False)
@@ -297,3 +298,14 @@ def test_reasons_of_what_could_not_be_checked():
         "could-not-be-checked (6 times):",
         "  a: is gone", "  b: is a pipe", "  hint: give a file", "  c: is cut off", "  hint: fetch it again",
     ]  # fmt: skip
+
+
+def test_names_on_one_line():
+    """A file or a kernel cannot pretend to be several rows by what it is called."""
+    name = "a\n✓ b loads"
+    matrix = Matrix((name,), (KernelColumn("1.0\n2.0"),))
+    matrix.add([Result(name, "1.0\n2.0", failure=f"{name}: is cut off")])
+    assert len(plain_table(("module", "1.0"), matrix_rows(matrix))) == 2
+    assert len(reason_lines(matrix, Paint(enabled=False))) == 2
+    (result,) = matrix
+    assert verdict_lines(result, result.kernel, Paint(enabled=False))[0].startswith(r"? a\x0a✓ b loads could not")

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from kodojo.report.paint import Paint, clean
+from kodojo.report.paint import Paint, clean, clean_line
 
 
 class Terminal(io.StringIO):
@@ -43,3 +43,8 @@ def test_colours_only_on_terminals(monkeypatch):
 def test_clean(text, shown):
     """Nothing that a terminal obeys, but tab and newline, gets through; text does."""
     assert clean(text) == shown
+
+
+def test_clean_line():
+    """A name stays on one line, whatever is in it."""
+    assert clean_line("a\nb\tc\x1b") == "a\\x0ab\\x09c\\x1b"

@@ -8,7 +8,7 @@ from kodojo.check.explain import Case, explain
 from kodojo.check.explain.elf import struct_module_size
 from kodojo.errors import Detail
 from kodojo.image.elf import FORMATS
-from kodojo.loader.verdict import check
+from kodojo.loader.verdict import check, judge
 from tests.support.elf_writer import ElfWriter, module_writer
 from tests.support.loading import SpyTarget
 from tests.unit.check.explain.conftest import case, problem
@@ -49,6 +49,22 @@ def test_header(place, form, value, slug, field):
     assert details[0].subject == field
     assert details[0].facts["offset"] == place
     assert details[0].facts.get("value", value) == value
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"!<arch>\n", "kodojo check looks at the modules in it"),
+        (b"070701", "initramfs"),
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"#!/bin/sh", "the .ko file that kbuild makes"),
+    ],
+)
+def test_what_is_no_module(start, words):
+    """What begins as something else that is known is called that, with what to do."""
+    image = SpyTarget().image
+    verdict = judge(image, start.ljust(200, b"x"), (), lambda target: None)[0]
+    assert (verdict.slug, words in verdict.hint) == ("elf-magic", True)
 
 
 def test_byte_order():
