@@ -30,6 +30,7 @@ SETTLE = 0.03  # guest seconds: work queues have their turn
 UNTOUCHED = frozenset(list(STEPS)[: list(STEPS).index("layout_and_allocate")])
 """Refused in one of these steps, a module leaves nothing behind (but taints, which are compared)."""
 _TRACE_ENDS = frozenset({"</TASK>"})
+_ARM64_FRAME = re.compile(r" (\? )?(0x0|\S+\+0x[0-9a-f]+/0x)")
 _HEXADECIMAL = re.compile(r"\b(0x)?[0-9a-f]{8,16}\b")
 
 
@@ -128,9 +129,13 @@ def _look_at_module(kernel: Kernel, known: set[int], outcome: Outcome) -> None:
 
 def without_traces(log: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """The log without registers and backtraces: those show who called, which is not the same on both sides."""
-    kept, inside = [], False
+    kept, inside, arm64_frames = [], False, False
     for level, text in log:
+        if arm64_frames and not _ARM64_FRAME.match(text):  # nothing else tells the end of a backtrace there
+            arm64_frames = False
+            inside = text.startswith(("---[ end trace", "Code: "))
         inside = inside or text.startswith(("CPU: ", "Modules linked in:"))
+        arm64_frames = arm64_frames or text == "Call trace:"
         if not inside:
             kept.append((level, text))
         inside = inside and text.strip() not in _TRACE_ENDS and not text.startswith("---[ end trace")

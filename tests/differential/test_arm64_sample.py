@@ -14,6 +14,7 @@ SAMPLE = 8
 
 
 @pytest.mark.kernel
+@pytest.mark.arm64
 @pytest.mark.parametrize("series", ARM64)
 def test_sample_of_the_tree(series: str) -> None:
     """Modules chosen by hash are what the native loader makes of them: value, log, sysfs, every byte."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from tests.differential.compare import (
     native_init_module,
     our_init_module,
     outcome_of,
+    without_counts,
 )
 from tests.differential.failing import Allocations
 from tests.support import kbuild
@@ -65,7 +65,7 @@ def attempt(series: str, name: str, load, fail: int | None) -> Attempt:
     kernel.sleep(0.05)  # what is freed later
     allocations.stop()
     log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
-    outcome = Outcome(value, [(level, without_numbers(text)) for level, text in log])
+    outcome = Outcome(value, [(level, without_counts(text)) for level, text in log])
     outcome.proc_modules = kernel.read_file("/proc/modules")
     outcome.tainted = kernel.read_file("/proc/sys/kernel/tainted")
     outcome.sysfs = {entry.name: b"" for entry in kernel.files.list("/sys/module")}
@@ -74,11 +74,6 @@ def attempt(series: str, name: str, load, fail: int | None) -> Attempt:
     if value < 0:
         result.retried = outcome_of(kernel, load, data, arguments, name)
     return result
-
-
-def without_numbers(text: str) -> str:
-    """How much memory is free is told by the page when there is none; the sides differ by a page or two."""
-    return re.sub(r"\d+", "#", text) if re.search(r"\b(free|free_pcp|active_anon):\d", text) else text
 
 
 def first_difference(ours: list[str], native: list[str]) -> tuple[int, tuple[str | None, str | None]]:

@@ -15,12 +15,11 @@ from kodojo.loader.syscalls import sys_finit_module, sys_init_module
 from tests.damage.outcomes import without_traces
 from tests.differential.compare import native_init_module
 from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter
-from tests.support.paper_modules import module_for
+from tests.support.paper_modules import distance, module_for, pointer
 
 pytestmark = pytest.mark.kernel
 
 EINVAL, EEXIST = 22, 17
-R_X86_64_64, R_X86_64_PC32 = 1, 2
 IGNORE_MODVERSIONS = 1
 LEVELS_OF_STACKS = re.compile(r"^(CPU:|Hardware name:|Call Trace:|WARNING: CPU|Modules linked in:| )")
 ADDRESS = re.compile(r"\b(0x)?[0-9a-f]{16}\b")
@@ -65,8 +64,8 @@ def parameters(writer: ElfWriter, *rows: tuple[str, int]) -> None:
     for number, (name, perm) in enumerate(rows):
         start = 40 * number
         table += struct.pack("<QQQHbB4xQ", 0, 0, 0, perm, -1, 0, 0)
-        entries += [(start, R_X86_64_64, "texts", len(texts)), (start + 16, R_X86_64_64, "param_ops_int", 0)]
-        entries.append((start + 32, R_X86_64_64, "counter", 0))
+        entries += [(start, pointer(writer), "texts", len(texts)), (start + 16, pointer(writer), "param_ops_int", 0)]
+        entries.append((start + 32, pointer(writer), "counter", 0))
         texts += name.encode() + b"\0"
     writer.add(".texts", bytes(texts))
     writer.add("__param", bytes(table), align=8)
@@ -110,7 +109,7 @@ def odd_permissions(kernel: Kernel, writer: ElfWriter) -> None:
 
 def static_call(kernel: Kernel, writer: ElfWriter, where: str, addend: int = 0) -> None:
     writer.add(".static_call_sites", bytes(8), ALLOC | WRITE, align=8)
-    relocations = [(0, R_X86_64_PC32, "work", 4), (4, R_X86_64_PC32, where, addend)]
+    relocations = [(0, distance(writer), "work", 4), (4, distance(writer), where, addend)]
     writer.relocations(".static_call_sites", relocations)
 
 
@@ -141,11 +140,11 @@ def static_call_of_own_code(kernel: Kernel, writer: ElfWriter) -> None:
 
 
 def state_relocated(kernel: Kernel, writer: ElfWriter) -> None:
-    writer.relocations(".gnu.linkonce.this_module", [(0, R_X86_64_64, "work", 0)])
+    writer.relocations(".gnu.linkonce.this_module", [(0, pointer(writer), "work", 0)])
 
 
 def list_relocated(kernel: Kernel, writer: ElfWriter) -> None:
-    writer.relocations(".gnu.linkonce.this_module", [(16, R_X86_64_64, "work", 0)])
+    writer.relocations(".gnu.linkonce.this_module", [(16, pointer(writer), "work", 0)])
 
 
 CHANGES = {
@@ -171,6 +170,7 @@ def test_changed(kernel, change):
     assert dry(kernel, data) == native(kernel, data)
 
 
+@pytest.mark.x86_64("static calls are indirect calls elsewhere")
 def test_damage_of_undoing(kernel):
     """What makes the kernel follow code as if it were a pointer is refused as damaging."""
     writer = paper(kernel)

@@ -11,16 +11,15 @@ from kodojo.errors import GuestOSError
 from kodojo.kernel.kernel import Kernel
 from tests.differential.compare import SETTLE, differences, native_init_module, our_init_module, outcome_of
 from tests.support.elf_writer import ALLOC, WRITE
-from tests.support.paper_modules import module_for
+from tests.support.paper_modules import module_for, pointer
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.x86_64("Debian's arm64 kernels have no livepatches")]
 
 LOADERS = (our_init_module, native_init_module)
 ENABLED = "/sys/kernel/livepatch/kd_livepatch/enabled"
 TRANSITION = "/sys/kernel/livepatch/kd_livepatch/transition"
 SHF_RELA_LIVEPATCH = 0x00100000
 SHN_LIVEPATCH = 0xFF20
-R_X86_64_64 = 1
 EAGAIN, EINVAL = 11, 22
 
 
@@ -135,7 +134,7 @@ def livepatch(kernel: Kernel, section: str, symbol: str, where: int | str) -> by
     writer = module_for(kernel.image, info={"livepatch": "Y"})
     writer.add(".pointers", bytes(24), ALLOC | WRITE, align=8)
     writer.symbol(symbol, where)
-    relocations = writer.relocations(".pointers", [(8, R_X86_64_64, symbol, 4)])
+    relocations = writer.relocations(".pointers", [(8, pointer(writer), symbol, 4)])
     relocations.name = section
     relocations.flags = ALLOC | SHF_RELA_LIVEPATCH
     return writer.build()

@@ -8,12 +8,11 @@ from kodojo.kernel.kernel import Kernel
 from tests.damage.outcomes import without_traces
 from tests.differential.compare import SETTLE, Outcome, differences, native_init_module, our_init_module, outcome_of
 from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter
-from tests.support.paper_modules import module_for
+from tests.support.paper_modules import module_for, pointer
 
 pytestmark = pytest.mark.kernel
 
 LOADERS = (our_init_module, native_init_module)
-R_X86_64_64 = 1
 EINVAL = 22
 
 # Module, arguments; its return value.
@@ -97,7 +96,7 @@ def odd_orc(writer: ElfWriter) -> None:
 
 def no_call_at_mcount(writer: ElfWriter) -> None:
     writer.add("__mcount_loc", bytes(16), ALLOC | WRITE, align=8)
-    writer.relocations("__mcount_loc", [(0, R_X86_64_64, "work", 0), (8, R_X86_64_64, "work", 8)])
+    writer.relocations("__mcount_loc", [(0, pointer(writer), "work", 0), (8, pointer(writer), "work", 8)])
 
 
 def bug_table(writer: ElfWriter) -> None:

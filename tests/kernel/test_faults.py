@@ -11,7 +11,7 @@ from kodojo.errors import KodojoError, MachineError, MachineFault, MachineHang
 from tests.kernel.looking import listening, tainted
 from tests.kernel.processors import processor_of
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.arm64]
 
 DIE, WARN = 7, 9
 EBUSY = 16

@@ -14,7 +14,7 @@ from tests.kernel.processors import processor_of
 
 pytestmark = pytest.mark.kernel
 
-ENOENT, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, ENOTTY, ENOSPC = 2, 11, 12, 14, 16, 22, 25, 28
+ENOENT, ENOEXEC, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, ENOTTY, ENOSPC = 2, 8, 11, 12, 14, 16, 22, 25, 28
 PROPRIETARY, FORCED_RMMOD, BAD_PAGE, WARN, OUT_OF_TREE, UNSIGNED = 0, 3, 5, 9, 12, 13
 O_RDWR, O_TRUNC, O_NONBLOCK = 0o2, 0o1000, 0o4000
 LOADED = {OUT_OF_TREE, UNSIGNED}  # by any module of ours
@@ -417,6 +417,13 @@ def test_load_after_failing_init(kernel, built):
     with listening(kernel) as said:
         module.remove()
     assert said.lines == ["kd_fail: bye"]
+
+
+def test_livepatch_where_there_are_none(both, built, image):
+    """A kernel without livepatches refuses a module that is marked as one."""
+    possible = image.config.enabled("LIVEPATCH")
+    assert both(lambda calls: calls.init(built["kd_livepatch"].read_bytes())) == (0 if possible else -ENOEXEC)
+    assert ("livepatch support is disabled" in both.ours.log[-1][1]) != possible
 
 
 # -- code that is patched, traced, or misbehaves -------------------------------------------------------------

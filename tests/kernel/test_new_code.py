@@ -4,7 +4,7 @@ import pytest
 
 from tests.damage.outcomes import native_load, our_load
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.arm64]
 
 NAMES = ("softdog", "em_nbyte", "ts_fsm", "dummy")
 

@@ -22,7 +22,7 @@ from kodojo.kernel import snapshots
 from kodojo.kernel.kernel import Kernel
 from kodojo.kernel.snapshots import existing, snapshot_for
 from kodojo.machine.machine import Machine, Snapshot
-from tests.conftest import EVERY_SERIES, booted_kernel, image_of, shared_store
+from tests.conftest import booted_kernel, image_of, shared_store
 from tests.kernel.looking import exists, listening
 
 pytestmark = pytest.mark.kernel
@@ -48,13 +48,15 @@ def copied_store(image, directory: Path) -> tuple[Store, Path]:
 
 
 @pytest.fixture
-def boots(monkeypatch) -> list[str]:
+def boots(monkeypatch, request) -> list[str]:
     """The command lines of the boots since; none is made, its result is that of an earlier one."""
     made = []
+    names = {ONE_SERIES, request.getfixturevalue("series") if "series" in request.fixturenames else ONE_SERIES}
+    booted = [booted_kernel(name) for name in names]
 
     def boot_machine(image, cmdline, memory, progress=None):
         made.append(cmdline)
-        kernel = next(kernel for kernel in map(booted_kernel, EVERY_SERIES) if kernel.image is image)
+        kernel = next(kernel for kernel in booted if kernel.image is image)
         return kernel.machine.fork(), kernel._facts
 
     monkeypatch.setattr(snapshots, "boot_machine", boot_machine)

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.arm64]
 
 RDTSC, RDTSCP = b"\x0f\x31", b"\x0f\x01\xf9"
 # MRS and MSR of system registers with op0 3, op1 3, CRn 14 (Arm ARM, C5.2): the generic timer's.
@@ -35,7 +35,7 @@ def test_code_that_the_kernel_patched_while_it_booted(kernel):
     assert any(reads_a_clock(kernel, function + offset) for offset in range(64))
     values = [kernel.fork().call(name) for _ in range(2)]
     assert values[0] == values[1]
-    assert 0 < values[0] <= most(kernel, 100)
+    assert 0 < values[0] <= most(kernel, 1000)
 
 
 def most(kernel, blocks: int) -> int:
@@ -44,10 +44,9 @@ def most(kernel, blocks: int) -> int:
     return cpu.counter + blocks if kernel.image.architecture == "aarch64" else 8 * (cpu.blocks + blocks)
 
 
+@pytest.mark.x86_64("elsewhere instructions have one length, so nothing else looks like one")
 def test_only_instructions_are_trapped(kernel):
     """Bytes inside other instructions that only look like RDTSC are not trapped: each slows the machine down."""
-    if kernel.image.architecture == "aarch64":
-        pytest.skip("its instructions have one length, so nothing else looks like one")
     text = kernel.image.elf.section_data(".text")
     looks_like_it = bytes(text).count(RDTSC)
     assert 0 < len(kernel.machine.cpu.time_stamp_sites) < looks_like_it
@@ -77,5 +76,6 @@ def test_sites_of_memory_that_is_used_again(kernel, built):
         kernel.insmod(built["kd_tsc"])
         sites.append(len(kernel.machine.cpu.time_stamp_sites))
         kernel.rmmod("kd_tsc")
+        kernel.sleep(1)  # memory is freed in the background
     assert sites[1] - sites[0] <= 1
     assert sites[2] == sites[1]

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from kodojo.image.image import Image
 from tests.support.elf_writer import ALLOC, EXEC, ElfWriter, module_writer
 
-__all__ = ["MACHINES", "module_for"]
+__all__ = ["MACHINES", "distance", "module_for", "pointer"]
 
 MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine
+# Relocations: a 64-bit address; 32 bits relative to the place
+_POINTERS, _DISTANCES = {62: 1, 183: 257}, {62: 2, 183: 261}
 _RETURN = {"aarch64": bytes.fromhex("c0035fd6")}
 # What kbuild's linker script adds for arm64 (arch/arm64/include/asm/module.lds.h), of one byte each.
 _ADDED = {"aarch64": (".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline")}
@@ -40,3 +42,13 @@ def module_for(
     for added in _ADDED.get(image.architecture, ()):
         writer.add(added, b"\0", ALLOC | EXEC)
     return writer
+
+
+def pointer(writer: ElfWriter) -> int:
+    """The type of relocation that enters an address."""
+    return _POINTERS[writer.header["e_machine"]]
+
+
+def distance(writer: ElfWriter) -> int:
+    """The type of relocation that enters how far it is from there, in 32 bits."""
+    return _DISTANCES[writer.header["e_machine"]]

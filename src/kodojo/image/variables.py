@@ -41,11 +41,14 @@ _ARGUMENTS = {
     "init_free_wq": ("do_init_module", "queue_work_on", 2),
     "last_unloaded_module": (_DELETE_MODULE, "strscpy", 0),
     "system_certificate_list": ("load_system_certificate_list", "x509_load_certificate_list", 0),
+    "revocation_certificate_list": ("load_revocation_certificate_list", "x509_load_certificate_list", 0),
 }
 # Likewise, but the argument is the variable's value.
 _VALUES = {
     "saved_command_line": ("cmdline_proc_show", "seq_puts", 1),
     "system_certificate_list_size": ("load_system_certificate_list", "x509_load_certificate_list", 1),
+    "revocation_certificate_list_size": ("load_revocation_certificate_list", "x509_load_certificate_list", 1),
+    "blacklist_hashes": ("blacklist_init", "key_create_or_update", 2),  # its first element
 }
 # Variable -> the function whose first load is from it, and (type, member) that this is of it
 _LOADS = {

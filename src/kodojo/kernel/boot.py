@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from kodojo.errors import FaultReport, ImageError, InputError, MachineFault
 from kodojo.image.image import Image
 from kodojo.kernel.boot_arm64 import Arm64Boot
@@ -227,16 +230,39 @@ def _watch_initcalls(cpu: Cpu, image: Image, progress: Callable[[float], None] |
 
     They are there whether anybody looks or not: stops are part of the course that the machine takes.
     """
-    start, end = image.kallsyms.get("__initcall_start"), image.kallsyms.get("__initcall_end")
-    if start is None or end is None:
-        return []
-    table = image.elf.read(start, end - start)
-    entries = [start + 4 * i + value for i, (value,) in enumerate(struct.iter_unpack("<i", table))]
+    entries = _initcalls(image)
     watched = entries[:: max(1, len(entries) // _PROGRESS_STEPS)]
     unique = list(dict.fromkeys(watched))
     for index, address in enumerate(unique):
         cpu.add_breakpoint(address, partial(progress or _ignore, index / len(unique)))
     return unique
+
+
+def _initcalls(image: Image) -> list[int]:
+    """Their addresses. Where the symbol table lists no variables: the longest table of functions behind init code."""
+    symbols = image.kallsyms
+    start, end = symbols.get("__initcall_start"), symbols.get("__initcall_end")
+    if start is not None and end is not None:
+        return [int(target) for target in _relative(image, start, end - start)]
+    last = symbols.get("_einittext")
+    if last is None:
+        return []
+    behind = (last + 3) & ~3
+    size = next((one.vaddr + one.filesz - behind for one in image.segments if one.vaddr <= behind), 0)
+    targets = _relative(image, behind, max(0, size) & ~3)
+    # Where runs of such words begin, and where they end.
+    functions = np.array([address for _, address in symbols.names_and_addresses()], np.uint64)
+    edges = np.flatnonzero(np.diff(np.pad(np.isin(targets, functions), 1).astype(np.int8)))
+    if not edges.size:
+        return []
+    longest = int(np.argmax(edges[1::2] - edges[::2]))
+    return [int(target) for target in targets[edges[2 * longest] : edges[2 * longest + 1]]]
+
+
+def _relative(image: Image, start: int, size: int) -> npt.NDArray[np.uint64]:
+    """A table of 32-bit offsets from the entry itself."""
+    offsets = np.frombuffer(image.elf.read(start, size), "<i4").astype(np.int64)
+    return np.arange(start, start + size, 4, dtype=np.uint64) + offsets.view(np.uint64)
 
 
 def _ignore(_share: float) -> None:

@@ -31,7 +31,7 @@ from kodojo.loader.module_memory import read_word
 from kodojo.loader.module_sections import find_module_sections
 from kodojo.loader.parameters import parse_args
 from kodojo.loader.refusal import BUILD_AGAIN, refuse
-from kodojo.loader.relocate import apply_relocations, store_mod_arch
+from kodojo.loader.relocate import apply_relocations, module_finalize, store_mod_arch
 from kodojo.loader.signature import SignatureCapabilities, TrustedKeys, module_sig_check
 from kodojo.loader.steps import Steps
 from kodojo.loader.struct_module import struct_module
@@ -266,6 +266,7 @@ def post_relocation(target: Target, mod: Module, info: LoadInfo) -> dict[str, in
         target.percpu_modcopy(mod, bytes(info.section_file_data(info.index.pcpu)))
     target.add_kallsyms(mod, info)
     store_mod_arch(target, mod)
+    module_finalize(target, mod, info)
     target.module_finalize(mod, info)
     return {"init": mod.init, "exit": mod.exit}
 

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
 
-__all__ = ["apply_relocations", "module_frob_arch_sections", "module_init_sections", "store_mod_arch"]
+__all__ = [
+    "apply_relocations",
+    "module_finalize",
+    "module_frob_arch_sections",
+    "module_init_sections",
+    "store_mod_arch",
+]
 
 SHT_RELA = 4
 SHT_REL = 9
@@ -34,7 +40,10 @@ SHF_RELA_LIVEPATCH = 0x00100000
 
 
 class FrobArchSections(Protocol):
-    """``module_frob_arch_sections`` of an architecture: make sections larger by what relocations may need."""
+    """``module_frob_arch_sections`` of an architecture: make sections larger by what relocations may need.
+
+    ``module_finalize`` has the same form.
+    """
 
     def __call__(self, target: Target, mod: Module, info: LoadInfo) -> None: ...
 
@@ -70,6 +79,7 @@ class ModuleC(NamedTuple):
     module_frob_arch_sections: FrobArchSections
     apply_relocate: ApplyRelocate
     store_mod_arch: StoreModArch | None
+    module_finalize: FrobArchSections | None
     apply_together: ApplyTogether | None
 
 
@@ -90,6 +100,7 @@ def module_c(architecture: str) -> ModuleC:
         file.module_frob_arch_sections,
         file.apply_relocate_add if known.rela else file.apply_relocate,
         getattr(file, "store_mod_arch", None),  # for architectures whose kernels are booted
+        getattr(file, "module_finalize", None),
         getattr(file, "apply_together", None),
     )
 
@@ -104,6 +115,13 @@ def store_mod_arch(target: Target, mod: Module) -> None:
     store = module_c(target.image.architecture).store_mod_arch
     if store is not None and target.runs_code:
         store(target, mod)
+
+
+def module_finalize(target: Target, mod: Module, info: LoadInfo) -> None:
+    """What the architecture's function of the name may refuse, before the kernel's own does its work."""
+    check = module_c(target.image.architecture).module_finalize
+    if check is not None:
+        check(target, mod, info)
 
 
 def module_init_sections(target: Target) -> tuple[bytes, ...]:

@@ -32,6 +32,7 @@ from kodojo.loader.relocate.section import (
     read_entries,
     unknown_relocation,
 )
+from kodojo.loader.struct_module import struct_module
 from kodojo.loader.target import Errno
 
 if TYPE_CHECKING:
@@ -196,6 +197,21 @@ def store_mod_arch(target: Target, mod: Module) -> None:
         values = {"plt_shndx": slots.index, "plt_num_entries": len(slots.used), "plt_max_entries": slots.most}
         for member, value in values.items():
             target.set_field(mod, f"arch.{part}.{member}", value)
+
+
+def module_finalize(target: Target, mod: Module, info: LoadInfo) -> None:
+    """Refuse what the kernel's function of the name refuses without a word.
+
+    Source: ``arch/arm64/kernel/module.c: module_init_ftrace_plt``.
+    """
+    if not _has_plts(target) or not target.image.config.enabled("DYNAMIC_FTRACE"):
+        return
+    module, second = struct_module(target.image), "arch.init_ftrace_trampolines"
+    both = module.has(second) and module.field(second).size
+    names = info.section_names()
+    for name in TRAMPOLINES if both else TRAMPOLINES[:1]:
+        if name not in names:
+            raise missing_section(target, mod, "", name.decode())
 
 
 def _has_plts(target: Target) -> bool:

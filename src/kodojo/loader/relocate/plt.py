@@ -69,8 +69,9 @@ def last_named(info: LoadInfo, names: Sequence[bytes]) -> dict[bytes, int]:
 
 
 def missing_section(target: Target, mod: Module, text: str, section: str) -> LoadError:
-    """Print the line for a module that its build did not prepare for this architecture."""
-    target.printk(3, text)
+    """Print the line, if there is one, for a module that its build did not prepare for this architecture."""
+    if text:
+        target.printk(3, text)
     return refuse(
         mod.name,
         Errno.ENOEXEC,
