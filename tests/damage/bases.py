@@ -159,7 +159,7 @@ def paper(image: Image) -> bytes:
     writer.symbol("comment", ".comment")
     writer.symbol("_printk")
     writer.symbol("weak", bind=2)
-    kinds = (257, 261, 283, 260, 0, 264) if arm64 else (1, 2, 4, 24, 0, 11)
+    kinds = (257, 261, 276, 260, 0, 264) if arm64 else (1, 2, 4, 24, 0, 11)
     names = ("_printk", "counter", "work", "per_cpu", "weak", "_printk")
     writer.relocations(
         ".pointers", [(8 * i, kind, name, i) for i, (kind, name) in enumerate(zip(kinds, names, strict=True))]
