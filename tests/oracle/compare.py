@@ -20,8 +20,8 @@ _MASKS = (
     # The walk to an address that faulted leads through the page tables of the caller, which is another program.
     (re.compile(r"^PGD [0-9a-f]+ .*"), "PGD"),
     (re.compile(r"^(\[[0-9a-f]{16}\]) pgd=.*"), r"\1 pgd"),
-    # Nor is the kernel's copy of the file in the same place, into which damaged modules point. (Modules have a range of
-    # their own in front of other mappings; where that is differs.)
+    # Nor is the kernel's copy of the file in the same place, into which damaged modules point. (Modules have a range
+    # of their own, of which the next digits are these.)
     (re.compile(r"( virtual address |^\[)ffff8000(?!0[0-7]|7)[0-9a-f]{8}\b"), r"\1in vmalloc"),
     (re.compile(r"\bpgdp=[0-9a-f]{16}$"), "pgdp"),
 )
@@ -53,8 +53,8 @@ def differences(case: Case, emulated: Sequence[Answer], real: Sequence[Answer]) 
 
 def _of_a_call(ours: Answer, theirs: Answer) -> Iterator[str]:
     # Our machine stops where the report of an oops ends. A panic comes later, and leaves nobody to read the log; so
-    # does code that never lets go of the processor.
-    panicked = theirs.end == PANIC and ours.end in (KILLED, PANIC)
+    # does code that never lets go of the processor, and a report that itself faults, for ever.
+    panicked = theirs.end in (PANIC, HANG) and ours.end in (KILLED, PANIC)
     if (panicked or ours.end == theirs.end == HANG) and not theirs.log:
         return
     for name in ("value",) if panicked else ("end", "value"):

@@ -25,7 +25,7 @@ from tests.sweep.processes import Answering
 
 __all__ = ["LOADERS", "answer"]
 
-GUEST_LIMIT = 30.0
+GUEST_LIMIT, LOOK_LIMIT = 30.0, 2.0
 WALL_LIMIT = 600.0  # what spins for GUEST_LIMIT takes minutes where others work, too
 _KINDS = {"directory": 4, "file": 8, "link": 10}
 _SKIPPED = frozenset({"uevent"})
@@ -102,10 +102,12 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
         result.end = HANG if isinstance(error, MachineHang) else KILLED
     result.log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
     if not result.end:
+        kernel.limit(LOOK_LIMIT)
         try:
             _look(kernel, call, result)
         except MachineError:
             result.end = PANIC  # in QEMU's machine PID 1 looks, and dies
+        kernel.limit(GUEST_LIMIT)
     return result
 
 

@@ -7,8 +7,8 @@ boot protocol; the timer counts down as a real one does; fw_cfg and two debug po
 has no driver.
 
 On arm64 it is ``virt``, with a GICv2, described by our device tree: of the devices that are not in it the kernel
-learns nothing. What differs: a PL011 that does more than to swallow what is written; where device tree and initramfs
-lie in memory.
+learns nothing. What differs: a PL011 that does more than to swallow what is written; firmware that says it is PSCI
+1.1, not 1.0; where device tree and initramfs lie in memory.
 
 On both, the initramfs has another /init (guest.c), which runs in user mode.
 """

@@ -1,6 +1,7 @@
 """The booted machine under QEMU, saved once and started again for each case.
 
-Which machine it is, and what differs from ours: :mod:`tests.oracle.machines`.
+Guest time is counted in instructions (``-icount``) and jumps when the guest waits. Which machine it is, and what
+differs from ours: :mod:`tests.oracle.machines`.
 """
 
 from __future__ import annotations
