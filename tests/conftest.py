@@ -1,7 +1,7 @@
 """Kernels for tests: fetched and booted once, forked for each test.
 
-What is asked of a kernel is asked of every one. To be quick, only a part of the tests runs on arm64 kernels: those that
-are marked so (exceptions, faults, clocks), and one in :data:`SHARE` of the others, chosen by name. ``make test
+What is asked of a kernel is asked of every one. To be quick, only a part of the tests runs on arm64 kernels: those
+that are marked so (exceptions, faults, clocks), and one in :data:`SHARE` of the others, chosen by name. ``make test
 ARGS=--every-kernel`` runs all of them.
 """
 
