@@ -68,7 +68,7 @@ class Comparison:
             # Clocks, random numbers, benchmarks: what two native loads do not have in common either, the second
             # of them a moment later.
             unstable: set[str] = set()
-            for moment in (0.1, 0.2, 0.3):
+            for moment in (0.1, 0.2, 0.3, 0.38):
                 later = self._ready.fork()
                 later.sleep(moment)
                 later.calls("__delay", round(500_000 * moment))  # another point between two ticks

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import booted_kernel
 from tests.differential.compare import Comparison
+from tests.support.distribution import ARM64
 
 LIST = Path(__file__).with_name("modules.txt")
 
@@ -22,5 +23,8 @@ def listed() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "arguments"), listed(), ids=[name for name, _ in listed()])
 def test_same_as_native(series: str, name: str, arguments: str) -> None:
     """errno, log, /proc/modules, taints, sysfs, memory and struct module are those of the native load."""
-    comparison = Comparison(booted_kernel(series), name)
+    kernel = booted_kernel(series)
+    if series in ARM64 and name not in kernel.image.modules:
+        pytest.skip("no module on arm64: built in, or for other processors")
+    comparison = Comparison(kernel, name)
     assert comparison.differences(arguments) == []

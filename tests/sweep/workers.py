@@ -41,7 +41,7 @@ WALL_LIMIT = 600.0  # seconds: a module that tests itself for 16 guest seconds t
 LINES_KEPT, LINE_LENGTH = 128, 300
 # Small modules that are loaded and removed once by both loaders, so that all copies have their code translated.
 _WARMING = ("ts_kmp", "nls_iso8859_2", "dummy")
-_MOMENTS = (0.1, 0.2, 0.3)
+_MOMENTS = (0.1, 0.2, 0.3, 0.38)
 
 
 @dataclass(frozen=True)
