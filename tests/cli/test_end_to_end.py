@@ -16,6 +16,7 @@ import pytest
 
 from kodojo.durable import lock
 from kodojo.image.store import Store
+from tests.conftest import EVERY_SERIES
 from tests.support import distribution
 
 pytestmark = pytest.mark.kernel
@@ -26,7 +27,7 @@ def store_with_kernels() -> Path:
     """A store of its own that lasts from one run to the next, so that the kernels are booted once."""
     root = distribution.cache_directory() / "cli-store"
     store = Store(root)
-    for files in distribution.kernels().values():
+    for files in distribution.kernels(EVERY_SERIES).values():
         store.add(files.image_root)
     return root
 
@@ -70,7 +71,7 @@ class Shell:
 def shell(series: str) -> Iterator[Shell]:
     """One machine for all tests of this file, whichever processes they run in: one after the other."""
     with lock(distribution.cache_directory() / "cli-store.lock", timeout=None):
-        yield Shell(distribution.kernels()[series].release)
+        yield Shell(distribution.kernel_of(series).release)
 
 
 def test_state_lasts(shell: Shell, built: dict[str, Path]) -> None:

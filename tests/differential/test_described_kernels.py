@@ -44,8 +44,10 @@ DIFFERENCES = ("the value in the log", "other words", "other lines", "the errno 
 
 @pytest.fixture(params=PARTS)
 def described(request, series, tmp_path, monkeypatch):
+    if request.param == "symvers" and series in distribution.ARM64:
+        pytest.skip("Module.symvers does not say for which architecture it is: x86-64 is supposed, and said so")
     monkeypatch.setenv("KODOJO_STORE", str(tmp_path / "store"))
-    build = distribution.kernels()[series].build_directory
+    build = distribution.kernel_of(series).build_directory
     for name in PARTS[request.param] or ():
         (tmp_path / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(build / name, tmp_path / "parts" / name)
@@ -60,7 +62,7 @@ def damaged_bases(series: str) -> list[Base]:
 def test_facts(series, tmp_path, monkeypatch):
     """Release, version magic and every export of the headers package are those of the kernel."""
     monkeypatch.setenv("KODOJO_STORE", str(tmp_path / "store"))
-    kernel, headers = image_of(series), Image.open(distribution.kernels()[series].build_directory)
+    kernel, headers = image_of(series), Image.open(distribution.kernel_of(series).build_directory)
     assert (headers.release, headers.vermagic) == (kernel.release, kernel.vermagic)
     assert headers.warnings == ()
     assert dict(kernel.config).items() <= dict(headers.config).items()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Index", "Shelf", "data_directory", "fact_arrays", "keep", "make_directory", "open_index", "open_shelf"]
 
-_FORMAT = b"5"  # of the facts; to be raised whenever what they mean changes
+_FORMAT = b"6"  # of the facts; to be raised whenever what they mean changes
 _FACTS = frozenset({"source", "size", "identity", "release", "banner", "vermagic", "build_id", "setup_header"})
 _BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) [^\0\n]*\n")
 _LARGEST_FILE = 1 << 30

@@ -56,6 +56,7 @@ _LOADS = {
     "taint_flags": ("module_flags_taint", ("taint_flag", "module")),
     "usermodehelper_disabled": ("call_usermodehelper_exec", None),
     "tainted_mask": ("get_taint", None),
+    "ima_policy_flag": ("ima_file_free", None),
     "mod_tree": ("__module_address", ("mod_tree_root", "addr_min")),
 }
 # Variable -> name in a ctl_table, whose second member is the variable's address (include/linux/sysctl.h)

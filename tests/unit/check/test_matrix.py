@@ -216,7 +216,7 @@ def test_built_modules(image, built, tmp_path):
 def test_kernels_that_are_only_described(series, built, tmp_path):
     """Headers are enough for modules that are given together, and what they do not tell is said."""
     (tmp_path / "index").mkdir()
-    headers = Image.from_directory(distribution.kernels()[series].build_directory, tmp_path / "index")
+    headers = Image.from_directory(distribution.kernel_of(series).build_directory, tmp_path / "index")
     spool = Spool(tmp_path)
     paths = [str(built[name]) for name in ("kd_import", "kd_export", "kd_unknown")]
     matrix = check_matrix([Kernel("k", headers)], examine(find_modules(paths, spool), spool), run_here)

@@ -473,7 +473,7 @@ def test_order_of_releases():
 @pytest.mark.parametrize("series", distribution.SERIES)
 def test_real_package(tmp_path, series):
     """A distribution's package becomes an image that knows its release, exports and modules."""
-    package = distribution.kernels()[series].image_deb
+    package = distribution.kernel_of(series).image_deb
     store = Store(tmp_path / "store")
     image = store.add(package)
     assert package.name.startswith(f"linux-image-{image.release}_")
