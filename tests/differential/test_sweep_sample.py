@@ -14,6 +14,7 @@ SAMPLE = 15
 
 
 @pytest.mark.kernel
+@pytest.mark.arm64
 def test_sample_of_the_tree(series: str, tmp_path: Path) -> None:
     """Modules chosen by hash are loaded by us as they are natively, and none crashes, hangs or is left out."""
     records, tested, _ = sweep(series, tmp_path / "results", sample=SAMPLE, jobs=os.cpu_count() or 1)
