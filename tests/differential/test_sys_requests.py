@@ -97,6 +97,7 @@ def test_suspended_kernel(kernel):
     assert names(kernel) == set()
 
 
+@pytest.mark.x86_64("elsewhere kallsyms lists no data")
 def test_fifty_at_once(kernel):
     """When fifty modprobes are busy for five seconds the kernel gives up, in its own words."""
     counter = kernel.image.kallsyms.address("kmod_concurrent_max")

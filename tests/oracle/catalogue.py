@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
@@ -233,7 +234,7 @@ def _finit_module(image: Image, data: bytes) -> Iterator[Case]:
         yield case(f"flags {flags:#x}", in_file(data), flags)
         yield case(f"flags {flags:#x}, bad descriptor", number(-1), flags)
     yield case("bad arguments", in_file(data), 0, number(0))
-    foreign = data.replace(b" SMP preempt mod_unload modversions ", b" smp preempt mod_unload modversions ")
+    foreign = re.sub(rb"(?<=\0)(vermagic=\S+ )SMP ", rb"\1smp ", data)
     crc = image.exports.get("module_layout").crc.to_bytes(4, "little")
     retyped = data.replace(crc, bytes(255 - byte for byte in crc))
     packed = lzma.compress(data, check=lzma.CHECK_CRC32)

@@ -23,9 +23,7 @@ _FUNCTIONS: dict[str, tuple[str, ...]] = {
     "MODULE_DECOMPRESS": ("module_decompress",),
     "LIVEPATCH": ("klp_module_coming",),
     "STRICT_MODULE_RWX": ("module_enable_ro", "module_enable_rodata_ro"),
-    "ARM64_MODULE_PLTS": ("module_emit_plt_entry",),
     "ARM_MODULE_PLTS": ("get_module_plt",),
-    "MODULE_SECTIONS": ("module_emit_plt_entry",),
     "FORTIFY_SOURCE": ("fortify_panic", "__fortify_panic"),
     "HAVE_STATIC_CALL_INLINE": ("static_call_module_notify",),
     "RANDOMIZE_BASE": ("kaslr_early_init", "kaslr_init", "kernel_randomize_memory"),
@@ -56,6 +54,8 @@ _TEXTS: dict[str, bytes] = {
     "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS": b"\x014%s: module uses symbol (%s) from namespace",
 }
 
+_ALWAYS_VENEERS = b"Modules: module %s: overflow in relocation type"
+
 _VERMAGIC_WORDS = {
     "SMP": "SMP",
     "PREEMPT_BUILD": "preempt",
@@ -78,6 +78,12 @@ class InferredConfig(Config):
         found |= {option: image.has_text(text) for option, text in _TEXTS.items()}
         symbols = image.kallsyms
         found |= {option: any(map(symbols.__contains__, names)) for option, names in _FUNCTIONS.items()}
+        # Other architectures have functions of that name, too; and later arm64 kernels have no such option any more.
+        veneers = "module_emit_plt_entry" in symbols
+        found["MODULE_SECTIONS"] = veneers and image.architecture == "riscv64"
+        found["ARM64_MODULE_PLTS"] = (
+            veneers and image.architecture == "aarch64" and not image.has_text(_ALWAYS_VENEERS)
+        )
         found["MODULE_SIG_FORCE"] = found["MODULE_SIG"] and _initially_set(image, "sig_enforce")
         super().__init__({f"CONFIG_{option}": "y" for option, value in found.items() if value})
         self._known = frozenset(f"CONFIG_{option}" for option in found)

@@ -56,10 +56,13 @@ def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
 def _with_link(frames: list[Frame], link: str | None) -> tuple[Frame, ...]:
     """Where a function goes back to that keeps no frame: in a register, if it has called nothing since.
 
-    The kernel tells that apart from its backtrace. Like what x86-64 finds on the stack it is no more than likely.
+    The kernel tells that apart from its backtrace. Like what x86-64 finds on the stack it is no more than likely:
+    in a function that has called another one, it is a place in that function itself.
     """
-    if link is not None and "+" in link and len(frames) > 1 and link not in (frames[0].symbol, frames[1].symbol):
-        frames.insert(1, Frame(0, link, reliable=False))
+    if link is not None and "+" in link and len(frames) > 1:
+        function = link.partition("+")[0]
+        if function != frames[0].symbol.partition("+")[0] and link != frames[1].symbol:
+            frames.insert(1, Frame(0, link, reliable=False))
     return tuple(frames)
 
 

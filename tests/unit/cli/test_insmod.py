@@ -177,7 +177,7 @@ def test_crash(run, kernel, session, ko):
         "kodojo: the kernel crashed",
         "cause: BUG: kernel NULL pointer dereference",
         "registers:",
-        "  rip    ffffffffc0201005  rax    0000000000000007",
+        "  rip ffffffffc0201005  rax 0000000000000007",
         "backtrace:",
         "  hello_init+0x5/0x10 [hello]",
         "  ? vprintk+0x1/0x2",

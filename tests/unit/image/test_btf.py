@@ -346,6 +346,7 @@ def test_a_struct_that_contains_itself_has_no_unknown_members():
 
 
 @pytest.mark.kernel
+@pytest.mark.x86_64("the offsets were read off those kernels")
 def test_struct_module_of_distribution_kernels(image):
     """Offsets that were read off both kernels by other means."""
     module = image.btf.struct("module")

@@ -271,6 +271,7 @@ def test_refusals(tmp_path):
 
 
 @pytest.mark.kernel
+@pytest.mark.x86_64("elsewhere kallsyms lists no data")
 def test_real_vermagic(image):
     """The vermagic found is the string that the kernel's own symbol of that name points to."""
     assert image.elf.string(image.kallsyms.address("vermagic")).decode() == image.vermagic
@@ -286,8 +287,8 @@ def test_real_texts(image):
 
 @pytest.mark.kernel
 def test_real_parts(image):
-    """A real kernel has its setup header, types and trusted keys, and is the configuration's."""
-    assert image.setup_header[0x202 - 0x1F1 :][:4] == b"HdrS"
+    """A real kernel has types and trusted keys, on x86-64 its setup header, and is the configuration's."""
+    assert image.setup_header[0x202 - 0x1F1 :][:4] == (b"HdrS" if image.architecture == "x86_64" else b"")
     assert image.btf.struct("module").offset("name") == 24
     assert len(image.keyring) >= 1
     assert image.config.enabled("MODULES")

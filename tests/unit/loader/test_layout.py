@@ -431,6 +431,7 @@ def dummy(image, flags=0):
 
 
 @pytest.mark.kernel
+@pytest.mark.x86_64("those kernels showed their sizes")
 def test_dummy(image):
     """dummy.ko has the size that the kernels themselves showed, and one page more with __versions."""
     many = image.btf.struct("module").has("mem")
