@@ -104,6 +104,7 @@ def test_lockdown_becomes_stricter(kernel, built):
         for one in both.kernels:
             one.write_file("/sys/kernel/security/lockdown", level)
         assert both(lambda calls: calls.init(built["kd_hello"].read_bytes())) == -EPERM
+    both.settle()
     assert both(lambda calls: calls.init(signed(calls, "ifb"), "numifbs=0")) == 0
     assert both(lambda calls: calls.delete("kd_noinit")) == 0
 
