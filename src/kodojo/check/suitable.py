@@ -26,7 +26,7 @@ __all__ = ["Origin", "StoreKernels", "Suitable", "name_suitable_kernels"]
 _FOR_ANOTHER = frozenset(
     {
         "vermagic-mismatch", "module-layout-crc", "symbol-version", "struct-module-size", "unknown-symbol",
-        "gpl-only-symbol", "namespace-not-imported",
+        "gpl-only-symbol", "namespace-not-imported", "elf-architecture",
     }
 )  # fmt: skip
 """Reasons that a module has no more where it was built for."""
@@ -69,7 +69,7 @@ class Suitable:
         """The verdict with the sentence in the hint of the first problem that would be none there."""
         problems = list(verdict.problems)
         for number, problem in enumerate(problems):
-            if _is_for_another(problem.slug):
+            if problem.slug in _FOR_ANOTHER:
                 problems[number] = self.told_in(problem)
                 return replace(verdict, hint=problems[0].hint, problems=tuple(problems))
         return verdict
@@ -107,7 +107,7 @@ class StoreKernels:
 
         :param origin: of the module; asked only if it matters. :param slugs: the reasons of the refusal.
         """
-        if not any(map(_is_for_another, slugs)):
+        if _FOR_ANOTHER.isdisjoint(slugs):
             return Suitable()
         return self._suitable(origin(), image)
 
@@ -141,10 +141,6 @@ def name_suitable_kernels(
         if suitable.sentence:
             told.append(replace(result, verdict=suitable.told(verdict), suitable=suitable.names))
     matrix.add(told)
-
-
-def _is_for_another(slug: str) -> bool:
-    return slug in _FOR_ANOTHER or slug == "elf-architecture"
 
 
 def _release(image: Image) -> str:

@@ -14,7 +14,7 @@ from kodojo.image.config import Config
 if TYPE_CHECKING:
     from kodojo.image.image import Image
 
-__all__ = ["InferredConfig"]
+__all__ = ["ALWAYS_VENEERS", "InferredConfig"]
 
 # Option -> any of these functions is in the kernel. (Those of initcalls are listed, too.)
 _FUNCTIONS: dict[str, tuple[str, ...]] = {
@@ -54,7 +54,8 @@ _TEXTS: dict[str, bytes] = {
     "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS": b"\x014%s: module uses symbol (%s) from namespace",
 }
 
-_ALWAYS_VENEERS = b"Modules: module %s: overflow in relocation type"
+ALWAYS_VENEERS = b"Modules: module %s: overflow in relocation type"
+"""How a message begins of arm64 kernels that have veneers whatever their configuration is (6.5)."""
 
 _VERMAGIC_WORDS = {
     "SMP": "SMP",
@@ -82,7 +83,7 @@ class InferredConfig(Config):
         veneers = "module_emit_plt_entry" in symbols
         found["MODULE_SECTIONS"] = veneers and image.architecture == "riscv64"
         found["ARM64_MODULE_PLTS"] = (
-            veneers and image.architecture == "aarch64" and not image.has_text(_ALWAYS_VENEERS)
+            veneers and image.architecture == "aarch64" and not image.has_text(ALWAYS_VENEERS)
         )
         found["MODULE_SIG_FORCE"] = found["MODULE_SIG"] and _initially_set(image, "sig_enforce")
         super().__init__({f"CONFIG_{option}": "y" for option, value in found.items() if value})

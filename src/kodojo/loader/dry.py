@@ -9,7 +9,6 @@ what the loader would say, up to the moment when the module's own code would sta
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kodojo.errors import ImageError, LogRecord, decode
@@ -116,7 +115,6 @@ class DryTarget:
         self._percpu_start = percpu_start(self.image)
         self._percpu_used = 0
         self._described = DescribedModules(self.image)
-        self._kernels_own = _symbols_found(self.image)
         places = {name: known_address(self.image, name) for name in TYPES}
         self._param_ops = {address: name for name, address in places.items() if address is not None}
 
@@ -301,8 +299,8 @@ class DryTarget:
         for path, value in values.items():
             if struct.has(path):
                 member = struct.field(path)
-                number = value & (1 << 8 * member.size) - 1
                 place = slice(member.offset, member.offset + member.size)
+                number = value & (1 << 8 * member.size) - 1
                 content[place] = number.to_bytes(member.size, self._architecture.format.byteorder)
         return bytes(content)
 
@@ -334,20 +332,14 @@ class DryTarget:
         return self._modules
 
     def find_symbol(self, name: str, *, gplok: bool) -> Symbol | None:
-        symbol = self._kernels_own.get((name, gplok))
-        if symbol is not None:
-            return symbol
         export = self.image.exports.find(name, gplok=gplok)
         if export is not None:
-            symbol = Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
-            self._kernels_own[name, gplok] = symbol
-            return symbol
+            return Symbol(name, export.address, export.crc, export.gpl, export.namespace, None)
         prefixes = ("", "gpl_")[: 1 + gplok]
         for mod in self._modules:
             if mod.state != ModuleState.UNFORMED:
                 for prefix in prefixes:
-                    table = self._exports.get((mod, prefix)) or self._export_table(mod, prefix)
-                    symbol = table.find(name)
+                    symbol = self._export_table(mod, prefix).find(name)
                     if symbol is not None:
                         return symbol
         # Names that the module itself exports are looked up when its tables are there; only then are they.
@@ -529,12 +521,6 @@ class DryTarget:
     def record_unload(self, mod: Module) -> None: ...
 
     def module_put(self, mod: Module) -> None: ...
-
-
-@lru_cache(maxsize=16)
-def _symbols_found(image: Image) -> dict[tuple[str, bool], Symbol]:  # noqa: ARG001  (one for each image)
-    """The kernel's own exports that were asked for, by name and whether GPL-only ones were wanted."""
-    return {}
 
 
 def percpu_start(image: Image) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kodojo.image.elf import Format
     from kodojo.loader.target import Module, Region
 
-__all__ = ["Place", "find_place", "read_bytes", "read_string", "read_word", "self_relative"]
+__all__ = ["Place", "find_place", "read_bytes", "read_string", "read_word"]
 
 ADDRESS_MASK = (1 << 64) - 1
 
@@ -57,9 +57,3 @@ def read_string(mod: Module, address: int) -> bytes:
     if end < 0:
         raise would_damage(mod.name, f"the name at {address:#x} has no end")
     return bytes(place.region.data[place.offset : end])
-
-
-def self_relative(mod: Module, address: int, elf_format: Format) -> int:
-    """The address that a self-relative ``s32`` (``PREL32``) at ``address`` stands for."""
-    value = int.from_bytes(read_bytes(mod, address, 4), elf_format.byteorder, signed=True)
-    return (address + value) & elf_format.mask

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kodojo.image.inferred_config import ALWAYS_VENEERS
 from kodojo.loader.refusal import refuse
 from kodojo.loader.relocate.plt import (
     Slots,
@@ -56,9 +57,6 @@ PLT_ENTRY_SIZE = 12
 PLT_ALIGN = 4
 X16 = 16
 BREAK_FAULT = 0xD4202000
-
-NAMED_MODULES = b"Modules: module %s: overflow in relocation type"
-"""How the messages of kernels begin that have veneers whatever their configuration is (6.5)."""
 
 TRAMPOLINES = (b".text.ftrace_trampoline", b".init.text.ftrace_trampoline")
 """What a module's code goes through to the tracer; the second is of those later kernels."""
@@ -215,12 +213,12 @@ def module_finalize(target: Target, mod: Module, info: LoadInfo) -> None:
 
 
 def _has_plts(target: Target) -> bool:
-    return target.image.config.enabled("ARM64_MODULE_PLTS") or target.image.has_text(NAMED_MODULES)
+    return target.image.config.enabled("ARM64_MODULE_PLTS") or target.image.has_text(ALWAYS_VENEERS)
 
 
 def _always_plts(target: Target) -> bool:
     """Whether the kernel has veneers without asking its configuration, which has no such option then."""
-    return not target.image.config.enabled("ARM64_MODULE_PLTS") and target.image.has_text(NAMED_MODULES)
+    return not target.image.config.enabled("ARM64_MODULE_PLTS") and target.image.has_text(ALWAYS_VENEERS)
 
 
 def _count_plts(target: Target, info: LoadInfo, relsec: int, patched: int) -> int:
@@ -291,7 +289,7 @@ class Arm64(Rules):
 
     def refusal(self, section: Section, index: int) -> LoadError:
         mod, kind = section.mod, int(section.kinds[index])
-        prefix = "Modules: " if section.target.image.has_text(NAMED_MODULES) else ""
+        prefix = "Modules: " if section.target.image.has_text(ALWAYS_VENEERS) else ""
         if kind not in WIDTHS:
             line = f"{prefix}module {mod.name}: unsupported RELA relocation: {kind}"
             return unknown_relocation(section, index, line)
