@@ -15,6 +15,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     6.1-arm64/...            the same for arm64 (likewise 6.12-arm64)
     tools/, tools-arm64/     programs and libraries that this machine has not installed
     qemu/, qemu-arm64/       QEMU, likewise (only for `make oracle`)
+    chromium/                Chromium, likewise
     apt/                     package lists, where the machine's own are missing or out of date
 
 ``python -m tests.support.distribution`` fetches what is missing and prints where things are.
@@ -43,10 +44,12 @@ from typing import NoReturn, TypeVar
 __all__ = [
     "ARM64",
     "SERIES",
+    "ChromiumFiles",
     "DistributionError",
     "KernelFiles",
     "QemuFiles",
     "cache_directory",
+    "chromium",
     "kernel_of",
     "kernels",
     "kmod",
@@ -65,6 +68,7 @@ LIBRARIES = {"libelf.so.1": "libelf1"}
 CROSS = {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"}
 QEMU = {"amd64": ("qemu-system-x86_64", "qemu-system-x86"), "arm64": ("qemu-system-aarch64", "qemu-system-arm")}
 KMOD = {"kmod": "kmod"}
+CHROMIUM = {"chromium": "chromium"}
 
 Result = TypeVar("Result")
 
@@ -109,6 +113,19 @@ class QemuFiles:
     program: Path
     environment: dict[str, str]
     firmware: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class ChromiumFiles:
+    """A Chromium, wherever it is.
+
+    :param environment: in which it finds its libraries.
+    :param fonts: directories that have fonts.
+    """
+
+    program: Path
+    environment: dict[str, str]
+    fonts: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,24 @@ def kmod() -> tuple[Path, dict[str, str]]:
     if found is None:
         raise DistributionError("the package kmod holds no kmod")
     return Path(found), environment
+
+
+def chromium() -> ChromiumFiles:
+    """A browser; fetched and unpacked like the tools. Its libraries bring fonts where the machine has none.
+
+    :raises DistributionError: with the package to install.
+    """
+    environment = _with_programs("chromium", CHROMIUM, {})
+    found = shutil.which("chromium", path=environment["PATH"])
+    if found is None:
+        raise DistributionError("the package chromium holds no chromium")
+    usr = cache_directory() / "chromium/usr"
+    fonts = (Path("/usr/share/fonts"), usr / "share/fonts")
+    if not Path(found).is_relative_to(usr):
+        return ChromiumFiles(Path(found), environment, fonts)
+    # The script in bin starts what is installed below /usr/lib, and so does a library look for parts of its own.
+    _prepend(environment, "LD_LIBRARY_PATH", [usr / "lib/x86_64-linux-gnu/pulseaudio"])
+    return ChromiumFiles(usr / "lib/chromium/chromium", environment, fonts)
 
 
 def _with_programs(

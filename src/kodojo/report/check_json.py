@@ -25,7 +25,7 @@ def matrix_json(matrix: Matrix) -> dict[str, Any]:
         "ok": matrix.exit_status == 0,
         "exit_status": matrix.exit_status,
         "counts": {status.value: counts[status] for status in Status},
-        "kernels": list(matrix.kernels),
+        "kernels": [kernel._asdict() for kernel in matrix.kernels],
         "modules": list(matrix.modules),
         "results": [result_json(result) for result in matrix],
     }

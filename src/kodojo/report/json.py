@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from kodojo.kernel.module import Module
     from kodojo.loader.steps import Step
 
-__all__ = ["answer", "content", "dumps", "error", "insmod", "module", "record", "record_list", "refused", "removal"]
+__all__ = ["answer", "content", "dumps", "error", "insmod", "module", "plain", "record", "record_list", "refused", "removal"]
 
 
 _BEYOND_DOUBLE = 1 << 53
@@ -55,10 +55,11 @@ _BEYOND_DOUBLE = 1 << 53
 
 def dumps(value: Any) -> str:
     """JSON of dictionaries, lists, dataclasses and texts, indented."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    r"""The same of what JSON has: no dataclasses, no integers that a double cannot hold, no bytes that are no UTF-8."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if isinstance(value, bool) or value is None:
@@ -66,11 +67,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return int(value) if value < _BEYOND_DOUBLE else f"{value:#x}"  # int(): enumerations too
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, dict):
-        return {_plain(name): _plain(each) for name, each in value.items()}
+        return {plain(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

@@ -1,0 +1,84 @@
+"""The answers of ``kodojo check`` as one page to look at: no network, nothing beside it.
+
+The page is ``page.html`` in this directory, with its style, its script and the data of ``--json`` in it. Whatever
+modules and kernels call themselves is data there, never markup: the script puts texts into the page as texts, and the
+page's policy allows no script and no style but these two, by their hashes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib import resources
+from typing import Any
+
+from kodojo import __version__
+from kodojo.check.results import Matrix
+from kodojo.loader.slugs import SLUGS
+from kodojo.report.check_json import matrix_json
+from kodojo.report.html.markup import list_of_kernels, list_of_troubles, reason_article, safe
+from kodojo.report.json import plain
+from kodojo.report.matrix import summary
+
+__all__ = ["page"]
+
+# What could end the script element, or is a line's end for some and not for others.
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def page(matrix: Matrix) -> str:
+    """The page, complete."""
+    data = plain(matrix_json(matrix))
+    style, script = _asset("page.css"), _asset("page.js")
+    parts = {
+        "policy": _policy(style, script),
+        "style": style,
+        "script": script,
+        "headline": safe(_headline(data)),
+        "summary": safe(summary(matrix)),
+        "plain": list_of_kernels(data) + list_of_troubles(data),
+        "reasons": _reasons(data),
+        "version": safe(__version__),
+        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+
+
+def _asset(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text("utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is fetched, and nothing runs but what was written here."""
+    allowed = [b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{allowed[0]}'; script-src 'sha256-{allowed[1]}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+def _headline(data: dict[str, Any]) -> str:
+    """What came out, in one sentence."""
+    refused = {result["module"] for result in data["results"] if result["status"] == "refused"}
+    doubtful = {result["module"] for result in data["results"] if not result["ok"]}
+    number = len(data["modules"])
+    if number == 1:
+        (name,) = data["modules"]
+        verb = "is refused" if refused else "is not known to load" if doubtful else "loads"
+        return f"{name.rpartition('/')[2]} {verb}"
+    if refused:
+        return f"{len(refused)} of {number:,} modules {'is' if len(refused) == 1 else 'are'} refused"
+    if doubtful:
+        return f"{len(doubtful)} of {number:,} modules {'is' if len(doubtful) == 1 else 'are'} not known to load"
+    return f"All {number:,} modules load" if number else "No modules"
+
+
+def _reasons(data: dict[str, Any]) -> str:
+    """The pages about the reasons that occur."""
+    slugs = {each["slug"] for result in data["results"] for each in (result, *result["problems"])} & SLUGS.keys()
+    if not slugs:
+        return ""
+    articles = "\n".join(reason_article(slug, slugs) for slug in sorted(slugs))
+    return f'<section id="reasons" aria-label="Reasons">\n<h2>What the reasons mean</h2>\n{articles}\n</section>'

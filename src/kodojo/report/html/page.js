@@ -1,0 +1,417 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const number = new Intl.NumberFormat("en");
+  const collator = new Intl.Collator("en", {numeric: true});
+  const CHUNK = 100; // rows that are put into the table at a time
+  const CAUSES = 3; // of a module, in its row
+  const PRINTED = 300; // modules whose details are printed
+
+  /* -- statuses: those that are known have words of their own, others their name ------------------------- */
+
+  const STATUSES = {
+    refused: {tone: "bad", mark: "✗", words: "would not load", weight: 1e8},
+    unchecked: {tone: "doubt", mark: "?", words: "could not be checked", weight: 1},
+    ok: {tone: "good", mark: "✓", words: "loads", weight: 0},
+  };
+  function statusOf(name) {
+    return STATUSES[name] ||= {tone: "other", mark: "!", words: name.replaceAll(/[-_]/g, " "), weight: 1e4};
+  }
+  const byWeight = (one, other) => statusOf(other).weight - statusOf(one).weight;
+
+  /* -- text: what modules and kernels call themselves becomes text here, never markup -------------------- */
+
+  const clean = (text) => String(text).replaceAll(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (each) => {
+    if (each === "\n" || each === "\t") return each;
+    const digits = each.codePointAt(0).toString(16);
+    return digits.length > 2 ? `\\u${digits.padStart(4, "0")}` : `\\x${digits.padStart(2, "0")}`;
+  });
+  function make(tag, className, ...content) {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    element.append(...content.map((each) => (each instanceof Node ? each : clean(each))));
+    return element;
+  }
+  const many = (count, what) => `${number.format(count)} ${what}${count === 1 ? "" : "s"}`;
+  const fileName = (label) => label.slice(label.lastIndexOf("/") + 1);
+
+  /* -- rows ---------------------------------------------------------------------------------------------- */
+
+  const kernels = data.kernels;
+  const rows = (() => {
+    const places = new Map(kernels.map((kernel, place) => [kernel.name, place]));
+    const found = new Map(data.modules.map((label, index) => {
+      return [label, {index, label, base: fileName(label), results: kernels.map(() => null), text: ""}];
+    }));
+    for (const result of data.results) found.get(result.module).results[places.get(result.kernel)] = result;
+    const paths = data.modules.map((label) => label.split("/").slice(0, -1));
+    let common = 0; // directories that all modules are in
+    while (paths.length > 1 && paths.every((path) => common < path.length && path[common] === paths[0][common])) common += 1;
+    const made = [...found.values()];
+    for (const row of made) row.path = paths[row.index].slice(paths.length > 1 ? common : Infinity).join("/");
+    return made;
+  })();
+
+  const state = {words: [], status: "", reason: "", kernels: new Set(), order: "trouble", down: true, printing: false};
+  const opened = new Set(); // rows whose details are shown
+  let shown = [];
+  let drawn = 0;
+
+  const seenPlaces = () => kernels.map((_, place) => place).filter((place) => !state.kernels.size || state.kernels.has(place));
+  const seenResults = (row) => seenPlaces().map((place) => row.results[place]).filter(Boolean);
+  const isTrouble = (result) => result.status !== "ok";
+
+  function textOf(row) {
+    const texts = (result) => [
+      statusOf(result.status).words, result.errno_name, result.slug, result.why, ...result.notes, ...result.unmade_checks,
+      ...result.log.map((record) => record.text),
+      ...result.problems.flatMap((problem) => [
+        problem.slug, problem.errno_name, problem.why, ...problem.log.map((record) => record.text),
+        ...problem.details.flatMap((detail) => [detail.subject, detail.text]),
+      ]),
+    ];
+    row.text ||= [row.label, ...row.results.filter(Boolean).flatMap(texts)].join("\n").toLowerCase();
+    return row.text;
+  }
+  function hasStatus(row, status) {
+    const results = seenResults(row);
+    return status === "ok" ? results.every((result) => result.status === "ok") : results.some((result) => result.status === status);
+  }
+  function fits(row) {
+    const results = seenResults(row);
+    return results.length > 0
+      && (!state.status || hasStatus(row, state.status))
+      && (!state.reason || results.some((result) => result.slug === state.reason && isTrouble(result)))
+      && state.words.every((word) => textOf(row).includes(word));
+  }
+
+  /* -- order --------------------------------------------------------------------------------------------- */
+
+  const firstSlug = (row) => seenResults(row).filter(isTrouble).map((result) => result.slug)[0] || "\uffff";
+  const trouble = (row) => seenResults(row).reduce((sum, result) => sum + statusOf(result.status).weight, 0);
+  function keyOf(row) {
+    if (state.order === "trouble") return [-trouble(row), firstSlug(row)];
+    if (state.order === "name") return [0, row.base];
+    const result = row.results[Number(state.order)];
+    return result ? [-statusOf(result.status).weight, isTrouble(result) ? result.slug : ""] : [1, ""];
+  }
+  function sorted(list) {
+    const sign = state.down ? 1 : -1;
+    const keyed = list.map((row) => [keyOf(row), row]);
+    keyed.sort(([one, a], [other, b]) => sign * (one[0] - other[0] || collator.compare(one[1], other[1])) || a.index - b.index);
+    return keyed.map(([, row]) => row);
+  }
+
+  /* -- the table: a part of the rows at first, more as one comes near its end ---------------------------- */
+
+  function update() {
+    shown = sorted(rows.filter(fits));
+    drawn = 0;
+    $("rows").replaceChildren();
+    heads();
+    draw();
+    const filtered = state.words.length || state.status || state.reason || state.kernels.size;
+    $("shown").textContent = filtered ? `${number.format(shown.length)} of ${many(rows.length, "module")}` : many(rows.length, "module");
+    $("all").hidden = !filtered;
+    $("nothing").hidden = shown.length > 0;
+    for (const chip of $("statuses").children) {
+      chip.setAttribute("aria-pressed", chip.value === state.status);
+      chip.querySelector("b").textContent = number.format(rows.filter((row) => seenResults(row).length && hasStatus(row, chip.value)).length);
+    }
+    for (const card of $("kernels").children) card.firstChild.setAttribute("aria-pressed", state.kernels.has(Number(card.firstChild.value)));
+    $("reason").value = state.reason;
+    $("order").value = state.order;
+  }
+  function draw() {
+    const next = shown.slice(drawn, state.printing ? Infinity : drawn + CHUNK);
+    const parts = next.flatMap((row, place) => {
+      const line = rowLine(row);
+      const wanted = opened.has(row) || (state.printing && drawn + place < PRINTED && seenResults(row).some(isTrouble));
+      if (!wanted) return [line];
+      line.querySelector(".toggle").setAttribute("aria-expanded", "true");
+      return [line, detailsLine(row)];
+    });
+    drawn += next.length;
+    $("rows").append(...parts);
+    $("more").hidden = drawn >= shown.length;
+    $("more").textContent = `Show more: ${many(shown.length - drawn, "module")}`;
+  }
+  function cell(tag, role, className, ...content) {
+    const element = make(tag, className, ...content);
+    element.setAttribute("role", role);
+    return element;
+  }
+  function rowLine(row) {
+    const results = seenResults(row);
+    const worst = results.map((result) => result.status).sort(byWeight)[0];
+    const toggle = make("button", "toggle", make("span", "name", row.base));
+    toggle.type = "button";
+    toggle.setAttribute("aria-expanded", "false");
+    const name = cell("th", "rowheader", "of-module", toggle);
+    name.scope = "row";
+    if (row.path) name.append(make("span", "path", row.path));
+    const line = cell("tr", "row", `row is-${statusOf(worst).tone}`, name, cell("td", "cell", "of-why", ...causes(results), ...asides(results)));
+    line.append(...seenPlaces().map((place) => mark(row.results[place], kernels[place])));
+    line.id = `row-${row.index}`;
+    return line;
+  }
+  function mark(result, kernel) {
+    const status = result && statusOf(result.status);
+    const text = !result ? make("b", "", "not in its tree") : make("b", "", result.errno_name || (result.status === "ok" ? "loads" : ""));
+    const box = make("span", `mark ${status ? status.tone : "none"}`, status ? `${status.mark} ` : "– ", text);
+    box.title = `${clean(kernel.name)}: ${status ? status.words : "not in its tree"}`;
+    const element = cell("td", "cell", "of-kernel", box);
+    if (result && isTrouble(result)) element.append(make("span", "unseen", status.words));
+    element.dataset.kernel = clean(kernel.name);
+    return element;
+  }
+
+  /* -- why, without a click ------------------------------------------------------------------------------ */
+
+  function causes(results) {
+    const groups = Map.groupBy(results.filter(isTrouble), (result) => [result.status, result.slug, result.errno, result.why].join("\n"));
+    const ordered = [...groups.values()].sort(([one], [other]) => byWeight(one.status, other.status));
+    const made = ordered.slice(0, CAUSES).map((group) => cause(group, seenPlaces().length));
+    if (ordered.length > CAUSES) made.push(make("p", "aside", `and ${many(ordered.length - CAUSES, "other cause")}`));
+    return made;
+  }
+  function cause(group, columns) {
+    const [result] = group, status = statusOf(result.status);
+    const head = make("p", "head", make("span", `errno ${status.tone}`, result.errno_name || status.words), reasonLink(result.slug));
+    if (columns > 1) {
+      const names = group.length > 2 ? `${group.length === columns ? "all " : ""}${group.length} kernels` : group.map((each) => each.kernel).join(", ");
+      head.append(make("span", "at", names));
+    }
+    return make("div", "cause", head, make("p", "why", result.why));
+  }
+  function reasonLink(slug) {
+    if (!$(`reason-${slug}`)) return make("span", "", slug);
+    const link = make("a", "", slug);
+    link.href = `#reason-${slug}`;
+    return link;
+  }
+  function asides(results) {
+    const texts = new Set(results.flatMap((result) => result.notes));
+    const unmade = new Set(results.flatMap((result) => result.unmade_checks));
+    const unknown = new Set(results.flatMap((result) => result.unchecked_parameters));
+    const lines = [...texts].slice(0, 2).map((text) => `note: ${text}`);
+    if (texts.size > 2) lines.push(`and ${many(texts.size - 2, "other note")}`);
+    if (unmade.size) lines.push(`${many(unmade.size, "check")} could not be made`);
+    if (unknown.size) lines.push(`only the module's own code can judge: ${[...unknown].join(", ")}`);
+    return lines.map((line) => make("p", "aside", line));
+  }
+
+  /* -- the details of a module --------------------------------------------------------------------------- */
+
+  function detailsLine(row) {
+    // Kernels with the same answer have it once.
+    const same = ({kernel, ...others}) => JSON.stringify(others);
+    const groups = [...Map.groupBy(seenResults(row), same).values()].sort(([one], [other]) => byWeight(one.status, other.status));
+    const box = cell("td", "cell", "", ...groups.map(answer));
+    box.colSpan = seenPlaces().length + 2;
+    const line = cell("tr", "row", "details", box);
+    line.id = `details-${row.index}`;
+    return line;
+  }
+  function answer(group) {
+    const [result] = group, status = statusOf(result.status);
+    const element = make("section", "answer");
+    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", group.map((each) => each.kernel).join(", "))));
+    const [first, ...others] = result.problems;
+    element.append(...problem(first || result));
+    if (others.length) {
+      const list = make("ol", "", ...others.map((each) => make("li", "", ...problem(each))));
+      list.start = 2;
+      element.append(make("h4", "", "What else is wrong, and would be next"), list);
+    }
+    element.append(facts(result));
+    return element;
+  }
+  function problem({errno_name, step, slug, why, hint, log, details = []}) {
+    const parts = [];
+    if (why) {
+      const head = make("p", "head");
+      if (errno_name) head.append(make("b", "", errno_name));
+      if (step) head.append(make("span", "at", "from ", make("code", "", step)));
+      if (slug) head.append(reasonLink(slug));
+      parts.push(head, make("p", "", why));
+    }
+    if (details.length) {
+      parts.push(make("ul", "", ...details.map(({subject, text, more}) => {
+        const item = make("li", "", make("code", "", subject), text ? `: ${text}` : "");
+        if (more.length) item.append(make("pre", "", more.join("\n")));
+        return item;
+      })));
+    }
+    if (hint) parts.push(make("p", "hint", hint));
+    if (log.length) parts.push(make("h4", "", "The kernel's log"), make("pre", "", log.map((record) => record.text).join("\n")));
+    return parts;
+  }
+  function facts(result) {
+    const list = make("dl");
+    const rowsOf = [
+      ["Note", result.notes],
+      ["Not checked", result.unmade_checks],
+      ["For its code to judge", result.unchecked_parameters],
+      ["Loaded first", result.loaded_first.map(fileName)],
+      ["Is for", result.suitable_kernels],
+      ["Module", [result.module]],
+      ["Size", result.sha256 ? [`${many(result.size, "byte")}, decompressed`] : []],
+      ["SHA-256", result.sha256 ? [result.sha256] : []],
+    ];
+    for (const [name, values] of rowsOf) {
+      if (values.length) list.append(make("dt", "", name), ...values.map((value) => make("dd", "", value)));
+    }
+    return list;
+  }
+  function toggle(line) {
+    const row = rows[Number(line.id.slice("row-".length))];
+    const open = !opened.delete(row);
+    line.querySelector(".toggle").setAttribute("aria-expanded", open);
+    if (open) {
+      opened.add(row);
+      line.after(detailsLine(row));
+    } else {
+      line.nextSibling.remove();
+    }
+  }
+
+  /* -- heads, filters, kernels --------------------------------------------------------------------------- */
+
+  function heads() {
+    const columns = [["name", "Module", "of-module"], ["trouble", "What is wrong", "of-why"]];
+    columns.push(...seenPlaces().map((place) => [String(place), kernels[place].name, "of-kernel"]));
+    const focused = document.activeElement?.dataset.order;
+    $("heads").replaceChildren(...columns.map(([order, text, className]) => {
+      const button = make("button", "", ...clean(text).split(/(?<=[-+_.])/).flatMap((part) => [part, document.createElement("wbr")]));
+      button.type = "button";
+      button.dataset.order = order;
+      const head = cell("th", "columnheader", className, button);
+      head.scope = "col";
+      head.setAttribute("aria-sort", state.order !== order ? "none" : state.down ? "ascending" : "descending");
+      return head;
+    }));
+    if (focused) $("heads").querySelector(`[data-order="${focused}"]`)?.focus();
+    fit();
+  }
+  function fit() {
+    const columns = seenPlaces().length, room = ($("answers").clientWidth - 560) / columns;
+    $("answers").className = columns < 4 ? "few" : room >= 104 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    document.documentElement.style.setProperty("--bar", getComputedStyle($("bar")).position === "sticky" ? `${$("bar").offsetHeight}px` : "0px");
+  }
+  function fill(select, options) {
+    select.append(...options.map(([value, text]) => {
+      const option = make("option", "", text);
+      option.value = value;
+      return option;
+    }));
+  }
+  function kernelCard(kernel, place) {
+    const counts = new Map();
+    for (const row of rows) if (row.results[place]) counts.set(row.results[place].status, (counts.get(row.results[place].status) || 0) + 1);
+    const bar = make("span", "share"), tally = make("span", "tally");
+    bar.setAttribute("aria-hidden", "true");
+    for (const [status, count] of [...counts].sort(([one], [other]) => byWeight(one, other))) {
+      const part = make("i", statusOf(status).tone);
+      part.style.flexGrow = count;
+      bar.append(part);
+      tally.append(make("span", "", `${statusOf(status).mark} ${number.format(count)} ${status === "ok" && count > 1 ? "load" : statusOf(status).words}`));
+    }
+    const kind = [kernel.architecture, kernel.kind === "kernel" ? "" : kernel.kind && `only ${kernel.kind}`].filter(Boolean).join(", ");
+    const button = make("button", "", make("span", "name", kernel.name), make("span", "kind", kind), bar, tally);
+    button.type = "button";
+    button.value = place;
+    button.title = "Show only this kernel";
+    const card = make("li", "kernel", button);
+    if (kernel.problem) card.append(make("p", "bad", kernel.problem));
+    card.append(...kernel.warnings.map((text) => make("p", "doubt", text)));
+    return card;
+  }
+  function statusChip(status) {
+    const {mark: sign, words, tone} = statusOf(status);
+    const chip = make("button", tone, `${sign} `, make("b"), ` ${status === "ok" && kernels.length > 1 ? "loads everywhere" : words}`);
+    chip.type = "button";
+    chip.value = status;
+    return chip;
+  }
+  function build() {
+    $("kernels").append(...kernels.map(kernelCard));
+    const statuses = [...new Set(data.results.map((result) => result.status))].sort(byWeight);
+    $("statuses").append(...statuses.map(statusChip));
+    const reasons = new Map();
+    for (const result of data.results.filter(isTrouble)) reasons.set(result.slug, (reasons.get(result.slug) || new Set()).add(result.module));
+    const options = [...reasons].sort(([, one], [, other]) => other.size - one.size);
+    fill($("reason"), [["", "Any reason"], ...options.map(([slug, modules]) => [slug, `${slug} (${number.format(modules.size)})`])]);
+    $("reason").hidden = !options.length;
+    fill($("order"), [["trouble", "Worst first"], ["name", "By name"], ...kernels.map((kernel, place) => [String(place), `By ${kernel.name}`])]);
+    $("bar").hidden = $("answers").hidden = false;
+  }
+
+  /* -- what people do ------------------------------------------------------------------------------------ */
+
+  function listen(element, event, action) {
+    element.addEventListener(event, (each) => {
+      action(each);
+      update();
+    });
+  }
+  listen($("text"), "input", () => { state.words = $("text").value.toLowerCase().split(/\s+/).filter(Boolean); });
+  listen($("reason"), "change", () => { state.reason = $("reason").value; });
+  listen($("order"), "change", () => Object.assign(state, {order: $("order").value, down: true}));
+  listen($("all"), "click", () => {
+    Object.assign(state, {words: [], status: "", reason: ""});
+    state.kernels.clear();
+    $("text").value = "";
+    $("text").focus();
+  });
+  listen($("statuses"), "click", ({target}) => {
+    const chip = target.closest("button");
+    if (chip) state.status = state.status === chip.value ? "" : chip.value;
+  });
+  listen($("kernels"), "click", ({target}) => {
+    const place = Number(target.closest("button")?.value ?? NaN);
+    if (kernels[place] && !state.kernels.delete(place)) state.kernels.add(place);
+    if (state.order in kernels && !seenPlaces().includes(Number(state.order))) state.order = "trouble";
+  });
+  listen($("heads"), "click", ({target}) => {
+    const order = target.closest("button")?.dataset.order;
+    if (order) Object.assign(state, {order, down: state.order === order ? !state.down : true});
+  });
+  $("more").addEventListener("click", draw);
+  new IntersectionObserver(([seen]) => { if (seen.isIntersecting) draw(); }, {rootMargin: "0px 0px 800px 0px"}).observe($("more"));
+  addEventListener("resize", fit);
+
+  $("rows").addEventListener("click", (event) => {
+    const line = event.target.closest(".row");
+    const selecting = String(getSelection()) && !event.target.closest("button");
+    if (line && !event.target.closest("a") && !selecting) toggle(line);
+  });
+  addEventListener("keydown", (event) => {
+    const {key, target} = event;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const lines = () => [$("text"), ...$("rows").querySelectorAll(".toggle")];
+    if (key === "/" && !target.matches("input, select")) {
+      $("text").focus();
+    } else if ((key === "ArrowDown" || key === "ArrowUp") && (target === $("text") || target.matches(".toggle"))) {
+      const all = lines();
+      all[Math.max(0, Math.min(all.length - 1, all.indexOf(target) + (key === "ArrowDown" ? 1 : -1)))].focus();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+
+  /* Paper has all rows, and the details of what does not load. */
+  function print(printing) {
+    if (state.printing === printing) return;
+    state.printing = printing;
+    update();
+  }
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+  matchMedia("print").addEventListener("change", ({matches}) => print(matches));
+
+  build();
+  update();
+})();
