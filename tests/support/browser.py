@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ FONTS = """<?xml version="1.0"?>
 <fontconfig>
 {directories}
 <cachedir>{cache}</cachedir>
-<alias><family>sans-serif</family><prefer><family>DejaVu Sans</family></prefer></alias>
-<alias><family>system-ui</family><prefer><family>DejaVu Sans</family></prefer></alias>
 <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
+<match><edit name="family" mode="append_last"><string>DejaVu Sans</string></edit></match>
 </fontconfig>
 """
+MESSAGES = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "/": 191}
 WRITTEN = {"Enter": "\r", " ": " ", "/": "/"}
 
@@ -138,11 +138,15 @@ class Browser:
         deadline = time.monotonic() + PATIENCE
         while not self.events(event, session):
             self._note(self._read(deadline))
-        self._events[session] = [each for each in self._events[session] if each[0] != event]
+        self.forget([event], session)
 
     def events(self, name: str, session: str) -> list[dict[str, Any]]:
         """What was reported by that name."""
         return [content for kind, content in self._events.get(session, []) if kind == name]
+
+    def forget(self, names: Container[str], session: str) -> None:
+        """Forget what was reported by these names so far."""
+        self._events[session] = [each for each in self._events.get(session, []) if each[0] not in names]
 
     def _note(self, message: dict[str, Any]) -> None:
         if "method" in message:
@@ -189,6 +193,7 @@ class Tab:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
+        self._script = script
         self._call("Emulation.setScriptExecutionDisabled", value=not script)
         self.media(**features)
 
@@ -210,17 +215,21 @@ class Tab:
             raise BrowserError(f"{path}: {answer['errorText']}")
         self._browser.wait_for("Page.loadEventFired", self._session)
 
+    def forget(self) -> None:
+        """Forget the messages so far: they were provoked."""
+        self._browser.forget(MESSAGES, self._session)
+
     @property
     def messages(self) -> list[str]:
         """What stands in the console: messages, exceptions, and the browser's own complaints."""
+        console, exceptions, entries = (self._browser.events(name, self._session) for name in MESSAGES)
         found = [
             " ".join(str(each.get("value", each.get("description"))) for each in content["args"])
-            for content in self._browser.events("Runtime.consoleAPICalled", self._session)
+            for content in console
         ]
-        for content in self._browser.events("Runtime.exceptionThrown", self._session):
+        for content in exceptions:
             details = content["exceptionDetails"]
             found.append(str(details.get("exception", {}).get("description", details["text"])))
-        entries = self._browser.events("Log.entryAdded", self._session)
         return [*found, *(content["entry"]["text"] for content in entries)]
 
     @property
@@ -243,6 +252,8 @@ class Tab:
 
     def settle(self) -> None:
         """Let the page do what it does before the next picture but one."""
+        if not self._script:
+            return
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
 
     def texts(self, selector: str) -> list[str]:
@@ -250,7 +261,7 @@ class Tab:
         return list(
             self.run(
                 f"[...document.querySelectorAll({json.dumps(selector)})]"
-                ".filter(each => each.checkVisibility()).map(each => each.innerText.trim())"
+                ".filter(each => each.checkVisibility({visibilityProperty: true})).map(each => each.innerText.trim())"
             )
         )
 

@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from kodojo.check.results import KernelColumn, Matrix, Result
-from kodojo.errors import Detail, LogRecord, Refusal
-from kodojo.loader.verdict import Verdict
 from kodojo.report.check_json import matrix_json
-from kodojo.report.html import page
 from kodojo.report.json import dumps
 from kodojo.report.junit import junit
 from kodojo.report.matrix import drawn_matrix, matrix_rows, reason_lines, short_names, summary, verdict_lines
 from kodojo.report.paint import Paint
 from kodojo.report.table import plain_table
+from tests.support.results import HOSTILE, REFUSED, matrix
 
-HOSTILE = "</script><script>alert(1)</script>\"'&\x1b[31m\udcff\u2028<!--"
 PLAIN = Paint(enabled=False)
-
-REFUSED = Verdict(
-    ok=False,
-    errno=8,
-    slug="vermagic-mismatch",
-    why="built for 1.0",
-    hint="build it again",
-    log=(LogRecord(3, "m: version magic '1.0' should be '2.0'"),),
-    problems=(
-        Refusal(
-            8,
-            "check_modinfo",
-            "vermagic-mismatch",
-            (LogRecord(3, "m: version magic '1.0' should be '2.0'"),),
-            "built for 1.0",
-            "build it again",
-            (Detail("release", "1.0 is not 2.0", {"module": "1.0"}, ("more of it",)),),
-        ),
-        Refusal(2, "simplify_symbols", "unknown-symbol", (), "nobody exports gone", ""),
-    ),
-)
-
-
-def matrix(*labels: str) -> Matrix:
-    """A kernel that loads everything, one that refuses everything, and one that could not be used."""
-    kernels = tuple(KernelColumn(name, f"{name}.0", "x86_64") for name in ("good", "bad"))
-    made = Matrix(labels, (*kernels, KernelColumn("gone", problem="no such file")))
-    for label in labels:
-        made.add(
-            [
-                Result(label, "good", Verdict(ok=True), sha256="ab", size=3),
-                Result(label, "bad", REFUSED, "check_modinfo", notes=("a note",), first=("dir/other.ko",)),
-                Result(label, "gone", failure="no such file", advice="give another"),
-            ]
-        )
-    return made
-
 
 # -- text -------------------------------------------------------------------------------------------------
 
@@ -145,6 +102,9 @@ def test_json():
     assert set(value) == {"schema", "ok", "exit_status", "counts", "kernels", "modules", "results"}
     assert (value["schema"], value["exit_status"]) == ("kodojo-check/1", 2)
     assert value["counts"] == {"ok": 1, "refused": 1, "unchecked": 1}
+    assert value["kernels"][2] == {
+        "name": "gone", "release": "", "architecture": "", "kind": "", "warnings": [], "problem": "no such file",
+    }  # fmt: skip
     assert [set(result) for result in value["results"]] == [RESULT_NAMES] * 3
     refused = value["results"][1]
     assert (refused["errno_name"], refused["step"]) == ("ENOEXEC", "check_modinfo")
@@ -208,82 +168,6 @@ def test_junit_says_all():
     assert "nobody exports gone" in failure.text
     assert bad.find("testcase/system-out").text == "m: version magic '1.0' should be '2.0'"
     assert gone.find("testcase/error").get("message") == "no such file"
-
-
-# -- the page ---------------------------------------------------------------------------------------------
-
-
-class Reader(HTMLParser):
-    """What a browser makes of the page: its elements, and the content of scripts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data):
-        if self.cdata_elem == "script":
-            self.scripts[-1] += data
-
-
-def read(text: str) -> Reader:
-    reader = Reader()
-    reader.feed(text)
-    reader.close()
-    return reader
-
-
-def test_page_has_its_data():
-    """All modules, kernels and answers are in the page, with texts fit to be shown."""
-    data = json.loads(read(page(matrix("dir/m.ko", f"dir/{HOSTILE}"))).scripts[0])
-    assert [kernel["name"] for kernel in data["kernels"]] == ["good", "bad", "gone"]
-    first, second = data["modules"]
-    assert [cell["status"] for cell in first["cells"]] == ["ok", "refused", "unchecked"]
-    assert first["cells"][1]["log"] == ["m: version magic '1.0' should be '2.0'"]
-    assert [other["slug"] for other in first["cells"][1]["others"]] == ["unknown-symbol"]
-    assert first["cells"][1]["details"] == [{"subject": "release", "text": "1.0 is not 2.0", "more": ["more of it"]}]
-    assert second["label"] == "dir/" + HOSTILE.replace("\x1b", r"\x1b").replace("\udcff", r"\xff")
-
-
-def test_hostile_names_are_no_markup():
-    """Whatever modules call themselves, the page has the elements of the template and no others."""
-    hostile, tame = read(page(matrix(HOSTILE))), read(page(matrix("m.ko")))
-    assert hostile.elements == tame.elements
-    assert len(hostile.scripts) == 2
-    page(matrix(HOSTILE)).encode("utf-8")  # no surrogates
-
-
-def test_page_needs_nothing_else():
-    """Nothing in the page refers to anything outside of it, and its own policy forbids it."""
-    reader = read(page(matrix("m.ko")))
-    references = [
-        value for _tag, attributes in reader.elements for name, value in attributes.items() if name in ("src", "href")
-    ]
-    assert references == ["data:,"]
-    policy = next(a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy
-    assert "innerHTML" not in reader.scripts[1]
-
-
-BROWSER = os.environ.get("KODOJO_TEST_BROWSER", "")
-"""A Chromium to try the page in; without it that is not tried."""
-
-
-@pytest.mark.skipif(not BROWSER, reason="KODOJO_TEST_BROWSER names no browser")
-def test_page_in_a_browser(tmp_path):
-    """The script runs, shows hostile names as text, and only as many rows as can be seen."""
-    path = tmp_path / "page.html"
-    path.write_text(page(matrix(HOSTILE, *(f"m{number}.ko" for number in range(4000)))), encoding="utf-8")
-    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--dump-dom"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in done.stdout
-    assert "4,001" in done.stdout
-    assert 10 < done.stdout.count('class="row"') < 100
 
 
 def test_reasons_of_what_could_not_be_checked():

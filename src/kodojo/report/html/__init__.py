@@ -68,10 +68,10 @@ def _headline(data: dict[str, Any]) -> str:
         (name,) = data["modules"]
         verb = "is refused" if refused else "is not known to load" if doubtful else "loads"
         return f"{name.rpartition('/')[2]} {verb}"
-    if refused:
-        return f"{len(refused)} of {number:,} modules {'is' if len(refused) == 1 else 'are'} refused"
-    if doubtful:
-        return f"{len(doubtful)} of {number:,} modules {'is' if len(doubtful) == 1 else 'are'} not known to load"
+    for some, verb in ((refused, "refused"), (doubtful, "not known to load")):
+        if some:
+            where = " by at least one kernel" if some is refused and len(data["kernels"]) > 1 else ""
+            return f"{len(some):,} of {number:,} modules {'is' if len(some) == 1 else 'are'} {verb}{where}"
     return f"All {number:,} modules load" if number else "No modules"
 
 

@@ -7,16 +7,19 @@
   const CHUNK = 100; // rows that are put into the table at a time
   const CAUSES = 3; // of a module, in its row
   const PRINTED = 300; // modules whose details are printed
+  const LISTED = 12; // things of a list that are shown at once; the others are one click away
+  const LISTED_ON_PAPER = 4;
 
   /* -- statuses: those that are known have words of their own, others their name ------------------------- */
 
   const STATUSES = {
-    refused: {tone: "bad", mark: "✗", words: "would not load", weight: 1e8},
-    unchecked: {tone: "doubt", mark: "?", words: "could not be checked", weight: 1},
-    ok: {tone: "good", mark: "✓", words: "loads", weight: 0},
+    refused: {tone: "bad", mark: "✗", words: "would not load", plural: "would not load", weight: 1e8},
+    unchecked: {tone: "doubt", mark: "?", words: "could not be checked", plural: "could not be checked", weight: 1},
+    ok: {tone: "good", mark: "✓", words: "loads", plural: "load", weight: 0},
   };
   function statusOf(name) {
-    return STATUSES[name] ||= {tone: "other", mark: "!", words: name.replaceAll(/[-_]/g, " "), weight: 1e4};
+    const words = name.replaceAll(/[-_]/g, " ");
+    return STATUSES[name] ||= {tone: "other", mark: "!", words, plural: words, weight: 1e4};
   }
   const byWeight = (one, other) => statusOf(other).weight - statusOf(one).weight;
 
@@ -39,6 +42,15 @@
   /* -- rows ---------------------------------------------------------------------------------------------- */
 
   const kernels = data.kernels;
+  const titles = (() => { // short names of kernels that tell them apart; the cards have the whole ones
+    const forms = [
+      ({release, kind}) => release && release + (kind && kind !== "kernel" ? ` (${kind})` : ""),
+      ({name}) => name.replaceAll(/[^\s()]*\/(?=[^/\s()])/g, ""), // of paths the last part
+      ({name}) => name,
+    ];
+    const tells = (form, kernel) => form(kernel) && kernels.filter((other) => form(other) === form(kernel)).length === 1;
+    return new Map(kernels.map((kernel) => [kernel.name, forms.find((form) => tells(form, kernel))(kernel)]));
+  })();
   const rows = (() => {
     const places = new Map(kernels.map((kernel, place) => [kernel.name, place]));
     const found = new Map(data.modules.map((label, index) => {
@@ -117,7 +129,10 @@
     $("nothing").hidden = shown.length > 0;
     for (const chip of $("statuses").children) {
       chip.setAttribute("aria-pressed", chip.value === state.status);
-      chip.querySelector("b").textContent = number.format(rows.filter((row) => seenResults(row).length && hasStatus(row, chip.value)).length);
+      const count = rows.filter((row) => seenResults(row).length && hasStatus(row, chip.value)).length;
+      const everywhere = chip.value === "ok" && seenPlaces().length > 1 ? " everywhere" : "";
+      chip.querySelector("b").textContent = number.format(count);
+      chip.querySelector("span").textContent = ` ${count === 1 ? statusOf(chip.value).words : statusOf(chip.value).plural}${everywhere}`;
     }
     for (const card of $("kernels").children) card.firstChild.setAttribute("aria-pressed", state.kernels.has(Number(card.firstChild.value)));
     $("reason").value = state.reason;
@@ -160,10 +175,10 @@
     const status = result && statusOf(result.status);
     const text = !result ? make("b", "", "not in its tree") : make("b", "", result.errno_name || (result.status === "ok" ? "loads" : ""));
     const box = make("span", `mark ${status ? status.tone : "none"}`, status ? `${status.mark} ` : "– ", text);
-    box.title = `${clean(kernel.name)}: ${status ? status.words : "not in its tree"}`;
+    box.title = clean(`${kernel.name}: ${status ? status.words : "not in its tree"}`);
     const element = cell("td", "cell", "of-kernel", box);
     if (result && isTrouble(result)) element.append(make("span", "unseen", status.words));
-    element.dataset.kernel = clean(kernel.name);
+    element.dataset.kernel = clean(titles.get(kernel.name));
     return element;
   }
 
@@ -172,16 +187,16 @@
   function causes(results) {
     const groups = Map.groupBy(results.filter(isTrouble), (result) => [result.status, result.slug, result.errno, result.why].join("\n"));
     const ordered = [...groups.values()].sort(([one], [other]) => byWeight(one.status, other.status));
-    const made = ordered.slice(0, CAUSES).map((group) => cause(group, seenPlaces().length));
+    const made = ordered.slice(0, CAUSES).map((group) => cause(group, ordered.length > 1));
     if (ordered.length > CAUSES) made.push(make("p", "aside", `and ${many(ordered.length - CAUSES, "other cause")}`));
     return made;
   }
-  function cause(group, columns) {
+  function cause(group, oneOfSeveral) {
     const [result] = group, status = statusOf(result.status);
     const head = make("p", "head", make("span", `errno ${status.tone}`, result.errno_name || status.words), reasonLink(result.slug));
-    if (columns > 1) {
-      const names = group.length > 2 ? `${group.length === columns ? "all " : ""}${group.length} kernels` : group.map((each) => each.kernel).join(", ");
-      head.append(make("span", "at", names));
+    if (oneOfSeveral) {
+      const names = group.slice(0, 2).map((each) => titles.get(each.kernel)).join(", ");
+      head.append(make("span", "at", group.length > 2 ? `${names} and ${group.length - 2} more` : names));
     }
     return make("div", "cause", head, make("p", "why", result.why));
   }
@@ -217,13 +232,12 @@
   function answer(group) {
     const [result] = group, status = statusOf(result.status);
     const element = make("section", "answer");
-    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", group.map((each) => each.kernel).join(", "))));
+    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", group.map((each) => titles.get(each.kernel)).join(", "))));
     const [first, ...others] = result.problems;
     element.append(...problem(first || result));
     if (others.length) {
-      const list = make("ol", "", ...others.map((each) => make("li", "", ...problem(each))));
-      list.start = 2;
-      element.append(make("h4", "", "What else is wrong, and would be next"), list);
+      element.append(make("h4", "", "What else is wrong, and would be next"));
+      element.append(...folded(others, (some) => make("ul", "", ...some.map((each) => make("li", "", ...problem(each))))));
     }
     element.append(facts(result));
     return element;
@@ -238,15 +252,24 @@
       parts.push(head, make("p", "", why));
     }
     if (details.length) {
-      parts.push(make("ul", "", ...details.map(({subject, text, more}) => {
-        const item = make("li", "", make("code", "", subject), text ? `: ${text}` : "");
-        if (more.length) item.append(make("pre", "", more.join("\n")));
-        return item;
-      })));
+      parts.push(...folded(details, (some) => make("ul", "", ...some.map(detailItem))));
     }
-    if (hint) parts.push(make("p", "hint", hint));
-    if (log.length) parts.push(make("h4", "", "The kernel's log"), make("pre", "", log.map((record) => record.text).join("\n")));
+    if (hint) parts.push(make("h4", "", "What to do"), make("p", "hint", hint));
+    if (log.length) parts.push(make("h4", "", "The kernel's log"), ...folded(log.map((record) => record.text), lines));
     return parts;
+  }
+  const lines = (texts) => make("pre", "", texts.join("\n"));
+  function detailItem({subject, text, more}) {
+    return make("li", "", make("code", "", subject), text ? `: ${text}` : "", ...folded(more, lines));
+  }
+  /* The first of a long list, and the others folded up; they are made when they are wanted. */
+  function folded(list, draw) {
+    if (!list.length) return [];
+    const limit = state.printing ? LISTED_ON_PAPER : LISTED;
+    if (list.length <= limit + 1) return [draw(list)];
+    const rest = make("details", "", make("summary", "", `${number.format(list.length - limit)} more`));
+    rest.addEventListener("toggle", () => rest.append(draw(list.slice(limit))), {once: true});
+    return [draw(list.slice(0, limit)), rest];
   }
   function facts(result) {
     const list = make("dl");
@@ -261,7 +284,8 @@
       ["SHA-256", result.sha256 ? [result.sha256] : []],
     ];
     for (const [name, values] of rowsOf) {
-      if (values.length) list.append(make("dt", "", name), ...values.map((value) => make("dd", "", value)));
+      const items = (some) => make("div", "", ...some.map((value) => make("div", "", value)));
+      if (values.length) list.append(make("dt", "", name), make("dd", "", ...folded(values, items)));
     }
     return list;
   }
@@ -280,8 +304,8 @@
   /* -- heads, filters, kernels --------------------------------------------------------------------------- */
 
   function heads() {
-    const columns = [["name", "Module", "of-module"], ["trouble", "What is wrong", "of-why"]];
-    columns.push(...seenPlaces().map((place) => [String(place), kernels[place].name, "of-kernel"]));
+    const columns = [["name", "Module", "of-module"], ["trouble", "Findings", "of-why"]];
+    columns.push(...seenPlaces().map((place) => [String(place), titles.get(kernels[place].name), "of-kernel"]));
     const focused = document.activeElement?.dataset.order;
     $("heads").replaceChildren(...columns.map(([order, text, className]) => {
       const button = make("button", "", ...clean(text).split(/(?<=[-+_.])/).flatMap((part) => [part, document.createElement("wbr")]));
@@ -289,15 +313,19 @@
       button.dataset.order = order;
       const head = cell("th", "columnheader", className, button);
       head.scope = "col";
-      head.setAttribute("aria-sort", state.order !== order ? "none" : state.down ? "ascending" : "descending");
+      // Names go from a to z, answers from the worst to the best.
+      head.setAttribute("aria-sort", state.order !== order ? "none" : state.down === (order === "name") ? "ascending" : "descending");
       return head;
     }));
     if (focused) $("heads").querySelector(`[data-order="${focused}"]`)?.focus();
     fit();
   }
   function fit() {
-    const columns = seenPlaces().length, room = ($("answers").clientWidth - 560) / columns;
-    $("answers").className = columns < 4 ? "few" : room >= 104 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    const columns = seenPlaces().length;
+    const room = ($("answers").clientWidth - 560) / columns;
+    const form = columns === 1 ? "one few" : columns < 4 ? "few" : room >= 104 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    $("answers").className = form;
+    $("answers").firstElementChild.style.width = form.includes("scrolled") ? `${600 + 40 * columns}px` : "";
     document.documentElement.style.setProperty("--bar", getComputedStyle($("bar")).position === "sticky" ? `${$("bar").offsetHeight}px` : "0px");
   }
   function fill(select, options) {
@@ -316,21 +344,23 @@
       const part = make("i", statusOf(status).tone);
       part.style.flexGrow = count;
       bar.append(part);
-      tally.append(make("span", "", `${statusOf(status).mark} ${number.format(count)} ${status === "ok" && count > 1 ? "load" : statusOf(status).words}`));
+      const words = make("span", "words", count === 1 ? statusOf(status).words : statusOf(status).plural);
+      tally.append(make("span", "", `${statusOf(status).mark} ${number.format(count)} `, words));
     }
-    const kind = [kernel.architecture, kernel.kind === "kernel" ? "" : kernel.kind && `only ${kernel.kind}`].filter(Boolean).join(", ");
-    const button = make("button", "", make("span", "name", kernel.name), make("span", "kind", kind), bar, tally);
+    const title = titles.get(kernel.name);
+    const button = make("button", "", make("span", "name", title), " ", make("span", "kind", kernel.architecture));
+    if (title !== kernel.name) button.append(make("span", "kind whole", kernel.name));
+    button.append(bar, tally);
     button.type = "button";
     button.value = place;
-    button.title = "Show only this kernel";
+    button.title = clean(`Show only ${kernel.name}`);
     const card = make("li", "kernel", button);
     if (kernel.problem) card.append(make("p", "bad", kernel.problem));
     card.append(...kernel.warnings.map((text) => make("p", "doubt", text)));
     return card;
   }
   function statusChip(status) {
-    const {mark: sign, words, tone} = statusOf(status);
-    const chip = make("button", tone, `${sign} `, make("b"), ` ${status === "ok" && kernels.length > 1 ? "loads everywhere" : words}`);
+    const chip = make("button", statusOf(status).tone, `${statusOf(status).mark} `, make("b"), make("span"));
     chip.type = "button";
     chip.value = status;
     return chip;
@@ -344,7 +374,7 @@
     const options = [...reasons].sort(([, one], [, other]) => other.size - one.size);
     fill($("reason"), [["", "Any reason"], ...options.map(([slug, modules]) => [slug, `${slug} (${number.format(modules.size)})`])]);
     $("reason").hidden = !options.length;
-    fill($("order"), [["trouble", "Worst first"], ["name", "By name"], ...kernels.map((kernel, place) => [String(place), `By ${kernel.name}`])]);
+    fill($("order"), [["trouble", "Worst first"], ["name", "By name"], ...kernels.map((kernel, place) => [String(place), `By ${titles.get(kernel.name)}`])]);
     $("bar").hidden = $("answers").hidden = false;
   }
 
@@ -354,6 +384,9 @@
     element.addEventListener(event, (each) => {
       action(each);
       update();
+      // Whatever was read far below, the answers begin anew.
+      const past = $("answers").getBoundingClientRect().top - $("bar").offsetHeight;
+      if (past < 0 && element !== $("kernels")) scrollBy({top: past, behavior: "instant"});
     });
   }
   listen($("text"), "input", () => { state.words = $("text").value.toLowerCase().split(/\s+/).filter(Boolean); });
@@ -393,6 +426,9 @@
     const lines = () => [$("text"), ...$("rows").querySelectorAll(".toggle")];
     if (key === "/" && !target.matches("input, select")) {
       $("text").focus();
+    } else if (key === "Escape" && target === $("text")) {
+      target.value = "";
+      target.dispatchEvent(new Event("input"));
     } else if ((key === "ArrowDown" || key === "ArrowUp") && (target === $("text") || target.matches(".toggle"))) {
       const all = lines();
       all[Math.max(0, Math.min(all.length - 1, all.indexOf(target) + (key === "ArrowDown" ? 1 : -1)))].focus();
