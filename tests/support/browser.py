@@ -158,7 +158,9 @@ class Browser:
             data = os.read(self._in, 1 << 20) if ready else b""
             if not data:
                 what = "is gone" if ready else f"did not answer for {PATIENCE} seconds"
-                raise BrowserError(f"Chromium {what}; its last words: {self._log.read_text(errors='replace')[-2000:]}")
+                raise BrowserError(
+                    f"Chromium {what}; its last words: {self._log.read_text(errors='replace')[-2000:]}"
+                )
             self._pending += data
         message, _, self._pending = self._pending.partition(b"\0")
         return dict(json.loads(message))
@@ -180,7 +182,9 @@ class Tab:
     :param features: of media: ``prefers-color-scheme="dark"``, with underscores for dashes.
     """
 
-    def __init__(self, program: Browser, *, width: int = 1280, height: int = 800, script: bool = True, **features: str):
+    def __init__(
+        self, program: Browser, *, width: int = 1280, height: int = 800, script: bool = True, **features: str
+    ):
         self._browser = program
         self._target = program.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = program.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]

@@ -47,7 +47,19 @@ if TYPE_CHECKING:
     from kodojo.kernel.module import Module
     from kodojo.loader.steps import Step
 
-__all__ = ["answer", "content", "dumps", "error", "insmod", "module", "plain", "record", "record_list", "refused", "removal"]
+__all__ = [
+    "answer",
+    "content",
+    "dumps",
+    "error",
+    "insmod",
+    "module",
+    "plain",
+    "record",
+    "record_list",
+    "refused",
+    "removal",
+]
 
 
 _BEYOND_DOUBLE = 1 << 53

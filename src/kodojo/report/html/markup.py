@@ -123,7 +123,9 @@ def _blocks(lines: Sequence[str], present: Set[str]) -> Iterator[str]:
 def _inline(text: str, present: Set[str]) -> str:
     """Code and links; a link to a reason that is not in the page is its name."""
     parts = re.split(r"`([^`]*)`", text)
-    return "".join(f"<code>{safe(part)}</code>" if place % 2 else _links(part, present) for place, part in enumerate(parts))
+    return "".join(
+        f"<code>{safe(part)}</code>" if place % 2 else _links(part, present) for place, part in enumerate(parts)
+    )
 
 
 def _links(text: str, present: Set[str]) -> str:

@@ -54,7 +54,7 @@
   const rows = (() => {
     const places = new Map(kernels.map((kernel, place) => [kernel.name, place]));
     const found = new Map(data.modules.map((label, index) => {
-      return [label, {index, label, base: fileName(label), results: kernels.map(() => null), text: ""}];
+      return [label, {index, label, base: fileName(label), results: kernels.map(() => null), seen: [], text: ""}];
     }));
     for (const result of data.results) found.get(result.module).results[places.get(result.kernel)] = result;
     const paths = data.modules.map((label) => label.split("/").slice(0, -1));
@@ -70,8 +70,11 @@
   let shown = [];
   let drawn = 0;
 
-  const seenPlaces = () => kernels.map((_, place) => place).filter((place) => !state.kernels.size || state.kernels.has(place));
-  const seenResults = (row) => seenPlaces().map((place) => row.results[place]).filter(Boolean);
+  let places = []; // of the kernels that are looked at; a row's `seen` are its results there
+  function look() {
+    places = kernels.map((_, place) => place).filter((place) => !state.kernels.size || state.kernels.has(place));
+    for (const row of rows) row.seen = places.map((place) => row.results[place]).filter(Boolean);
+  }
   const isTrouble = (result) => result.status !== "ok";
 
   function textOf(row) {
@@ -87,32 +90,40 @@
     return row.text;
   }
   function hasStatus(row, status) {
-    const results = seenResults(row);
-    return status === "ok" ? results.every((result) => result.status === "ok") : results.some((result) => result.status === status);
+    return status === "ok" ? row.seen.length > 0 && !row.seen.some(isTrouble) : row.seen.some((result) => result.status === status);
   }
   function fits(row) {
-    const results = seenResults(row);
-    return results.length > 0
+    return row.seen.length > 0
       && (!state.status || hasStatus(row, state.status))
-      && (!state.reason || results.some((result) => result.slug === state.reason && isTrouble(result)))
+      && (!state.reason || row.seen.some((result) => result.slug === state.reason && isTrouble(result)))
       && state.words.every((word) => textOf(row).includes(word));
   }
 
   /* -- order --------------------------------------------------------------------------------------------- */
 
-  const firstSlug = (row) => seenResults(row).filter(isTrouble).map((result) => result.slug)[0] || "\uffff";
-  const trouble = (row) => seenResults(row).reduce((sum, result) => sum + statusOf(result.status).weight, 0);
+  /* The place of each in their order, so that a comparison is one of numbers. */
+  const ranks = (texts) => new Map([...new Set(texts)].sort(collator.compare).map((text, place) => [text, place]));
+  const slugRanks = ranks(data.results.filter(isTrouble).map((result) => result.slug));
+  let baseRanks; // made when it is wanted
+  const rankOf = (result) => (result && isTrouble(result) ? slugRanks.get(result.slug) : Infinity);
   function keyOf(row) {
-    if (state.order === "trouble") return [-trouble(row), firstSlug(row)];
-    if (state.order === "name") return [0, row.base];
+    if (state.order === "trouble") {
+      return [-row.seen.reduce((sum, result) => sum + statusOf(result.status).weight, 0), rankOf(row.seen.find(isTrouble))];
+    }
+    if (state.order === "name") {
+      baseRanks ||= ranks(rows.map((each) => each.base));
+      return [baseRanks.get(row.base), 0];
+    }
     const result = row.results[Number(state.order)];
-    return result ? [-statusOf(result.status).weight, isTrouble(result) ? result.slug : ""] : [1, ""];
+    return [result ? -statusOf(result.status).weight : 1, rankOf(result)];
   }
   function sorted(list) {
     const sign = state.down ? 1 : -1;
-    const keyed = list.map((row) => [keyOf(row), row]);
-    keyed.sort(([one, a], [other, b]) => sign * (one[0] - other[0] || collator.compare(one[1], other[1])) || a.index - b.index);
-    return keyed.map(([, row]) => row);
+    const keyed = list.map((row) => [...keyOf(row), row]);
+    keyed.sort(([a, b, one], [c, d, other]) => {
+      return a !== c ? sign * (a - c) : b !== d ? sign * (b < d ? -1 : 1) : one.index - other.index;
+    });
+    return keyed.map(([, , row]) => row);
   }
 
   /* -- the table: a part of the rows at first, more as one comes near its end ---------------------------- */
@@ -129,8 +140,8 @@
     $("nothing").hidden = shown.length > 0;
     for (const chip of $("statuses").children) {
       chip.setAttribute("aria-pressed", chip.value === state.status);
-      const count = rows.filter((row) => seenResults(row).length && hasStatus(row, chip.value)).length;
-      const everywhere = chip.value === "ok" && seenPlaces().length > 1 ? " everywhere" : "";
+      const count = rows.filter((row) => hasStatus(row, chip.value)).length;
+      const everywhere = chip.value === "ok" && places.length > 1 ? " everywhere" : "";
       chip.querySelector("b").textContent = number.format(count);
       chip.querySelector("span").textContent = ` ${count === 1 ? statusOf(chip.value).words : statusOf(chip.value).plural}${everywhere}`;
     }
@@ -142,7 +153,7 @@
     const next = shown.slice(drawn, state.printing ? Infinity : drawn + CHUNK);
     const parts = next.flatMap((row, place) => {
       const line = rowLine(row);
-      const wanted = opened.has(row) || (state.printing && drawn + place < PRINTED && seenResults(row).some(isTrouble));
+      const wanted = opened.has(row) || (state.printing && drawn + place < PRINTED && row.seen.some(isTrouble));
       if (!wanted) return [line];
       line.querySelector(".toggle").setAttribute("aria-expanded", "true");
       return [line, detailsLine(row)];
@@ -158,16 +169,15 @@
     return element;
   }
   function rowLine(row) {
-    const results = seenResults(row);
-    const worst = results.map((result) => result.status).sort(byWeight)[0];
+    const worst = row.seen.map((result) => result.status).sort(byWeight)[0];
     const toggle = make("button", "toggle", make("span", "name", row.base));
     toggle.type = "button";
     toggle.setAttribute("aria-expanded", "false");
     const name = cell("th", "rowheader", "of-module", toggle);
     name.scope = "row";
     if (row.path) name.append(make("span", "path", row.path));
-    const line = cell("tr", "row", `row is-${statusOf(worst).tone}`, name, cell("td", "cell", "of-why", ...causes(results), ...asides(results)));
-    line.append(...seenPlaces().map((place) => mark(row.results[place], kernels[place])));
+    const line = cell("tr", "row", `row is-${statusOf(worst).tone}`, name, cell("td", "cell", "of-why", ...causes(row.seen), ...asides(row.seen)));
+    line.append(...places.map((place) => mark(row.results[place], kernels[place])));
     line.id = `row-${row.index}`;
     return line;
   }
@@ -222,9 +232,9 @@
   function detailsLine(row) {
     // Kernels with the same answer have it once.
     const same = ({kernel, ...others}) => JSON.stringify(others);
-    const groups = [...Map.groupBy(seenResults(row), same).values()].sort(([one], [other]) => byWeight(one.status, other.status));
+    const groups = [...Map.groupBy(row.seen, same).values()].sort(([one], [other]) => byWeight(one.status, other.status));
     const box = cell("td", "cell", "", ...groups.map(answer));
-    box.colSpan = seenPlaces().length + 2;
+    box.colSpan = places.length + 2;
     const line = cell("tr", "row", "details", box);
     line.id = `details-${row.index}`;
     return line;
@@ -279,6 +289,7 @@
       ["For its code to judge", result.unchecked_parameters],
       ["Loaded first", result.loaded_first.map(fileName)],
       ["Is for", result.suitable_kernels],
+      ["Kernel", titles.get(result.kernel) === result.kernel ? [] : [result.kernel]],
       ["Module", [result.module]],
       ["Size", result.sha256 ? [`${many(result.size, "byte")}, decompressed`] : []],
       ["SHA-256", result.sha256 ? [result.sha256] : []],
@@ -305,7 +316,7 @@
 
   function heads() {
     const columns = [["name", "Module", "of-module"], ["trouble", "Findings", "of-why"]];
-    columns.push(...seenPlaces().map((place) => [String(place), titles.get(kernels[place].name), "of-kernel"]));
+    columns.push(...places.map((place) => [String(place), titles.get(kernels[place].name), "of-kernel"]));
     const focused = document.activeElement?.dataset.order;
     $("heads").replaceChildren(...columns.map(([order, text, className]) => {
       const button = make("button", "", ...clean(text).split(/(?<=[-+_.])/).flatMap((part) => [part, document.createElement("wbr")]));
@@ -321,9 +332,9 @@
     fit();
   }
   function fit() {
-    const columns = seenPlaces().length;
+    const columns = places.length;
     const room = ($("answers").clientWidth - 560) / columns;
-    const form = columns === 1 ? "one few" : columns < 4 ? "few" : room >= 104 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    const form = columns === 1 ? "one few" : columns < 4 ? "few" : room >= 98 ? "" : room >= 40 ? "dense" : "dense scrolled";
     $("answers").className = form;
     $("answers").firstElementChild.style.width = form.includes("scrolled") ? `${600 + 40 * columns}px` : "";
     document.documentElement.style.setProperty("--bar", getComputedStyle($("bar")).position === "sticky" ? `${$("bar").offsetHeight}px` : "0px");
@@ -367,6 +378,7 @@
   }
   function build() {
     $("kernels").append(...kernels.map(kernelCard));
+    $("kernels").classList.toggle("crowd", kernels.length > 8);
     const statuses = [...new Set(data.results.map((result) => result.status))].sort(byWeight);
     $("statuses").append(...statuses.map(statusChip));
     const reasons = new Map();
@@ -395,6 +407,7 @@
   listen($("all"), "click", () => {
     Object.assign(state, {words: [], status: "", reason: ""});
     state.kernels.clear();
+    look();
     $("text").value = "";
     $("text").focus();
   });
@@ -405,7 +418,8 @@
   listen($("kernels"), "click", ({target}) => {
     const place = Number(target.closest("button")?.value ?? NaN);
     if (kernels[place] && !state.kernels.delete(place)) state.kernels.add(place);
-    if (state.order in kernels && !seenPlaces().includes(Number(state.order))) state.order = "trouble";
+    look();
+    if (state.order in kernels && !places.includes(Number(state.order))) state.order = "trouble";
   });
   listen($("heads"), "click", ({target}) => {
     const order = target.closest("button")?.dataset.order;
@@ -449,5 +463,6 @@
   matchMedia("print").addEventListener("change", ({matches}) => print(matches));
 
   build();
+  look();
   update();
 })();

@@ -79,7 +79,9 @@ def test_heads(show):
     """Each column has a head: module, findings, and the kernels by names that tell them apart."""
     tab = show(example())
     assert tab.texts("#heads th") == ["Module", "Findings", OLD, f"{NEW} (headers)"]
-    widths = tab.run("[...document.querySelectorAll('#heads th, #rows tr:first-child > *')].map(e => Math.round(e.getBoundingClientRect().x))")
+    widths = tab.run(
+        "[...document.querySelectorAll('#heads th, #rows tr:first-child > *')].map(e => Math.round(e.getBoundingClientRect().x))"
+    )
     assert widths[:4] == widths[4:]
 
 
@@ -91,7 +93,9 @@ def test_heads_stay_in_sight(show):
     tab = show(made)
     tab.run("scrollTo(0, 2000)")
     tab.settle()
-    bar, head = tab.run("['#bar', '#heads th'].map(s => document.querySelector(s).getBoundingClientRect()).map(b => [b.top, b.bottom])")
+    bar, head = tab.run(
+        "['#bar', '#heads th'].map(s => document.querySelector(s).getBoundingClientRect()).map(b => [b.top, b.bottom])"
+    )
     assert bar[0] == 0
     assert abs(head[0] - bar[1]) < 1
     assert head[1] < 200
@@ -107,7 +111,9 @@ def test_kernels(show):
     assert second[:3] == [f"{NEW} (headers)", "x86_64", f"{NEW} (./headers)"]
     assert second[3:] == ["✗ 2 would not load", "? 1 could not be checked", "✓ 1 loads", "no Module.symvers"]
     assert third == ["lost.deb", "lost.deb: no such file"]
-    widths = tab.run("[...document.querySelector('.share').children].map(e => Math.round(e.getBoundingClientRect().width))")
+    widths = tab.run(
+        "[...document.querySelector('.share').children].map(e => Math.round(e.getBoundingClientRect().width))"
+    )
     assert widths[0] == widths[1]
     assert abs(widths[2] - 3 * widths[0]) <= 4
 
@@ -115,7 +121,9 @@ def test_kernels(show):
 def test_remarks_on_what_loads(show):
     """Notes, checks that were not made and parameters that nobody can judge are in the row."""
     tab = show(example())
-    lines = dict(zip(names(tab), tab.run("[...document.querySelectorAll('#rows .of-why')].map(e => e.innerText)"), strict=True))
+    lines = dict(
+        zip(names(tab), tab.run("[...document.querySelectorAll('#rows .of-why')].map(e => e.innerText)"), strict=True)
+    )
     assert "note: beta needs itself" in lines["beta.ko"]
     assert "1 check could not be made" in lines["alpha.ko"]
     assert "only the module's own code can judge: speed" in lines["alpha.ko"]
@@ -141,7 +149,12 @@ def test_status_of_another_day(show):
     made = example()
     made.add([Unbuilt("build/m10.ko", OLD, failure="error: implicit declaration")])
     tab = show(made)
-    assert tab.texts("#statuses button") == ["✗ 2 would not load", "! 1 does not build", "? 1 could not be checked", "✓ 1 loads everywhere"]
+    assert tab.texts("#statuses button") == [
+        "✗ 2 would not load",
+        "! 1 does not build",
+        "? 1 could not be checked",
+        "✓ 1 loads everywhere",
+    ]
     assert names(tab) == ["gamma.ko", "beta.ko", "m10.ko", "delta.ko", "alpha.ko"]
     tab.click("#statuses button:nth-child(2)")
     assert names(tab) == ["m10.ko"]
@@ -234,7 +247,9 @@ def test_filter_from_far_below(show):
     tab.run("scrollTo(0, 4000)")
     tab.press("/")
     tab.type("m")
-    edges = tab.run("[document.querySelector('#heads th').getBoundingClientRect().bottom, document.querySelector('#rows tr').getBoundingClientRect().top]")
+    edges = tab.run(
+        "[document.querySelector('#heads th').getBoundingClientRect().bottom, document.querySelector('#rows tr').getBoundingClientRect().top]"
+    )
     assert abs(edges[0] - edges[1]) < 2
 
 
@@ -290,7 +305,14 @@ def test_details_of_what_loads(show):
     tab = show(example())
     tab.click("#row-0")
     details = tab.text(".details")
-    for part in ("beta.ko", "its signature: no keys are known", "speed", "build/net/alpha.ko", "4,711 bytes", "ab" * 32):
+    for part in (
+        "beta.ko",
+        "its signature: no keys are known",
+        "speed",
+        "build/net/alpha.ko",
+        "4,711 bytes",
+        "ab" * 32,
+    ):
         assert part in details
 
 
@@ -339,7 +361,10 @@ def test_links_to_reasons(show):
     tab.click(":target p:last-child a")
     assert tab.run("document.querySelector('#answers').getBoundingClientRect().top") < 300
     # Those of details, too; a status that is no reason of a kernel's has no page and no link.
-    assert set(tab.run("[...document.querySelectorAll('.cause a')].map(e => e.textContent)")) == {"vermagic-mismatch", "unknown-symbol"}
+    assert set(tab.run("[...document.querySelectorAll('.cause a')].map(e => e.textContent)")) == {
+        "vermagic-mismatch",
+        "unknown-symbol",
+    }
 
 
 # -- keyboard, screens, paper -------------------------------------------------------------------------------
@@ -403,7 +428,9 @@ def test_roles(show):
     assert roles.count("columnheader") == 4
     assert roles.count("rowheader") == 5
     assert roles.count("cell") == 15
-    unnamed = tab.run("[...document.querySelectorAll('button, input, select')].filter(e => !(e.innerText.trim() || e.ariaLabel || e.hidden)).length")
+    unnamed = tab.run(
+        "[...document.querySelectorAll('button, input, select')].filter(e => !(e.innerText.trim() || e.ariaLabel || e.hidden)).length"
+    )
     assert unnamed == 0
 
 
@@ -413,14 +440,23 @@ def test_phone(show, kernels):
     labels = ("a-module-with-a-very-long-name-that-nobody-would-choose-but-somebody-did.ko", "b" * 200 + ".ko")
     columns = tuple(KernelColumn(f"6.{number}.0-with-a-long-name-amd64") for number in range(kernels))
     made = Matrix(labels, columns)
-    made.add(Result(label, kernel.name, refusal("unknown-symbol", "x" * 300)) for label in labels for kernel in columns)
+    made.add(
+        Result(label, kernel.name, refusal("unknown-symbol", "x" * 300)) for label in labels for kernel in columns
+    )
     tab = show(made, width=PHONE, height=844)
     assert tab.run("document.documentElement.scrollWidth") == PHONE
     tab.click("#row-0 .name")
     assert tab.count(".details") == 1
     assert tab.run("document.documentElement.scrollWidth") == PHONE
-    assert tab.run("Math.min(...[...document.querySelectorAll('main *')].map(e => parseFloat(getComputedStyle(e).fontSize)))") >= 11.5
-    sizes = tab.run("[...document.querySelectorAll('#bar button, #bar select, #bar input, .toggle')].filter(e => e.checkVisibility()).map(e => e.offsetHeight)")
+    assert (
+        tab.run(
+            "Math.min(...[...document.querySelectorAll('main *')].map(e => parseFloat(getComputedStyle(e).fontSize)))"
+        )
+        >= 11.5
+    )
+    sizes = tab.run(
+        "[...document.querySelectorAll('#bar button, #bar select, #bar input, .toggle')].filter(e => e.checkVisibility()).map(e => e.offsetHeight)"
+    )
     assert min(sizes) >= 28
 
 
@@ -532,7 +568,9 @@ def test_markup_is_text(show, script):
     """Names, sentences, notes and logs with markup, or with characters that turn text around, are shown as they are written."""
     verdict = refusal("unknown-symbol", MARKUP)
     made = Matrix((f"{MARKUP}.ko", f"dir/{MARKUP}"), (KernelColumn(MARKUP, warnings=(MARKUP,), problem=MARKUP),))
-    made.add(Result(label, MARKUP, verdict, notes=(MARKUP,), first=(MARKUP,), suitable=(MARKUP,)) for label in made.modules)
+    made.add(
+        Result(label, MARKUP, verdict, notes=(MARKUP,), first=(MARKUP,), suitable=(MARKUP,)) for label in made.modules
+    )
     tab = show(made, script=script)
     if script:
         for place in (0, 1):
@@ -569,9 +607,14 @@ def test_four_thousand_modules(show):
     columns = tuple(KernelColumn(f"6.{number}.0-amd64") for number in range(6))
     made = Matrix(labels, columns)
     for number, label in enumerate(labels):
-        made.add(Result(label, kernel.name, LOADS if number % 50 or place % 2 else GONE) for place, kernel in enumerate(columns))
+        made.add(
+            Result(label, kernel.name, LOADS if number % 50 or place % 2 else GONE)
+            for place, kernel in enumerate(columns)
+        )
     tab = show(made)
-    tab.run("window.added = 0; new MutationObserver(l => { for (const r of l) added += r.addedNodes.length; }).observe(document.querySelector('#rows'), {childList: true})")
+    tab.run(
+        "window.added = 0; new MutationObserver(l => { for (const r of l) added += r.addedNodes.length; }).observe(document.querySelector('#rows'), {childList: true})"
+    )
     assert tab.count(ROWS) == 100
     assert tab.count("*") < 4500
     assert tab.text("#shown") == "4,000 modules"
