@@ -260,14 +260,21 @@ class Tab:
             return
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
 
+    def each(self, selector: str, value: str) -> list[Any]:
+        """The value of an expression for all elements like that which can be seen.
+
+        :param value: where ``e`` is the element and ``b`` its box in the window.
+        """
+        found = self.run(
+            f"[...document.querySelectorAll({json.dumps(selector)})]"
+            f".filter(e => e.checkVisibility({{visibilityProperty: true}}))"
+            f".map(e => [e, e.getBoundingClientRect()]).map(([e, b]) => ({value}))"
+        )
+        return list(found)
+
     def texts(self, selector: str) -> list[str]:
         """What can be read in all elements like that which can be seen."""
-        return list(
-            self.run(
-                f"[...document.querySelectorAll({json.dumps(selector)})]"
-                ".filter(each => each.checkVisibility({visibilityProperty: true})).map(each => each.innerText.trim())"
-            )
-        )
+        return self.each(selector, "e.innerText.trim()")
 
     def text(self, selector: str) -> str:
         """The text of the only element like that.

@@ -71,7 +71,7 @@ def dumps(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    r"""The same of what JSON has: no dataclasses, no integers that a double cannot hold, no bytes that are no UTF-8."""
+    r"""The same of what JSON has: no dataclasses, no integers beyond doubles, no bytes that are no UTF-8."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if isinstance(value, bool) or value is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -83,7 +84,7 @@ def _row(tag: str, cells: Iterable[str]) -> str:
 # -- the reasons' pages: the little of Markdown that they are written in --------------------------------------
 
 
-def reason_article(slug: str, present: Set[str]) -> str:
+def reason_article(slug: str, present: AbstractSet[str]) -> str:
     """A reason's page.
 
     :param present: reasons whose pages can be linked to.
@@ -93,7 +94,7 @@ def reason_article(slug: str, present: Set[str]) -> str:
     return f'<article id="reason-{slug}">\n{blocks}\n{back}\n</article>'
 
 
-def _blocks(lines: Sequence[str], present: Set[str]) -> Iterator[str]:
+def _blocks(lines: Sequence[str], present: AbstractSet[str]) -> Iterator[str]:
     fenced = False
 
     def kind(line: str) -> str:
@@ -120,7 +121,7 @@ def _blocks(lines: Sequence[str], present: Set[str]) -> Iterator[str]:
             yield f"<p>{_inline(' '.join(block), present)}</p>"
 
 
-def _inline(text: str, present: Set[str]) -> str:
+def _inline(text: str, present: AbstractSet[str]) -> str:
     """Code and links; a link to a reason that is not in the page is its name."""
     parts = re.split(r"`([^`]*)`", text)
     return "".join(
@@ -128,7 +129,7 @@ def _inline(text: str, present: Set[str]) -> str:
     )
 
 
-def _links(text: str, present: Set[str]) -> str:
+def _links(text: str, present: AbstractSet[str]) -> str:
     parts = re.split(r"\[([^\]]*)\]\(([\w-]+)\.md\)", text)
     made = [safe(parts[0])]
     for name, slug, after in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):

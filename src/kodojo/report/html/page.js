@@ -14,6 +14,7 @@
 
   const STATUSES = {
     refused: {tone: "bad", mark: "✗", words: "would not load", plural: "would not load", weight: 1e8},
+    "not-built": {tone: "other", mark: "✗", words: "does not build", plural: "do not build", weight: 1e4},
     unchecked: {tone: "doubt", mark: "?", words: "could not be checked", plural: "could not be checked", weight: 1},
     ok: {tone: "good", mark: "✓", words: "loads", plural: "load", weight: 0},
   };
@@ -79,7 +80,7 @@
 
   function textOf(row) {
     const texts = (result) => [
-      statusOf(result.status).words, result.errno_name, result.slug, result.why, ...result.notes, ...result.unmade_checks,
+      statusOf(result.status).words, result.errno_name, result.slug, result.why, ...remarks(result), ...result.unmade_checks,
       ...result.log.map((record) => record.text),
       ...result.problems.flatMap((problem) => [
         problem.slug, problem.errno_name, problem.why, ...problem.log.map((record) => record.text),
@@ -217,7 +218,7 @@
     return link;
   }
   function asides(results) {
-    const texts = new Set(results.flatMap((result) => result.notes));
+    const texts = new Set(results.flatMap(remarks));
     const unmade = new Set(results.flatMap((result) => result.unmade_checks));
     const unknown = new Set(results.flatMap((result) => result.unchecked_parameters));
     const lines = [...texts].slice(0, 2).map((text) => `note: ${text}`);
@@ -242,7 +243,8 @@
   function answer(group) {
     const [result] = group, status = statusOf(result.status);
     const element = make("section", "answer");
-    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", group.map((each) => titles.get(each.kernel)).join(", "))));
+    const names = group.map((each) => titles.get(each.kernel)).join(", ");
+    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", names)));
     const [first, ...others] = result.problems;
     element.append(...problem(first || result));
     if (others.length) {
@@ -281,10 +283,22 @@
     rest.addEventListener("toggle", () => rest.append(draw(list.slice(limit))), {once: true});
     return [draw(list.slice(0, limit)), rest];
   }
+  const remarks = (result) => [...(result.warnings || []), ...result.notes];
+  /* Names of a result that have their places; others are shown as they are. */
+  const SHOWN = new Set([
+    "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems", "warnings", "notes",
+    "unmade_checks", "unchecked_parameters", "loaded_first", "suitable_kernels", "size", "sha256",
+  ]);
+  function flat(name, value) {
+    if (value === null || value === "") return [];
+    if (typeof value !== "object") return [[name, [value]]];
+    if (Array.isArray(value)) return [[name, value.map((each) => (typeof each === "object" ? JSON.stringify(each) : each))]];
+    return Object.entries(value).flatMap(([part, content]) => flat(`${name}, ${part}`, content));
+  }
   function facts(result) {
     const list = make("dl");
-    const rowsOf = [
-      ["Note", result.notes],
+    const facts = [
+      ["Note", remarks(result)],
       ["Not checked", result.unmade_checks],
       ["For its code to judge", result.unchecked_parameters],
       ["Loaded first", result.loaded_first.map(fileName)],
@@ -294,7 +308,8 @@
       ["Size", result.sha256 ? [`${many(result.size, "byte")}, decompressed`] : []],
       ["SHA-256", result.sha256 ? [result.sha256] : []],
     ];
-    for (const [name, values] of rowsOf) {
+    facts.push(...Object.keys(result).filter((name) => !SHOWN.has(name)).flatMap((name) => flat(name, result[name])));
+    for (const [name, values] of facts) {
       const items = (some) => make("div", "", ...some.map((value) => make("div", "", value)));
       if (values.length) list.append(make("dt", "", name), make("dd", "", ...folded(values, items)));
     }
