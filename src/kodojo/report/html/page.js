@@ -50,7 +50,7 @@
       ({name}) => name,
     ];
     const tells = (form, kernel) => form(kernel) && kernels.filter((other) => form(other) === form(kernel)).length === 1;
-    return new Map(kernels.map((kernel) => [kernel.name, forms.find((form) => tells(form, kernel))(kernel)]));
+    return new Map(kernels.map((kernel) => [kernel.name, (forms.find((form) => tells(form, kernel)) || forms[2])(kernel)]));
   })();
   const rows = (() => {
     const places = new Map(kernels.map((kernel, place) => [kernel.name, place]));
