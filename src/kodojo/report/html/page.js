@@ -22,6 +22,7 @@
     const words = name.replaceAll(/[-_]/g, " ");
     return STATUSES[name] ||= {tone: "other", mark: "!", words, plural: words, weight: 1e4};
   }
+  const wordsFor = (name, count) => (count === 1 ? statusOf(name).words : statusOf(name).plural);
   const byWeight = (one, other) => statusOf(other).weight - statusOf(one).weight;
 
   /* -- text: what modules and kernels call themselves becomes text here, never markup -------------------- */
@@ -50,17 +51,19 @@
       ({name}) => name,
     ];
     const tells = (form, kernel) => form(kernel) && kernels.filter((other) => form(other) === form(kernel)).length === 1;
-    return new Map(kernels.map((kernel) => [kernel.name, (forms.find((form) => tells(form, kernel)) || forms[2])(kernel)]));
+    const title = (kernel) => (forms.find((form) => tells(form, kernel)) || forms[2])(kernel);
+    return new Map(kernels.map((kernel) => [kernel.name, title(kernel)]));
   })();
   const rows = (() => {
-    const places = new Map(kernels.map((kernel, place) => [kernel.name, place]));
+    const columns = new Map(kernels.map((kernel, place) => [kernel.name, place]));
     const found = new Map(data.modules.map((label, index) => {
       return [label, {index, label, base: fileName(label), results: kernels.map(() => null), seen: [], text: ""}];
     }));
-    for (const result of data.results) found.get(result.module).results[places.get(result.kernel)] = result;
+    for (const result of data.results) found.get(result.module).results[columns.get(result.kernel)] = result;
     const paths = data.modules.map((label) => label.split("/").slice(0, -1));
     let common = 0; // directories that all modules are in
-    while (paths.length > 1 && paths.every((path) => common < path.length && path[common] === paths[0][common])) common += 1;
+    const isCommon = (path) => common < path.length && path[common] === paths[0][common];
+    while (paths.length > 1 && paths.every(isCommon)) common += 1;
     const made = [...found.values()];
     for (const row of made) row.path = paths[row.index].slice(paths.length > 1 ? common : Infinity).join("/");
     return made;
@@ -74,24 +77,29 @@
   let places = []; // of the kernels that are looked at; a row's `seen` are its results there
   function look() {
     places = kernels.map((_, place) => place).filter((place) => !state.kernels.size || state.kernels.has(place));
-    for (const row of rows) row.seen = places.map((place) => row.results[place]).filter(Boolean);
+    for (const row of rows) {
+      row.seen = places.map((place) => row.results[place]).filter(Boolean);
+      row.text = "";
+    }
   }
   const isTrouble = (result) => result.status !== "ok";
 
   function textOf(row) {
     const texts = (result) => [
-      statusOf(result.status).words, result.errno_name, result.slug, result.why, ...remarks(result), ...result.unmade_checks,
+      statusOf(result.status).words, result.errno_name, result.slug, result.why,
+      ...remarks(result), ...result.unmade_checks,
       ...result.log.map((record) => record.text),
       ...result.problems.flatMap((problem) => [
         problem.slug, problem.errno_name, problem.why, ...problem.log.map((record) => record.text),
         ...problem.details.flatMap((detail) => [detail.subject, detail.text]),
       ]),
     ];
-    row.text ||= [row.label, ...row.results.filter(Boolean).flatMap(texts)].join("\n").toLowerCase();
+    row.text ||= [row.label, ...row.seen.flatMap(texts)].join("\n").toLowerCase();
     return row.text;
   }
   function hasStatus(row, status) {
-    return status === "ok" ? row.seen.length > 0 && !row.seen.some(isTrouble) : row.seen.some((result) => result.status === status);
+    if (status === "ok") return row.seen.length > 0 && !row.seen.some(isTrouble);
+    return row.seen.some((result) => result.status === status);
   }
   function fits(row) {
     return row.seen.length > 0
@@ -109,7 +117,8 @@
   const rankOf = (result) => (result && isTrouble(result) ? slugRanks.get(result.slug) : Infinity);
   function keyOf(row) {
     if (state.order === "trouble") {
-      return [-row.seen.reduce((sum, result) => sum + statusOf(result.status).weight, 0), rankOf(row.seen.find(isTrouble))];
+      const weight = row.seen.reduce((sum, result) => sum + statusOf(result.status).weight, 0);
+      return [-weight, rankOf(row.seen.find(isTrouble))];
     }
     if (state.order === "name") {
       baseRanks ||= ranks(rows.map((each) => each.base));
@@ -136,7 +145,8 @@
     heads();
     draw();
     const filtered = state.words.length || state.status || state.reason || state.kernels.size;
-    $("shown").textContent = filtered ? `${number.format(shown.length)} of ${many(rows.length, "module")}` : many(rows.length, "module");
+    const all = many(rows.length, "module");
+    $("shown").textContent = filtered ? `${number.format(shown.length)} of ${all}` : all;
     $("all").hidden = !filtered;
     $("nothing").hidden = shown.length > 0;
     for (const chip of $("statuses").children) {
@@ -144,9 +154,11 @@
       const count = rows.filter((row) => hasStatus(row, chip.value)).length;
       const everywhere = chip.value === "ok" && places.length > 1 ? " everywhere" : "";
       chip.querySelector("b").textContent = number.format(count);
-      chip.querySelector("span").textContent = ` ${count === 1 ? statusOf(chip.value).words : statusOf(chip.value).plural}${everywhere}`;
+      chip.querySelector("span").textContent = ` ${wordsFor(chip.value, count)}${everywhere}`;
     }
-    for (const card of $("kernels").children) card.firstChild.setAttribute("aria-pressed", state.kernels.has(Number(card.firstChild.value)));
+    for (const {firstChild: button} of $("kernels").children) {
+      button.setAttribute("aria-pressed", state.kernels.has(Number(button.value)));
+    }
     $("reason").value = state.reason;
     $("order").value = state.order;
   }
@@ -177,18 +189,21 @@
     const name = cell("th", "rowheader", "of-module", toggle);
     name.scope = "row";
     if (row.path) name.append(make("span", "path", row.path));
-    const line = cell("tr", "row", `row is-${statusOf(worst).tone}`, name, cell("td", "cell", "of-why", ...causes(row.seen), ...asides(row.seen)));
+    const why = cell("td", "cell", "of-why", ...causes(row.seen), ...asides(row.seen));
+    const line = cell("tr", "row", `row is-${statusOf(worst).tone}`, name, why);
     line.append(...places.map((place) => mark(row.results[place], kernels[place])));
     line.id = `row-${row.index}`;
     return line;
   }
   function mark(result, kernel) {
     const status = result && statusOf(result.status);
-    const text = !result ? make("b", "", "not in its tree") : make("b", "", result.errno_name || (result.status === "ok" ? "loads" : ""));
-    const box = make("span", `mark ${status ? status.tone : "none"}`, status ? `${status.mark} ` : "– ", text);
-    box.title = clean(`${kernel.name}: ${status ? status.words : "not in its tree"}`);
+    const words = status ? status.words : "not in its tree";
+    const text = !result || result.status === "ok" ? words : result.errno_name;
+    const {mark: sign, tone} = status || {mark: "–", tone: "none"};
+    const box = make("span", `mark ${tone}`, `${sign} `, make("b", "", text));
+    box.title = clean(`${kernel.name}: ${words}`);
     const element = cell("td", "cell", "of-kernel", box);
-    if (result && isTrouble(result)) element.append(make("span", "unseen", status.words));
+    if (result && isTrouble(result)) element.append(make("span", "unseen", words));
     element.dataset.kernel = clean(titles.get(kernel.name));
     return element;
   }
@@ -196,7 +211,8 @@
   /* -- why, without a click ------------------------------------------------------------------------------ */
 
   function causes(results) {
-    const groups = Map.groupBy(results.filter(isTrouble), (result) => [result.status, result.slug, result.errno, result.why].join("\n"));
+    const same = ({status, slug, errno, why}) => JSON.stringify([status, slug, errno, why]);
+    const groups = Map.groupBy(results.filter(isTrouble), same);
     const ordered = [...groups.values()].sort(([one], [other]) => byWeight(one.status, other.status));
     const made = ordered.slice(0, CAUSES).map((group) => cause(group, ordered.length > 1));
     if (ordered.length > CAUSES) made.push(make("p", "aside", `and ${many(ordered.length - CAUSES, "other cause")}`));
@@ -204,7 +220,8 @@
   }
   function cause(group, oneOfSeveral) {
     const [result] = group, status = statusOf(result.status);
-    const head = make("p", "head", make("span", `errno ${status.tone}`, result.errno_name || status.words), reasonLink(result.slug));
+    const errno = make("span", `errno ${status.tone}`, result.errno_name || status.words);
+    const head = make("p", "head", errno, reasonLink(result.slug));
     if (oneOfSeveral) {
       const names = group.slice(0, 2).map((each) => titles.get(each.kernel)).join(", ");
       head.append(make("span", "at", group.length > 2 ? `${names} and ${group.length - 2} more` : names));
@@ -233,7 +250,8 @@
   function detailsLine(row) {
     // Kernels with the same answer have it once.
     const same = ({kernel, ...others}) => JSON.stringify(others);
-    const groups = [...Map.groupBy(row.seen, same).values()].sort(([one], [other]) => byWeight(one.status, other.status));
+    const groups = [...Map.groupBy(row.seen, same).values()];
+    groups.sort(([one], [other]) => byWeight(one.status, other.status));
     const box = cell("td", "cell", "", ...groups.map(answer));
     box.colSpan = places.length + 2;
     const line = cell("tr", "row", "details", box);
@@ -244,12 +262,14 @@
     const [result] = group, status = statusOf(result.status);
     const element = make("section", "answer");
     const names = group.map((each) => titles.get(each.kernel)).join(", ");
-    element.append(make("h3", "", make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`), make("span", "name", names)));
+    const words = make("span", `mark ${status.tone}`, `${status.mark} ${status.words}`);
+    element.append(make("h3", "", words, make("span", "name", names)));
     const [first, ...others] = result.problems;
     element.append(...problem(first || result));
     if (others.length) {
       element.append(make("h4", "", "What else is wrong, and would be next"));
-      element.append(...folded(others, (some) => make("ul", "", ...some.map((each) => make("li", "", ...problem(each))))));
+      const item = (each) => make("li", "", ...problem(each));
+      element.append(...folded(others, (some) => make("ul", "", ...some.map(item))));
     }
     element.append(facts(result));
     return element;
@@ -286,13 +306,14 @@
   const remarks = (result) => [...(result.warnings || []), ...result.notes];
   /* Names of a result that have their places; others are shown as they are. */
   const SHOWN = new Set([
-    "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems", "warnings", "notes",
-    "unmade_checks", "unchecked_parameters", "loaded_first", "suitable_kernels", "size", "sha256",
+    "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems",
+    "warnings", "notes", "unmade_checks", "unchecked_parameters", "loaded_first", "suitable_kernels", "size", "sha256",
   ]);
   function flat(name, value) {
     if (value === null || value === "") return [];
     if (typeof value !== "object") return [[name, [value]]];
-    if (Array.isArray(value)) return [[name, value.map((each) => (typeof each === "object" ? JSON.stringify(each) : each))]];
+    const written = (each) => (typeof each === "object" ? JSON.stringify(each) : each);
+    if (Array.isArray(value)) return [[name, value.map(written)]];
     return Object.entries(value).flatMap(([part, content]) => flat(`${name}, ${part}`, content));
   }
   function facts(result) {
@@ -333,14 +354,16 @@
     const columns = [["name", "Module", "of-module"], ["trouble", "Findings", "of-why"]];
     columns.push(...places.map((place) => [String(place), titles.get(kernels[place].name), "of-kernel"]));
     const focused = document.activeElement?.dataset.order;
+    const breakable = (text) => clean(text).split(/(?<=[-+_.])/).flatMap((part) => [part, make("wbr")]);
     $("heads").replaceChildren(...columns.map(([order, text, className]) => {
-      const button = make("button", "", ...clean(text).split(/(?<=[-+_.])/).flatMap((part) => [part, document.createElement("wbr")]));
+      const button = make("button", "", ...breakable(text));
       button.type = "button";
       button.dataset.order = order;
       const head = cell("th", "columnheader", className, button);
       head.scope = "col";
       // Names go from a to z, answers from the worst to the best.
-      head.setAttribute("aria-sort", state.order !== order ? "none" : state.down === (order === "name") ? "ascending" : "descending");
+      const rising = state.down === (order === "name") ? "ascending" : "descending";
+      head.setAttribute("aria-sort", state.order === order ? rising : "none");
       return head;
     }));
     if (focused) $("heads").querySelector(`[data-order="${focused}"]`)?.focus();
@@ -349,10 +372,12 @@
   function fit() {
     const columns = places.length;
     const room = ($("answers").clientWidth - 560) / columns;
-    const form = columns === 1 ? "one few" : columns < 4 ? "few" : room >= 98 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    const wide = room >= 98 ? "" : room >= 40 ? "dense" : "dense scrolled";
+    const form = columns === 1 ? "one few" : columns < 4 ? "few" : wide;
     $("answers").className = form;
     $("answers").firstElementChild.style.width = form.includes("scrolled") ? `${600 + 40 * columns}px` : "";
-    document.documentElement.style.setProperty("--bar", getComputedStyle($("bar")).position === "sticky" ? `${$("bar").offsetHeight}px` : "0px");
+    const height = getComputedStyle($("bar")).position === "sticky" ? $("bar").offsetHeight : 0;
+    document.documentElement.style.setProperty("--bar", `${height}px`);
   }
   function fill(select, options) {
     select.append(...options.map(([value, text]) => {
@@ -363,14 +388,16 @@
   }
   function kernelCard(kernel, place) {
     const counts = new Map();
-    for (const row of rows) if (row.results[place]) counts.set(row.results[place].status, (counts.get(row.results[place].status) || 0) + 1);
+    for (const {results: {[place]: result}} of rows) {
+      if (result) counts.set(result.status, (counts.get(result.status) || 0) + 1);
+    }
     const bar = make("span", "share"), tally = make("span", "tally");
     bar.setAttribute("aria-hidden", "true");
     for (const [status, count] of [...counts].sort(([one], [other]) => byWeight(one, other))) {
       const part = make("i", statusOf(status).tone);
       part.style.flexGrow = count;
       bar.append(part);
-      const words = make("span", "words", count === 1 ? statusOf(status).words : statusOf(status).plural);
+      const words = make("span", "words", wordsFor(status, count));
       tally.append(make("span", "", `${statusOf(status).mark} ${number.format(count)} `, words));
     }
     const title = titles.get(kernel.name);
@@ -397,11 +424,15 @@
     const statuses = [...new Set(data.results.map((result) => result.status))].sort(byWeight);
     $("statuses").append(...statuses.map(statusChip));
     const reasons = new Map();
-    for (const result of data.results.filter(isTrouble)) reasons.set(result.slug, (reasons.get(result.slug) || new Set()).add(result.module));
+    for (const {slug, module} of data.results.filter(isTrouble)) {
+      reasons.set(slug, (reasons.get(slug) || new Set()).add(module));
+    }
     const options = [...reasons].sort(([, one], [, other]) => other.size - one.size);
-    fill($("reason"), [["", "Any reason"], ...options.map(([slug, modules]) => [slug, `${slug} (${number.format(modules.size)})`])]);
+    const counted = options.map(([slug, modules]) => [slug, `${slug} (${number.format(modules.size)})`]);
+    fill($("reason"), [["", "Any reason"], ...counted]);
     $("reason").hidden = !options.length;
-    fill($("order"), [["trouble", "Worst first"], ["name", "By name"], ...kernels.map((kernel, place) => [String(place), `By ${titles.get(kernel.name)}`])]);
+    const byKernel = kernels.map((kernel, place) => [String(place), `By ${titles.get(kernel.name)}`]);
+    fill($("order"), [["trouble", "Worst first"], ["name", "By name"], ...byKernel]);
     $("bar").hidden = $("answers").hidden = false;
   }
 
@@ -441,7 +472,8 @@
     if (order) Object.assign(state, {order, down: state.order === order ? !state.down : true});
   });
   $("more").addEventListener("click", draw);
-  new IntersectionObserver(([seen]) => { if (seen.isIntersecting) draw(); }, {rootMargin: "0px 0px 800px 0px"}).observe($("more"));
+  const nearEnd = new IntersectionObserver(([seen]) => seen.isIntersecting && draw(), {rootMargin: "0px 0px 800px 0px"});
+  nearEnd.observe($("more"));
   addEventListener("resize", fit);
 
   $("rows").addEventListener("click", (event) => {
@@ -452,15 +484,14 @@
   addEventListener("keydown", (event) => {
     const {key, target} = event;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const lines = () => [$("text"), ...$("rows").querySelectorAll(".toggle")];
     if (key === "/" && !target.matches("input, select")) {
       $("text").focus();
     } else if (key === "Escape" && target === $("text")) {
       target.value = "";
       target.dispatchEvent(new Event("input"));
     } else if ((key === "ArrowDown" || key === "ArrowUp") && (target === $("text") || target.matches(".toggle"))) {
-      const all = lines();
-      all[Math.max(0, Math.min(all.length - 1, all.indexOf(target) + (key === "ArrowDown" ? 1 : -1)))].focus();
+      const stops = [$("text"), ...$("rows").querySelectorAll(".toggle")];
+      stops[stops.indexOf(target) + (key === "ArrowDown" ? 1 : -1)]?.focus();
     } else {
       return;
     }
