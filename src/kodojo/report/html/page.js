@@ -472,7 +472,10 @@
     if (order) Object.assign(state, {order, down: state.order === order ? !state.down : true});
   });
   $("more").addEventListener("click", draw);
-  const nearEnd = new IntersectionObserver(([seen]) => seen.isIntersecting && draw(), {rootMargin: "0px 0px 800px 0px"});
+  // Only from above: rows that appeared above a reason would push it away from under one's eyes.
+  const nearEnd = new IntersectionObserver(([seen]) => {
+    if (seen.isIntersecting && seen.boundingClientRect.top > innerHeight / 2) draw();
+  }, {rootMargin: "0px 0px 800px 0px"});
   nearEnd.observe($("more"));
   addEventListener("resize", fit);
 
