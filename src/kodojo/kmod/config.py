@@ -5,12 +5,13 @@ No file of the host is read unless the user names it: the modules are loaded int
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kodojo.errors import InputError
-from kodojo.kmod.names import fnmatch, underscores
+from kodojo.kmod.names import alias_normalize, fnmatch
 
 __all__ = ["ModprobeConfig", "Softdep", "parse_softdep"]
 
@@ -19,6 +20,7 @@ _MODULES_SOFTDEP = "modules.softdep"  # depmod's file takes its place among the 
 _LARGEST_FILE = 16 << 20
 _BLANKS = "\t "
 _WHITE = " \t\n\v\f\r"
+_PIECE = re.compile(r"[^\\\n]+|\\.?|\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,18 @@ class Softdep:
     pre: tuple[str, ...] = ()
     post: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """As modprobe.d has it (``libkmod/libkmod-config.c: softdep_to_char``, with the blank that it forgets)."""
+        groups = {"pre:": self.pre, "post:": self.post}
+        return " ".join(word for title, names in groups.items() if names for word in (title, *names))
+
 
 @dataclass
 class ModprobeConfig:
     """The directives in the order of the files, names and values as pairs; names are folded.
 
     :param softdeps_before: those of files whose names sort before ``modules.softdep``; they win over a module's own.
+    :param weakdeps: modules that a module may ask for when it runs (kmod 33 and newer): nothing is loaded for them.
     :param problems: what was wrong, in kmod's words.
     """
 
@@ -44,6 +52,7 @@ class ModprobeConfig:
     remove: list[tuple[str, str]] = field(default_factory=list)
     softdeps_before: list[tuple[str, str]] = field(default_factory=list)
     softdeps_after: list[tuple[str, str]] = field(default_factory=list)
+    weakdeps: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @classmethod
@@ -93,6 +102,24 @@ class ModprobeConfig:
                     return parse_softdep(text)
         return Softdep()
 
+    def lines(self, own: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """All directives as ``modprobe -c`` prints them (``tools/modprobe.c: show_config``).
+
+        :param own: the soft dependencies that the modules name themselves (:attr:`ModuleIndex.softdeps`).
+        """
+        softdeps = [(name, str(parse_softdep(text))) for name, text in (*self.softdeps_before, *own, *self.softdeps_after)]
+        weakdeps = [(name, " ".join(text.split())) for name, text in self.weakdeps]
+        groups = {
+            "install": self.install,
+            "remove": self.remove,
+            "alias": self.aliases,
+            "options": self.options,
+            "softdep": softdeps,
+            "weakdep": weakdeps,
+        }
+        lines = [f"blacklist {name}" for name in self.blacklist]
+        return lines + [f"{word} {name} {text}" for word, pairs in groups.items() for name, text in pairs]
+
     # -- parsing ----------------------------------------------------------------------------------------
     def _parse(self, path: Path, *, before: bool) -> None:
         try:
@@ -113,7 +140,7 @@ class ModprobeConfig:
     def _directive(self, command: str, rest: str, *, before: bool) -> bool:
         """Note a directive; False if it is none."""
         first, rest = _word(rest)
-        name = underscores(first)
+        name = alias_normalize(first)
         if command == "allow_unsupported_modules":  # about a patch that only one distribution has
             return first in ("yes", "1", "no", "0")
         if not name:
@@ -122,7 +149,7 @@ class ModprobeConfig:
             self.blacklist.append(name)
             return True
         if command == "alias":
-            module = underscores(_word(rest)[0])
+            module = alias_normalize(_word(rest)[0])
             if module:
                 self.aliases.append((name, module))
             return bool(module)
@@ -131,6 +158,7 @@ class ModprobeConfig:
             "install": self.install,
             "remove": self.remove,
             "softdep": self.softdeps_before if before else self.softdeps_after,
+            "weakdep": self.weakdeps,
         }
         if command not in lists or not rest:
             return False
@@ -141,7 +169,7 @@ class ModprobeConfig:
         if module == "modprobe" and parameter.startswith("blacklist="):
             self.blacklist += parameter.removeprefix("blacklist=").split(",")
             return
-        name = underscores(module)
+        name = alias_normalize(module)
         if name is None:
             self.problems.append(f"Ignoring bad option on kernel command line while parsing module name: '{module}'")
         else:
@@ -185,19 +213,23 @@ def _files_in(path: Path, problems: list[str]) -> list[Path]:
 
 
 def _wrapped_lines(content: str) -> Iterator[tuple[int, str]]:
-    r"""The lines with their numbers; one that ends in ``\`` goes on in the next (``freadline_wrapped``)."""
+    r"""The lines with the numbers of their ends (``shared/util.c: freadline_wrapped``).
+
+    A line that ends in ``\`` goes on in the next one; before any other character the backslash is dropped.
+    """
     parts: list[str] = []
     number = 0
-    for line in content.split("\n"):
-        number += 1
-        if line.endswith("\\"):
-            parts.append(line[:-1])
-            continue
-        parts.append(line)
-        yield number, "".join(parts)
-        parts = []
-    if parts:
-        yield number, "".join(parts)
+    for piece in _PIECE.findall(content):
+        number += piece.endswith("\n")
+        if piece == "\n":
+            yield number, "".join(parts)
+            parts = []
+        elif not piece.startswith("\\"):
+            parts.append(piece)
+        elif piece != "\\\n":
+            parts.append(piece[1:])
+    if text := "".join(parts):
+        yield number + 1, text
 
 
 def _word(line: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import re
 import string
 from functools import lru_cache
 
-__all__ = ["LONGEST_NAME", "alias_normalize", "fnmatch", "literal_prefix", "underscores"]
+__all__ = ["LONGEST_NAME", "alias_normalize", "fnmatch", "literal_prefix"]
 
 LONGEST_NAME = 4095  # PATH_MAX - 1: what kmod's buffers hold
 
@@ -28,25 +28,16 @@ _CLASSES = {
 
 
 def alias_normalize(alias: str) -> str | None:
-    """Fold the dashes outside of brackets (``shared/util.c: alias_normalize``).
+    """Fold the dashes outside of brackets (``shared/util.c: alias_normalize, underscores``).
 
-    :return: None for what kmod refuses: brackets that do not match, a dot in them, a name beyond PATH_MAX.
+    :return: None for what kmod refuses: brackets that do not match, a name beyond PATH_MAX.
     """
-    return _fold(alias, refused_in_brackets=".")
-
-
-def underscores(name: str) -> str | None:
-    """As :func:`alias_normalize`, for names in modprobe.d (``shared/util.c: underscores``): dots are fine."""
-    return _fold(name, refused_in_brackets="")
-
-
-def _fold(name: str, refused_in_brackets: str) -> str | None:
-    if len(name) > LONGEST_NAME:
+    if len(alias) > LONGEST_NAME:
         return None
-    if "[" not in name:
-        return None if "]" in name else name.replace("-", "_")
+    if "[" not in alias:
+        return None if "]" in alias else alias.replace("-", "_")
     parts = []
-    rest = name
+    rest = alias
     while rest:
         before, bracket, rest = rest.partition("[")
         if "]" in before:
@@ -54,7 +45,7 @@ def _fold(name: str, refused_in_brackets: str) -> str | None:
         parts.append(before.replace("-", "_"))
         if bracket:
             inside, closing, rest = rest.partition("]")
-            if not closing or any(character in inside for character in refused_in_brackets):
+            if not closing:
                 return None
             parts.append(f"[{inside}]")
     return "".join(parts)

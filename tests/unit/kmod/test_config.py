@@ -21,9 +21,50 @@ def test_every_directive_is_read_with_names_folded(config_file):
     assert config.problems == []
 
 
-def test_a_line_goes_on_behind_a_backslash(config_file):
-    config = ModprobeConfig.read([config_file(a="options m a=1 \\\nb=2\nblacklist x\n")])
-    assert (config.options, config.blacklist) == ([("m", "a=1 b=2")], ["x"])
+@pytest.mark.parametrize(
+    ("text", "options", "problems"),
+    [
+        ("options m a=1 \\\nb=2\n", "a=1 b=2", 0),
+        ("options m a=1\\\n\\\n b=2", "a=1 b=2", 0),
+        ("options m a=\\d\\\\e\n", "a=d\\e", 0),
+        ("options m a=1 \\\\\nb=2\n", "a=1 \\", 1),
+        ("options m a=1\\", "a=1", 0),
+        ("options m a=1\\\n", "a=1", 0),
+    ],
+)
+def test_a_backslash_joins_lines_and_is_dropped_elsewhere(config_file, text, options, problems):
+    """As kmod's freadline_wrapped: the rule is the same for every character behind the backslash."""
+    config = ModprobeConfig.read([config_file(a=text)])
+    assert (config.options, len(config.problems)) == ([("m", options)], problems)
+
+
+def test_the_number_of_a_wrapped_line_is_that_of_its_end(config_file):
+    """A bad line is named by the number of its last part, as kmod counts."""
+    config = ModprobeConfig.read([config_file(a="bad \\\n\\\nx\nworse")])
+    assert [problem.split(" line ")[1].split(":")[0] for problem in config.problems] == ["3", "4"]
+
+
+def test_a_weakdep_is_read_and_loads_nothing(config_file):
+    """kmod 33 and newer know the directive; it is for programs that make an initramfs."""
+    config = ModprobeConfig.read([config_file(a="weakdep a-b c  d\nweakdep m\n")])
+    assert config.weakdeps == [("a_b", "c  d")]
+    assert config.softdep("a_b", []) == parse_softdep("")
+    assert len(config.problems) == 1  # without a list it is a bad line
+
+
+def test_the_lines_of_showconfig(config_file):
+    """Grouped as modprobe -c groups them, soft dependencies of the modules between those of the files."""
+    text = "alias a-* m\nsoftdep s pre: x  y post: z\nblacklist b\noptions o p=1\ninstall i /bin/true\nremove r c\nweakdep w u"
+    assert ModprobeConfig.read([config_file(a=text)]).lines([("own", "post: tail")]) == [
+        "blacklist b",
+        "install i /bin/true",
+        "remove r c",
+        "alias a_* m",
+        "options o p=1",
+        "softdep s pre: x y post: z",
+        "softdep own post: tail",
+        "weakdep w u",
+    ]
 
 
 def test_bad_lines_are_told_with_file_and_number(config_file):

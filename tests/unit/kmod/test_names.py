@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kodojo.kmod.names import alias_normalize, fnmatch, literal_prefix, underscores
+from kodojo.kmod.names import alias_normalize, fnmatch, literal_prefix
 
 
 @pytest.mark.parametrize(
@@ -15,16 +15,12 @@ from kodojo.kmod.names import alias_normalize, fnmatch, literal_prefix, undersco
         ("a]", None),
         ("a[b", None),
         ("[a][b]-]", None),
-        ("[1.2]", None),
+        ("a-[1.2]", "a_[1.2]"),
         ("x" * 5000, None),
     ],
 )
 def test_dashes_are_folded_outside_of_brackets_only(given, folded):
     assert alias_normalize(given) == folded
-
-
-def test_names_in_modprobe_d_may_have_dots_in_brackets():
-    assert underscores("a-[1.2]") == "a_[1.2]"
 
 
 @pytest.mark.parametrize(
