@@ -22,6 +22,7 @@ _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit 
 _TASK_SIZE = 1 << 48
 _AT_FDCWD = (1 << 64) - 100
 _OPENAT, _UNLINKAT = 56, 35
+_HERE = 1 << 32  # beside a number: the directory is the current one
 
 # Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
 _X0, _X8, _ORIG_X0 = 0x00, 0x40, 0x110
@@ -34,13 +35,15 @@ class Arm64Abi:
     instruction = 4
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
-    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it.
+    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it: open and
+    # unlink are what a C library makes of them.
     system_calls = {  # noqa: RUF012  a table
-        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlink": _UNLINKAT, "symlinkat": 36, "renameat": 38,
-        "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53, "open": _OPENAT, "close": 57,
-        "pipe2": 59, "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79,
-        "fstat": 80, "nanosleep": 101, "init_module": 105, "delete_module": 106, "syslog": 116, "prctl": 167,
-        "getpid": 172, "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273, "statx": 291,
+        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlinkat": _UNLINKAT, "unlink": _HERE | _UNLINKAT,
+        "symlinkat": 36, "renameat": 38, "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53,
+        "openat": _OPENAT, "open": _HERE | _OPENAT, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62,
+        "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "nanosleep": 101,
+        "init_module": 105, "delete_module": 106, "clock_gettime": 113, "syslog": 116, "prctl": 167, "getpid": 172,
+        "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273, "statx": 291,
     }  # fmt: skip
     open_directory = 0o40000
 
@@ -81,7 +84,8 @@ class Arm64Abi:
         return {"x29": 0, "pc": address, "pstate": pstate}
 
     def begin_system_call(self, cpu: Cpu, frame: int, number: int, arguments: Sequence[int]) -> tuple[str, list[int]]:
-        if number in (_OPENAT, _UNLINKAT):
+        if number & _HERE:
+            number &= ~_HERE
             arguments = [_AT_FDCWD, *arguments]
         cpu.write(frame + _X0, struct.pack("<6Q", *arguments[:6]))
         cpu.write(frame + _X8, struct.pack("<Q", number))

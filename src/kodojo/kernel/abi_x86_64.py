@@ -42,7 +42,9 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72,
         "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89,
         "chmod": 90, "syslog": 103, "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175,
-        "delete_module": 176, "getdents64": 217, "pipe2": 293, "finit_module": 313, "statx": 332,
+        "delete_module": 176, "getdents64": 217, "clock_gettime": 228, "openat": 257, "mkdirat": 258, "mknodat": 259,
+        "newfstatat": 262, "unlinkat": 263, "renameat": 264, "symlinkat": 266, "readlinkat": 267, "fchmodat": 268,
+        "faccessat": 269, "pipe2": 293, "finit_module": 313, "statx": 332,
     }  # fmt: skip
     open_directory = 0o200000
 

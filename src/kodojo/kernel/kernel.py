@@ -25,7 +25,7 @@ from kodojo.image.image import Image
 from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
-from kodojo.kernel.files import DirectoryEntry, Files, OpenFile
+from kodojo.kernel.files import DirectoryEntry, Files, FileStatus, OpenFile
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
 from kodojo.kernel.new_code import NewCode
@@ -37,6 +37,8 @@ from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
+    MODULE_INIT_IGNORE_MODVERSIONS,
+    MODULE_INIT_IGNORE_VERMAGIC,
     sys_delete_module,
     sys_finit_module,
     sys_init_module,
@@ -53,7 +55,8 @@ __all__ = ["Kernel"]
 """The architectures that kodojo has machines for."""
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
-_O_NONBLOCK = 0o4000
+_O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
+_MNT_FORCE, _MNT_DETACH = 1, 2
 _COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
 _MAGIC_SIZE = 16
 _UNPACKED_LIMIT = 256 << 20
@@ -71,6 +74,19 @@ def _operation(method: Callable[Concatenate[Kernel, P], T]) -> Callable[Concaten
             return method(kernel, *args, **kwargs)
 
     return operation
+
+
+def _forced(module: bytes, flags: int) -> bytes:
+    """What ``init_module`` is given in place of flags, which it does not have."""
+    if not flags:
+        return module
+    from kodojo.kmod.versions import without_version_facts  # noqa: PLC0415  only when something is forced
+
+    return without_version_facts(
+        module,
+        modversions=bool(flags & MODULE_INIT_IGNORE_MODVERSIONS),
+        vermagic=bool(flags & MODULE_INIT_IGNORE_VERMAGIC),
+    )
 
 
 class Kernel:
@@ -258,14 +274,14 @@ class Kernel:
         return self.machine.cpu.ticks / self.hertz
 
     @_operation
-    def read_file(self, path: str) -> bytes:
-        """The content of a file of the guest. Raises GuestOSError with the guest's errno."""
-        return self.files.read(path)
+    def read_file(self, path: str, size: int | None = None) -> bytes:
+        """The content of a file of the guest, or at most ``size`` bytes of it. Raises GuestOSError."""
+        return self.files.read(path, size)
 
     @_operation
-    def write_file(self, path: str, data: bytes) -> None:
-        """Write to a file of the guest, as the shell's ``>`` does. Raises GuestOSError."""
-        self.files.write(path, data)
+    def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
+        """Write to a file of the guest, as the shell's ``>`` (or ``>>``) does. Raises GuestOSError."""
+        self.files.write(path, data, append=append)
 
     @_operation
     def list_directory(self, path: str) -> tuple[DirectoryEntry, ...]:
@@ -274,8 +290,68 @@ class Kernel:
 
     @_operation
     def open(self, path: str, flags: int = 0) -> OpenFile:
-        """``open(2)`` in the guest, for use in ``with``. Raises GuestOSError."""
+        """``openat(2)`` in the guest, for use in ``with``. Raises GuestOSError."""
         return self.files.open(path, flags)
+
+    @_operation
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file in the guest."""
+        return self.files.exists(path)
+
+    @_operation
+    def stat(self, path: str, *, follow: bool = True) -> FileStatus:
+        """Kind, mode, owner, size and device numbers of a file of the guest. Raises GuestOSError."""
+        return self.files.status(path, follow=follow)
+
+    @_operation
+    def readlink(self, path: str) -> str:
+        """Where a symbolic link of the guest points to. Raises GuestOSError."""
+        return self.files.link_target(path)
+
+    @_operation
+    def mkdir(self, path: str, mode: int = 0o777, *, parents: bool = False) -> None:
+        """Make a directory in the guest, with umask 022. Raises GuestOSError.
+
+        :param parents: as ``mkdir -p``.
+        """
+        self.files.make_directory(path, mode, parents=parents)
+
+    @_operation
+    def mknod(self, path: str, kind: str, major: int = 0, minor: int = 0, mode: int = 0o666) -> None:
+        """Make a device file (``kind`` c or b) or a fifo (p) in the guest, with umask 022. Raises GuestOSError."""
+        self.files.make_node(path, kind, major, minor, mode)
+
+    @_operation
+    def chmod(self, path: str, mode: int) -> None:
+        """Change the permissions of a file of the guest. Raises GuestOSError."""
+        self.files.change_mode(path, mode)
+
+    @_operation
+    def unlink(self, path: str) -> None:
+        """Remove a file of the guest. Raises GuestOSError."""
+        self.files.remove(path)
+
+    @_operation
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory of the guest. Raises GuestOSError."""
+        self.files.remove(path, directory=True)
+
+    @_operation
+    def mount(self, source: str, target: str, filesystem: str | None = None, options: str = "") -> None:
+        """Mount a file system in the guest: ``kernel.mount("/dev/ram0", "/mnt", "ext4", "ro")``. Raises GuestOSError.
+
+        :param filesystem: its type; None: those that the kernel has are tried.
+        :param options: as of ``mount -o``.
+        """
+        self.files.mount(source, target, filesystem, options)
+
+    @_operation
+    def umount(self, target: str, *, lazy: bool = False, force: bool = False) -> None:
+        """Take a mounted file system of the guest away. Raises GuestOSError (EBUSY while it is in use).
+
+        :param lazy: detach it now, clean up when it is no longer in use. :param force: give up what is under way.
+        """
+        self.files.unmount(target, (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
 
     # -- doing ----------------------------------------------------------------------------------------
     @_operation
@@ -312,11 +388,19 @@ class Kernel:
 
     # -- modules --------------------------------------------------------------------------------------
     @_operation
-    def insmod(self, file: str | os.PathLike[str] | bytes, *parameters: str) -> Module:
+    def insmod(
+        self,
+        file: str | os.PathLike[str] | bytes,
+        *parameters: str,
+        force_modversion: bool = False,
+        force_vermagic: bool = False,
+    ) -> Module:
         """Load a module as ``insmod`` does: by finit_module, or by init_module if user space had to unpack it.
 
         :param file: path of a ``.ko`` (also ``.gz``, ``.xz``, ``.zst``), or the bytes of one.
         :param parameters: ``NAME=VALUE`` words, joined with blanks.
+        :param force_modversion: the CRCs of the symbols that it uses do not count (``modprobe --force-modversion``).
+        :param force_vermagic: nor does its version magic. Either taints the kernel.
         :raises LoadError: the kernel refuses it. InputError: the file cannot be read. MachineFault,
             MachineHang: guest code crashed, or did not come back.
         """
@@ -324,17 +408,19 @@ class Kernel:
         self.tasks.set_name(_LOADER_NAME)
         name = "the module" if isinstance(file, bytes) else os.fspath(file)
         try:
-            mod = self._insmod(file, " ".join(parameters), steps)
+            flags = MODULE_INIT_IGNORE_MODVERSIONS if force_modversion else 0
+            flags |= MODULE_INIT_IGNORE_VERMAGIC if force_vermagic else 0
+            mod = self._insmod(file, " ".join(parameters), steps, flags)
         except LoadError as error:
             raise type(error)(f"{name}: {error.message}", error.refusal, tuple(steps)) from error
         return Module(self, mod.address, tuple(steps))
 
-    def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps) -> Any:
+    def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps, flags: int = 0) -> Any:
         with self.user.string(encode(arguments)) as uargs:
             steps.begin("insmod", arguments=arguments)
             if isinstance(file, bytes):
                 steps.note(size=len(file), enters="init_module")
-                with self.user.memory(file) as umod:
+                with self.user.memory(_forced(file, flags)) as umod:
                     return sys_init_module(self.target, umod, len(file), uargs, steps)
             path = Path(file)
             try:
@@ -342,20 +428,24 @@ class Kernel:
                     kind = compression_of(opened.read(_MAGIC_SIZE))
                     if kind not in _COMPRESSIONS:
                         steps.note(file=path.name, enters="finit_module")
-                        return sys_finit_module(self.target, opened.fileno(), uargs, 0, steps)
+                        return sys_finit_module(self.target, opened.fileno(), uargs, flags, steps)
                     opened.seek(0)
                     unpacked = decompress(opened.read(), kind, _UNPACKED_LIMIT, str(path))
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
             steps.note(file=path.name, unpacked=len(unpacked), enters="init_module")
-            with self.user.memory(unpacked) as umod:
+            with self.user.memory(_forced(unpacked, flags)) as umod:
                 return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
 
     @_operation
-    def rmmod(self, name: str) -> None:
-        """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno."""
+    def rmmod(self, name: str, *, force: bool = False) -> None:
+        """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno.
+
+        :param force: though it is in use or has no exit function, as ``rmmod -f``: it taints the kernel, and what
+            used the module may crash it.
+        """
         self.tasks.set_name("rmmod")
-        sys_delete_module(self.target, name, _O_NONBLOCK)
+        sys_delete_module(self.target, name, _O_NONBLOCK | _O_TRUNC if force else _O_NONBLOCK)
 
     # -- the bare system calls: 0 or -errno -------------------------------------------------------------
     @contextmanager
