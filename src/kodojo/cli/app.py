@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kodojo.cli.checks import seconds
 from kodojo.errors import FaultReport, KodojoError, LogRecord, MachineFault
 from kodojo.report.paint import Paint
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kodojo.kernel.session import Session
     from kodojo.report.progress import Bar
 
-__all__ = ["App", "fresh_option", "json_option", "kernel_option", "machine_options", "pass_app"]
+__all__ = ["App", "fresh_option", "json_option", "kernel_option", "limit_option", "machine_options", "pass_app"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +32,7 @@ class App:
     :attr json: print JSON instead of text.
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the name of the kernel that the machine should run; None: any.
+    :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
 
@@ -38,6 +40,7 @@ class App:
         self.json = False
         self.fresh = False
         self.kernel: str | None = None
+        self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
     # -- saying things ------------------------------------------------------------------------------
@@ -72,9 +75,15 @@ class App:
             raise KodojoError(f"cannot write to standard output: {error.strerror}") from error
 
     def say(self, lines: str | Iterable[str]) -> None:
-        """Print lines to standard error."""
+        """Print lines to standard error, or write them to the system log."""
         text = lines if isinstance(lines, str) else "\n".join(lines)
-        if text:
+        if text and self.syslog:
+            import syslog  # noqa: PLC0415  not everywhere
+
+            syslog.openlog(self.syslog, syslog.LOG_CONS, syslog.LOG_DAEMON)
+            for line in text.splitlines():
+                syslog.syslog(syslog.LOG_ERR, click.unstyle(line))
+        elif text:
             click.echo(text, err=True)
 
     def out_json(self, value: Any) -> None:
@@ -216,6 +225,17 @@ def fresh_option(function: F) -> F:
         expose_value=False,
         callback=_setting("fresh"),
         help="Work on a copy of the machine, and leave no trace.",
+    )(function)
+
+
+def limit_option(function: F) -> F:
+    """``--limit``."""
+    return click.option(
+        "--limit",
+        type=float,
+        callback=seconds,
+        metavar="SECONDS",
+        help="How long the machine may take to answer, in its own time [30].",
     )(function)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kodojo.cli.app import App, json_option, kernel_option
+from kodojo.cli.habits import STATUS_OF_WRONG_USAGE, full_names, usage_message
 from kodojo.cli.main import INTERRUPTED
 from kodojo.errors import KodojoError
 from kodojo.report.paint import Paint
@@ -36,7 +37,15 @@ _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "dmesg": ("kodojo.cli.dmesg", "Print the kernel's log."),
         "cat": ("kodojo.cli.files", "Print files."),
         "ls": ("kodojo.cli.files", "List a directory."),
-        "write": ("kodojo.cli.files", "Write a text to a file."),
+        "write": ("kodojo.cli.files", "Write a text, or standard input, to a file."),
+    },
+    "Changing its files": {
+        "mkdir": ("kodojo.cli.nodes", "Make directories."),
+        "mknod": ("kodojo.cli.nodes", "Make a device file or a fifo."),
+        "chmod": ("kodojo.cli.nodes", "Change the permissions of files."),
+        "rm": ("kodojo.cli.nodes", "Remove files and directories."),
+        "mount": ("kodojo.cli.mounts", "Mount a file system, or list what is mounted."),
+        "umount": ("kodojo.cli.mounts", "Take mounted file systems away."),
     },
 }
 
@@ -61,6 +70,15 @@ class CommandTable(click.Group):
                 return command
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in STATUS_OF_WRONG_USAGE and command is not None:
+            ctx.invoked_subcommand = name
+            rest = full_names(command, ctx, rest)
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  likewise
         paint = Paint.of(sys.stdout)
         for title, section in self._sections.items():
@@ -69,10 +87,19 @@ class CommandTable(click.Group):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run the command; a KodojoError ends in its message and status 1, Ctrl-C in 130."""
+        """Run the command; a KodojoError ends in its message and status 1, Ctrl-C in 130.
+
+        Wrong usage of a command that is named after a tool ends as it does there.
+        """
         app = ctx.ensure_object(App)
         try:
             super().invoke(ctx)
+        except click.UsageError as error:
+            tool = ctx.invoked_subcommand
+            if tool not in STATUS_OF_WRONG_USAGE:
+                raise
+            app.say(usage_message(tool, error))
+            ctx.exit(STATUS_OF_WRONG_USAGE[tool])
         except KodojoError as error:
             app.fail(error)
         except MemoryError:

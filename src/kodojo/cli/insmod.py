@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.cli.checks import seconds
+from kodojo.cli.app import App, limit_option, machine_options, pass_app
+from kodojo.cli.habits import syslog_option, verbose_option, version_option
 from kodojo.errors import KodojoError, LoadError
-from kodojo.report.kmod import insmod_text, not_inserted, not_loaded
+from kodojo.report.kmod import error_line, insmod_text, not_inserted, not_loaded
 
 if TYPE_CHECKING:
     from kodojo.image.image import Image
@@ -23,23 +23,25 @@ __all__ = ["insmod"]
 
 
 @click.command(short_help="Load a module.")
-@click.argument("file")
+@click.argument("file", default="")
 @click.argument("parameters", nargs=-1, metavar="[PARAM=VALUE]...")
+@click.option("-f", "--force", is_flag=True, help="Load it though it is for another kernel: this taints the kernel.")
 @click.option("--steps", is_flag=True, help="Print what the loader did, step by step.")
-@click.option(
-    "--limit",
-    type=float,
-    callback=seconds,
-    metavar="SECONDS",
-    help="How long the module may run without coming back [60].",
-)
+@limit_option
+@syslog_option
+@verbose_option
+@version_option
 @machine_options
 @pass_app
-def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit: float | None) -> None:
+def insmod(app: App, file: str, parameters: tuple[str, ...], force: bool, steps: bool, limit: float | None) -> None:
     """Load the module in FILE (.ko, also compressed), as insmod does: nothing is printed if all is well.
 
     A refusal is printed in insmod's words, with the kernel's log lines, the reason, and what to do about it.
     """
+    if file in ("", "-"):
+        said = "this tool does not support loading from stdin!" if file else "missing filename."
+        app.say(error_line("insmod", said, app.error_paint))
+        raise click.exceptions.Exit(1)
     arguments = " ".join(parameters)
     problem = _unreadable(app, file)
     if problem is not None:
@@ -52,7 +54,7 @@ def insmod(app: App, file: str, parameters: tuple[str, ...], steps: bool, limit:
         if limit is not None:
             kernel.limit(limit)
         try:
-            module = kernel.insmod(file, *parameters)
+            module = kernel.insmod(file, *parameters, force_modversion=force, force_vermagic=force)
         except LoadError as error:
             failure, done = error, getattr(error, "steps", ())
             _name_suitable_kernels(app, error, kernel.image, file)

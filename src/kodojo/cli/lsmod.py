@@ -5,11 +5,15 @@ from __future__ import annotations
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
+from kodojo.cli.habits import syslog_option, verbose_option, version_option
 
 __all__ = ["lsmod"]
 
 
 @click.command(short_help="List the loaded modules.")
+@syslog_option
+@verbose_option
+@version_option
 @machine_options
 @pass_app
 def lsmod(app: App) -> None:

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
+from kodojo.cli.habits import syslog_option, version_option
+from kodojo.cli.index import current_image, module_index
+from kodojo.cli.show import show_config, show_versions
 from kodojo.errors import GuestOSError, LoadError, decode
 from kodojo.report.paint import clean
 
 if TYPE_CHECKING:
+    from kodojo.image.image import Image
     from kodojo.kernel.kernel import Kernel
     from kodojo.kernel.module import Module
     from kodojo.kmod.config import ModprobeConfig
@@ -24,10 +28,22 @@ __all__ = ["KernelModules", "modprobe"]
 
 
 class KernelModules:
-    """A kernel as :mod:`kodojo.kmod.modprobe` wants it (its ``Loader`` and ``Unloader``)."""
+    """A kernel as :mod:`kodojo.kmod.modprobe` wants it (its ``Loader`` and ``Unloader``).
 
-    def __init__(self, kernel: Kernel) -> None:
+    :param kernel: None for a dry run without a machine: nothing is loaded then.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel | None,
+        *,
+        force: bool = False,
+        force_modversion: bool = False,
+        force_vermagic: bool = False,
+    ) -> None:
         self._kernel = kernel
+        self._force = force
+        self._forcing = {"force_modversion": force or force_modversion, "force_vermagic": force or force_vermagic}
 
     def loaded(self, name: str) -> bool:
         module = self._find(name)
@@ -45,13 +61,21 @@ class KernelModules:
         return [] if module is None else list(module.users)
 
     def insmod(self, path: Path, options: str) -> None:
-        self._kernel.insmod(str(path), *([options] if options else []))
+        self._running.insmod(str(path), *([options] if options else []), **self._forcing)
 
     def rmmod(self, name: str) -> None:
-        self._kernel.rmmod(name)
+        self._running.rmmod(name, force=self._force)
+
+    def wait(self, seconds: float) -> None:
+        self._running.sleep(seconds)
+
+    @property
+    def _running(self) -> Kernel:
+        assert self._kernel is not None, "a dry run does nothing"
+        return self._kernel
 
     def _find(self, name: str) -> Module | None:
-        modules = self._kernel.modules
+        modules = self._kernel.modules if self._kernel is not None else []
         return next((each for each in modules if each.name == name and each.state != "Unformed"), None)
 
 
@@ -61,12 +85,21 @@ def _switches(function: Any) -> Any:
         [
             (("-a", "--all"), "Load every NAME; there are no parameters then."),
             (("-r", "--remove"), "Remove the modules, and those that they needed and nobody else does."),
-            (("--remove-holders",), "Remove also what uses the module (with -r)."),
+            (("--remove-holders", "--remove-dependencies"), "Remove also what uses the module (with -r)."),
             (("--first-time",), "Fail if a module is loaded already, or not there to be removed."),
             (("-i", "--ignore-install", "--ignore-remove"), "Ignore install and remove commands, and softdeps."),
             (("-b", "--use-blacklist"), "Apply the blacklist to names, too, not only to aliases."),
-            (("-R", "--resolve-alias"), "Only print the modules that NAME stands for."),
+            (("-f", "--force"), "Load what is for another kernel (both of the following), remove what is in use."),
+            (("--force-modversion",), "Load a module whose symbol versions are not the kernel's."),
+            (("--force-vermagic",), "Load a module whose version magic is not the kernel's."),
+            (("-R", "--resolve-alias", "--show-alias"), "Only print the modules that NAME stands for."),
             (("-D", "--show-depends"), "Only print what would be loaded into a kernel without modules."),
+            (("-c", "--showconfig", "--show-config"), "Only print the configuration, aliases and symbols."),
+            (
+                ("--show-modversions", "--dump-modversions"),
+                "Only print the symbol versions that NAME or a file wants.",
+            ),
+            (("--show-exports",), "Only print the symbols that NAME or a file exports, with their versions."),
             (("-n", "--dry-run", "--show"), "Load and remove nothing."),
             (("-q", "--quiet"), "Do not complain."),
             (("-v", "--verbose"), "Print what is done."),
@@ -79,50 +112,115 @@ def _switches(function: Any) -> Any:
 @click.command(short_help="Load or remove a module by name or alias, with what it needs.")
 @click.argument("names", nargs=-1, metavar="NAME [PARAM=VALUE]...")
 @_switches
+@click.option(
+    "-w", "--wait", "wait", metavar="MSEC", help="Wait so long for a module to be no longer in use (with -r)."
+)
 @click.option("-C", "--config", "paths", multiple=True, metavar="DIR", help="A directory like /etc/modprobe.d.")
+@click.option("-d", "--dirname", "root", metavar="DIR", help="Use the module tree in DIR/lib/modules.")
+@click.option("-S", "--set-version", "version", metavar="VERSION", help="Use the module tree of this release.")
+@syslog_option
+@version_option
 @machine_options
 @pass_app
-def modprobe(app: App, /, names: tuple[str, ...], paths: tuple[str, ...], **switches: bool) -> None:
+def modprobe(
+    app: App,
+    /,
+    names: tuple[str, ...],
+    paths: tuple[str, ...],
+    root: str | None,
+    version: str | None,
+    wait: str | None,
+    **switches: bool,
+) -> None:
     """Load the module NAME (or what has that alias) from the kernel's module tree, with what it depends on.
 
     Prints and exits as modprobe does. No configuration of this computer is read, only what -C names.
     """
-    if not names:
+    milliseconds = _milliseconds(app, wait)
+    if not names and not switches["showconfig"]:
         app.say(_line(app, "ERROR", "missing parameters. See -h."))
         raise click.exceptions.Exit(1)
+
+    def image() -> Image:
+        return current_image(app)
+
+    def index(of: Callable[[], Image] = image) -> ModuleIndex:
+        return module_index(app, of, root, version)
+
     printed: list[str] = []
-    if switches["resolve_alias"]:
-        status = _print_names(app, names, paths)
+    if switches["showconfig"]:
+        status = show_config(app, _config(app, paths, _saved_command_line(app)), index())
+    elif switches["show_modversions"] or switches["show_exports"]:
+        status = show_versions(app, names[0], index, exports=not switches["show_modversions"])
+    elif switches["resolve_alias"]:
+        status = _print_names(app, names, paths, index())
     else:
-        with app.machine(save=not (switches["dry_run"] or switches["show_depends"])) as kernel:
-            run, flags = _prepare(app, kernel, paths, switches, printed.append)
-            _work(run, KernelModules(kernel), names, switches)
+        flags = _flags(switches, milliseconds)
+        forcing = {name: switches[name] for name in ("force", "force_modversion", "force_vermagic")}
+        if _needs_no_machine(app, switches):
+            config = _config(app, paths, _saved_command_line(app))
+            run = _prepare(index(), config, flags, switches, printed.append)
+            _work(run, KernelModules(None, **forcing), names, switches)
+        else:
+            with app.machine(save=not flags.dry_run) as kernel:
+                config = _config(app, paths, _command_line(kernel))
+                run = _prepare(index(lambda: kernel.image), config, flags, switches, printed.append)
+                _work(run, KernelModules(kernel, **forcing), names, switches)
         _report(app, run.outcome, printed, names, switches, dry=flags.dry_run)
         status = run.outcome.status
     if status:
         raise click.exceptions.Exit(status)
 
 
-def _prepare(
-    app: App, kernel: Kernel, paths: tuple[str, ...], switches: dict[str, bool], show: Callable[[str], None]
-) -> tuple[Modprobe, Flags]:
-    from kodojo.kernel.user import errno_text  # noqa: PLC0415  imports what the machine has imported by now
-    from kodojo.kmod.modprobe import Flags, Modprobe  # noqa: PLC0415
+def _milliseconds(app: App, typed: str | None) -> int:
+    try:
+        return abs(int(typed, 0)) if typed is not None else 0
+    except ValueError:
+        app.say(_line(app, "ERROR", f"unexpected wait value '{typed}'."))
+        raise click.exceptions.Exit(1) from None
 
-    flags = Flags(
+
+def _needs_no_machine(app: App, switches: dict[str, bool]) -> bool:
+    """Whether all that is asked for is known without one; a machine that was never started has no modules."""
+    if switches["show_depends"] and not switches["remove"]:
+        return True
+    return switches["dry_run"] and not switches["remove"] and app.session.describe() is None
+
+
+def _saved_command_line(app: App) -> str:
+    """The command line that the machine was started with."""
+    description = app.session.describe()
+    return description.cmdline if description is not None else ""
+
+
+def _command_line(kernel: Kernel) -> str:
+    with suppress(GuestOSError):
+        return decode(kernel.read_file("/proc/cmdline"))
+    return ""
+
+
+def _flags(switches: dict[str, bool], wait: int) -> Flags:
+    from kodojo.kmod.modprobe import Flags  # noqa: PLC0415
+
+    return Flags(
         dry_run=switches["dry_run"] or switches["show_depends"],
         ignore_loaded=switches["show_depends"],
         ignore_install=switches["ignore_install"],
         use_blacklist=switches["use_blacklist"],
         first_time=switches["first_time"],
         remove_holders=switches["remove_holders"],
+        wait=wait,
     )
-    command_line = ""
-    with suppress(GuestOSError):
-        command_line = decode(kernel.read_file("/proc/cmdline"))
-    config = _config(app, paths, command_line)
+
+
+def _prepare(
+    index: ModuleIndex, config: ModprobeConfig, flags: Flags, switches: dict[str, bool], show: Callable[[str], None]
+) -> Modprobe:
+    from kodojo.kernel.user import errno_text  # noqa: PLC0415  imports what the machine has imported by now
+    from kodojo.kmod.modprobe import Modprobe  # noqa: PLC0415
+
     quiet = not (switches["verbose"] or switches["show_depends"])
-    return Modprobe(_index(app, kernel.image), config, flags, None if quiet else show, errno_text), flags
+    return Modprobe(index, config, flags, None if quiet else show, errno_text)
 
 
 def _config(app: App, paths: tuple[str, ...], command_line: str = "") -> ModprobeConfig:
@@ -132,13 +230,6 @@ def _config(app: App, paths: tuple[str, ...], command_line: str = "") -> Modprob
     for problem in config.problems:
         app.say(_line(app, "ERROR", problem))
     return config
-
-
-def _index(app: App, image: Any) -> ModuleIndex:
-    from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415
-
-    with app.bar() as bar:
-        return ModuleIndex.of(image, progress=bar.update)
 
 
 def _work(run: Modprobe, kernel: KernelModules, names: tuple[str, ...], switches: dict[str, bool]) -> None:
@@ -154,15 +245,10 @@ def _work(run: Modprobe, kernel: KernelModules, names: tuple[str, ...], switches
         run.insert(kernel, names[0], join_options(names[1:]))
 
 
-def _print_names(app: App, names: tuple[str, ...], paths: tuple[str, ...]) -> int:
-    """``modprobe -R``: no machine is needed for it."""
+def _print_names(app: App, names: tuple[str, ...], paths: tuple[str, ...], index: ModuleIndex) -> int:
+    """``modprobe -R``."""
     from kodojo.kmod.modprobe import lookup  # noqa: PLC0415
 
-    image = app.chosen_image()
-    if image is None:
-        description = app.session.describe()
-        image = app.store.open(description.release if description else None)
-    index = _index(app, image)
     found = [candidate.name for candidate in lookup(index, _config(app, paths), names[0])]
     if app.json:
         app.out_json(found)

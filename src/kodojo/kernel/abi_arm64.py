@@ -35,8 +35,8 @@ class Arm64Abi:
     instruction = 4
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
-    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it: open and
-    # unlink are what a C library makes of them.
+    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it:
+    # open and unlink are what a C library makes of them.
     system_calls = {  # noqa: RUF012  a table
         "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlinkat": _UNLINKAT, "unlink": _HERE | _UNLINKAT,
         "symlinkat": 36, "renameat": 38, "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53,

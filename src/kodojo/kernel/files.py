@@ -17,7 +17,7 @@ _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_REMOVEDIR = -100, 0x100, 0x200
 _ENOENT, _EEXIST, _ENOTDIR, _EINVAL, _EFBIG, _EIO = 2, 17, 20, 22, 27, 5
 _STATX_BASIC_STATS = 0x7FF
 _STATX_SIZE = 0x100
-_CLOCK_REALTIME = 0
+CLOCK_REALTIME, CLOCK_BOOTTIME = 0, 7
 _PAGE = 1 << 12
 _BUFFER = 1 << 12  # after the page that holds the path
 _PIECE = SCRATCH_SIZE // 2 - _BUFFER
@@ -203,10 +203,10 @@ class Files:
         count = user.checked(path, "readlinkat", _AT_FDCWD, user.path(path), buffer, _PAGE)
         return decode(user.machine.cpu.read(buffer, count))
 
-    def now(self) -> float:
-        """The guest's clock: seconds since 1970."""
+    def clock(self, number: int = CLOCK_REALTIME) -> float:
+        """``clock_gettime(2)`` in seconds: CLOCK_REALTIME counts since 1970, CLOCK_BOOTTIME since the boot."""
         buffer = self._user.scratch + _BUFFER
-        self._user.checked("clock", "clock_gettime", _CLOCK_REALTIME, buffer)
+        self._user.checked("clock", "clock_gettime", number, buffer)
         seconds, nanoseconds = struct.unpack("<qq", self._user.machine.cpu.read(buffer, 16))
         return float(seconds + nanoseconds / 1e9)
 
@@ -251,7 +251,7 @@ class Files:
 
     # -- mounts ---------------------------------------------------------------------------------------------
     def mount(self, source: str, target: str, filesystem: str | None = None, options: str = "") -> None:
-        """``mount(2)`` with mount(8)'s options.
+        """Mount a file system, with the options of mount(8).
 
         :param filesystem: None: those of ``/proc/filesystems`` that want a device are tried, one after the other.
         """

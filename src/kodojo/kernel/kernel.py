@@ -17,6 +17,7 @@ from kodojo.errors import (
     LogRecord,
     MachineError,
     UnloadError,
+    UnmodelledError,
     decode,
     encode,
 )
@@ -25,7 +26,7 @@ from kodojo.image.image import Image
 from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
-from kodojo.kernel.files import DirectoryEntry, Files, FileStatus, OpenFile
+from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, DirectoryEntry, Files, FileStatus, OpenFile
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
 from kodojo.kernel.new_code import NewCode
@@ -56,6 +57,7 @@ __all__ = ["Kernel"]
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
+_SYSLOG_ACTION_CLEAR = 5
 _MNT_FORCE, _MNT_DETACH = 1, 2
 _COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
 _MAGIC_SIZE = 16
@@ -255,8 +257,8 @@ class Kernel:
     # -- looking --------------------------------------------------------------------------------------
     @property
     def log(self) -> tuple[LogRecord, ...]:
-        """What ``dmesg`` would print."""
-        return self.printk.records()
+        """What ``dmesg`` would print: all since the start, or since :meth:`clear_log`."""
+        return self.printk.records(self.printk.cleared())
 
     @property
     def warnings(self) -> tuple[FaultReport, ...]:
@@ -272,6 +274,21 @@ class Kernel:
     def time(self) -> float:
         """Seconds of guest time since power-on."""
         return self.machine.cpu.ticks / self.hertz
+
+    @_operation
+    def clock(self, *, boot: bool = False) -> float:
+        """The guest's clock: seconds since 1970, or since its boot, as the log's times are counted."""
+        return self.files.clock(CLOCK_BOOTTIME if boot else CLOCK_REALTIME)
+
+    @_operation
+    def clear_log(self) -> None:
+        """Clear the log as ``dmesg -C`` does: what was printed before is no longer shown.
+
+        :raises UnmodelledError: the kernel's symbol table does not list where it keeps this.
+        """
+        if not self.printk.can_be_cleared:
+            raise UnmodelledError("this kernel's symbol table does not list clear_seq")
+        self.user.checked("log", "syslog", _SYSLOG_ACTION_CLEAR, 0, 0)
 
     @_operation
     def read_file(self, path: str, size: int | None = None) -> bytes:

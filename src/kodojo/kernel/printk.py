@@ -25,6 +25,7 @@ class Printk:
     def __init__(self, memory: KernelMemory, image: Image) -> None:
         self._memory = memory
         self._prb = image.kallsyms.address("prb")
+        self._clear_seq = image.kallsyms.get("clear_seq")
 
     def _ring(self, path: str) -> int:
         return self._memory.struct("printk_ringbuffer", self._ring_address()).get(path)
@@ -37,6 +38,22 @@ class Printk:
         newest = self._ring("desc_ring.head_id.counter") & _ID_MASK
         record = self._record(newest)
         return 0 if record is None else record[0] + 1
+
+    def cleared(self) -> int:
+        """The number of the first record that ``dmesg`` shows: what came before was cleared (``dmesg -C``).
+
+        Source: ``kernel/printk/printk.c: latched_seq_read_nolock``.
+        """
+        if self._clear_seq is None:
+            return 0
+        seq = self._memory.struct("latched_seq", self._clear_seq)
+        values: tuple[int, int] = struct.unpack("<2Q", seq.raw("val"))
+        return values[seq.raw("latch")[0] & 1]
+
+    @property
+    def can_be_cleared(self) -> bool:
+        """Whether the symbol table lists where the kernel keeps what was cleared."""
+        return self._clear_seq is not None
 
     def records(self, since: int = 0) -> tuple[LogRecord, ...]:
         """The records with numbers from ``since`` on; one LogRecord for each line of a record."""

@@ -107,7 +107,9 @@ class ModprobeConfig:
 
         :param own: the soft dependencies that the modules name themselves (:attr:`ModuleIndex.softdeps`).
         """
-        softdeps = [(name, str(parse_softdep(text))) for name, text in (*self.softdeps_before, *own, *self.softdeps_after)]
+        softdeps = [
+            (name, str(parse_softdep(text))) for name, text in (*self.softdeps_before, *own, *self.softdeps_after)
+        ]
         weakdeps = [(name, " ".join(text.split())) for name, text in self.weakdeps]
         groups = {
             "install": self.install,

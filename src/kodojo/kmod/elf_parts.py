@@ -11,7 +11,15 @@ import numpy as np
 
 from kodojo.image.elf import FORMATS, Format
 
-__all__ = ["NotElfError", "Parts", "Sections", "modinfo_section", "modinfo_strings", "module_parts", "section_content"]
+__all__ = [
+    "NotElfError",
+    "Parts",
+    "Sections",
+    "modinfo_section",
+    "modinfo_strings",
+    "module_parts",
+    "section_content",
+]
 
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
 _LONGEST_SYMBOL = 512  # KSYM_NAME_LEN

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from kodojo.errors import CorruptError, StoreError, encode
+from kodojo.errors import CorruptError, StoreError, decode, encode
 from kodojo.image.arrays import read_arrays, write_arrays
 from kodojo.image.tree import ModuleTree, fold
 from kodojo.kmod.names import LONGEST_NAME, fnmatch, literal_prefix
@@ -125,6 +125,19 @@ class ModuleIndex:
             return []
         found = self._lists["symbol"].equal(encode(alias[len(_SYMBOL) :]))
         return [self._lists["name"][int(self._numbers["symbol_of"][at])] for at in found]
+
+    @property
+    def aliases(self) -> list[tuple[str, str]]:
+        """All aliases with their modules, in the order in which ``modprobe -c`` dumps its index."""
+        names, numbers = self._lists["name"], self._numbers["alias_of"].tolist()
+        found = sorted((encode(alias), number) for alias, number in zip(self._lists["alias"], numbers, strict=True))
+        return [(decode(alias), names[number]) for alias, number in found]
+
+    @property
+    def symbols(self) -> list[tuple[str, str]]:
+        """All exported symbols with their modules, sorted as bytes."""
+        names, numbers = self._lists["name"], self._numbers["symbol_of"].tolist()
+        return [(symbol, names[number]) for symbol, number in zip(self._lists["symbol"], numbers, strict=True)]
 
     def by_alias(self, alias: str) -> list[str]:
         """The modules one of whose aliases matches, in the order in which modprobe loads them."""

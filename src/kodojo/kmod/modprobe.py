@@ -26,11 +26,12 @@ __all__ = [
     "answer_request",
     "join_options",
     "lookup",
+    "lookup_name",
     "modprobe_quietly",
     "resolve",
 ]
 
-EEXIST, EINVAL, ENOENT = 17, 22, 2
+EAGAIN, EEXIST, EINVAL, ENOENT = 11, 17, 22, 2
 _DEEPEST = 200  # softdeps of softdeps of ...; no real tree has more than a few
 # With these commands people say "pretend to have loaded" and "do not load": what they do is known without a shell.
 _TRUE = frozenset({"/bin/true", "/usr/bin/true", "true", ":"})
@@ -61,6 +62,9 @@ class Unloader(Protocol):
 
     def rmmod(self, name: str) -> None:
         """Remove it. Raises UnloadError when the kernel refuses."""
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in the kernel."""
 
 
 class How(Enum):
@@ -112,7 +116,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Options of modprobe, by their long names; ``ignore_loaded`` is part of ``--show-depends``."""
+    """Options of modprobe, by their long names; ``ignore_loaded`` is part of ``--show-depends``.
+
+    :param wait: milliseconds that a removal may wait for the module's reference count.
+    """
 
     dry_run: bool = False
     ignore_loaded: bool = False
@@ -120,6 +127,7 @@ class Flags:
     use_blacklist: bool = False
     first_time: bool = False
     remove_holders: bool = False
+    wait: int = 0
 
 
 @dataclass
@@ -159,6 +167,14 @@ def lookup(index: ModuleIndex, config: ModprobeConfig, name: str) -> list[Candid
         return [Candidate(alias)]
     found = index.by_alias(alias) or index.by_builtin_alias(alias)
     return [Candidate(module, alias) for module in found]
+
+
+def lookup_name(index: ModuleIndex, name: str) -> list[Candidate]:
+    """The module of that name, or what is built in under it (``kmod_module_new_from_name_lookup``); no alias."""
+    folded = name.replace("-", "_")
+    if folded in index or index.is_builtin(folded):
+        return [Candidate(folded)]
+    return [Candidate(module) for module in index.by_builtin_alias(folded)]
 
 
 def resolve(
@@ -393,7 +409,7 @@ class Modprobe:
 
     def _remove_unused(self, unloader: Unloader, name: str) -> bool:
         """Remove a module if nobody uses it, then what it needed, as far as that is unused then."""
-        if unloader.refcount(name) > 0:
+        if not self._flags.wait and unloader.refcount(name) > 0:
             self._complain(f"Module {name} is in use.", fatal=True)
             return False
         if not self._rmmod(unloader, name):
@@ -409,17 +425,26 @@ class Modprobe:
             self._remove(unloader, candidate.name, asked=False, depth=depth + 1)
 
     def _rmmod(self, unloader: Unloader, name: str) -> bool:
+        """``rmmod_do_remove_module``: at once, or as soon as it is not in use, asking at intervals that double."""
         self._show(f"rmmod {name}")
         if self._flags.dry_run:
             return True
-        try:
-            unloader.rmmod(name)
-        except UnloadError as error:
-            self._complain(f"could not remove '{name}': {self._errno_text(error.errno)}")
-            self.outcome.failures.append((name, error))
-            return False
-        self.outcome.removed.append(name)
-        return True
+        left, interval = self._flags.wait, 1
+        while True:
+            try:
+                unloader.rmmod(name)
+            except UnloadError as error:
+                if error.errno == EAGAIN and left > 0:
+                    pause = min(interval, left)
+                    unloader.wait(pause / 1000)
+                    left -= pause
+                    interval *= 2
+                    continue
+                self._complain(f"could not remove '{name}': {self._errno_text(error.errno)}")
+                self.outcome.failures.append((name, error))
+                return False
+            self.outcome.removed.append(name)
+            return True
 
     # -- saying -----------------------------------------------------------------------------------------
     def _complain(self, text: str, *, fatal: bool = False) -> None:

@@ -17,7 +17,10 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
 ``lsmod``           [module]: {name, size, refcount, users: [name], state, address, taints}
 ``dmesg``           [record]: {level, text, time}
 ``cat``             [{path, ok, errno, errno_name, message, encoding: "utf-8" or "base64", content}]
-``ls``              {path, ok, errno, errno_name, message, entries: [{name, kind}]}
+``ls``              {path, ok, errno, errno_name, message, entries: [{name, kind}]}; with ``-l`` each has also
+                    {mode: 0 to 0o7777, links, uid, gid, size, major, minor, modified, target}
+                    (target: null if it is no link)
+``mkdir``, ``rm``   [{path, ok, errno, errno_name, message}], and so for ``mknod``, ``chmod``, ``umount``, ``mount``
 ``write``           {path, ok, errno, errno_name, message, size}
 ``boot``            {release, architecture, cmdline, memory, time}
 ``kernel list``     [{name, release, architecture, modules, snapshots, current, problem}]
@@ -46,6 +49,7 @@ from kodojo.report.errnos import errno_name
 if TYPE_CHECKING:
     from kodojo.kernel.module import Module
     from kodojo.loader.steps import Step
+    from kodojo.report.listing import ListedFile
 
 __all__ = [
     "answer",
@@ -53,6 +57,7 @@ __all__ = [
     "dumps",
     "error",
     "insmod",
+    "listed",
     "module",
     "plain",
     "record",
@@ -106,6 +111,17 @@ def module(loaded: Module) -> dict[str, Any]:
         "address": f"{loaded.address:#x}",
         "taints": loaded.taints,
     }
+
+
+def listed(file: ListedFile) -> dict[str, Any]:
+    """A name in a directory; a long listing has more of it."""
+    shape: dict[str, Any] = {"name": file.name, "kind": file.kind}
+    status = file.status
+    if status is not None:
+        names = ("mode", "links", "uid", "gid", "size", "major", "minor", "modified")
+        shape |= {name: getattr(status, name) for name in names}
+        shape["target"] = file.target or None
+    return shape
 
 
 def answer(failure: GuestOSError | UnloadError | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kodojo.report.paint import clean
 if TYPE_CHECKING:
     from kodojo.kmod.modinfo import Modinfo, Parameter
 
-__all__ = ["field_lines", "modinfo_lines"]
+__all__ = ["field_lines", "modinfo_lines", "modinfo_values"]
 
 _COLUMN = 15
 
@@ -22,16 +22,30 @@ def modinfo_lines(info: Modinfo) -> list[str]:
     return lines + [_line("parm", _described(parameter)) for parameter in info.parameters]
 
 
-def field_lines(info: Modinfo, field: str) -> list[str]:
-    """The values of one field, without its name."""
+def modinfo_values(info: Modinfo) -> list[str]:
+    """All about a module as ``modinfo -0`` prints it: tags as they are in the file, the rest as in the lines."""
+    values = [f"{_title('name')}{info.name}"] if info.builtin else []
+    values.append(f"{_title('filename')}{info.filename}")
+    values += [f"{key}={value}" for key, value in info.rows if key not in ("parm", "parmtype")]
+    return values + [f"{_title('parm')}{_described(parameter)}" for parameter in info.parameters]
+
+
+def field_lines(info: Modinfo, field: str, *, raw: bool = False) -> list[str]:
+    """The values of one field, without its name.
+
+    :param raw: as they are in the file: for a program, not for a terminal.
+    """
     if field == "parm":
-        return [clean(_typed(parameter)) for parameter in info.parameters]
-    return [_clean_lines(value) for value in info.values(field)]
+        return [_typed(parameter) if raw else clean(_typed(parameter)) for parameter in info.parameters]
+    return info.values(field) if raw else [_clean_lines(value) for value in info.values(field)]
+
+
+def _title(key: str) -> str:
+    return f"{key}:{' ' * abs(_COLUMN - len(key))}"
 
 
 def _line(key: str, value: str) -> str:
-    padding = " " * abs(_COLUMN - len(key))
-    return f"{clean(key)}:{padding}{_clean_lines(value)}"
+    return f"{_title(clean(key))}{_clean_lines(value)}"
 
 
 def _clean_lines(value: str) -> str:
