@@ -80,7 +80,7 @@ def usage_message(tool: str, error: click.UsageError) -> str:
 def version_option(function: F) -> F:
     """``-V``."""
     return click.option(
-        "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+        "-V", "--version", "print_version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
         help="Print the version.",
     )(function)  # fmt: skip
 

@@ -251,7 +251,7 @@ class Files:
 
     # -- mounts ---------------------------------------------------------------------------------------------
     def mount(self, source: str, target: str, filesystem: str | None = None, options: str = "") -> None:
-        """Mount a file system, with the options of mount(8).
+        """Mount a file system; the options are those of ``mount -o``.
 
         :param filesystem: None: those of ``/proc/filesystems`` that want a device are tried, one after the other.
         """

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from kodojo.cli.app import App
 from kodojo.cli.group import cli
 from kodojo.errors import GuestOSError, InputError, LogRecord, UnloadError
+from kodojo.kernel.files import FileStatus
 
 
 @dataclass
@@ -52,9 +53,14 @@ class CardKernel:
         )
         self.time = 3.0
         self.loaded: list[tuple[str, ...]] = []
+        self.forced: list[dict[str, bool]] = []
+        self.slept: list[float] = []
+        self.cleared = 0
         self.limits: list[float] = []
         self.removed: list[str] = []
         self.written: list[tuple[str, bytes]] = []
+        self.appended: list[tuple[str, bytes]] = []
+        self.opened: list[tuple[str, int]] = []
         self.files: dict[str, bytes] = {}
         self.directories: dict[str, list[tuple[str, str]]] = {}
         self.on_insmod: Callable[[], CardModule] = lambda: CardModule("m")
@@ -62,16 +68,31 @@ class CardKernel:
 
     @property
     def log(self) -> tuple[LogRecord, ...]:
-        return self.printk.records()
+        return self.printk.records(self.cleared)
+
+    def clear_log(self) -> None:
+        self.cleared = self.printk.next_sequence()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def clock(self, *, boot: bool = False) -> float:
+        return 20.0 if boot else 1000.0
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        yield
 
     def limit(self, seconds: float) -> None:
         self.limits.append(seconds)
 
-    def insmod(self, file: str, *parameters: str) -> CardModule:
+    def insmod(self, file: str, *parameters: str, **forcing: bool) -> CardModule:
         self.loaded.append((file, *parameters))
+        self.forced.append(forcing)
         return self.on_insmod()
 
-    def rmmod(self, name: str) -> None:
+    def rmmod(self, name: str, *, force: bool = False) -> None:
+        self.forced.append({"force": force})
         self.on_rmmod()
         self.removed.append(name)
         self.modules = [module for module in self.modules if module.name != name]
@@ -81,10 +102,29 @@ class CardKernel:
             raise GuestOSError(f"{path}: No such file or directory", 2)
         return self.files[path]
 
-    def write_file(self, path: str, data: bytes) -> None:
+    @contextmanager
+    def open(self, path: str, flags: int = 0) -> Iterator[Any]:
+        self.opened.append((path, flags))
+        data = self.read_file(path)
+        yield SimpleNamespace(pieces=lambda size: [data[:size]])
+
+    def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
         if path not in self.files:
             raise GuestOSError(f"{path}: No such file or directory", 2)
-        self.written.append((path, data))
+        (self.appended if append else self.written).append((path, data))
+
+    def stat(self, path: str, *, follow: bool = True) -> FileStatus:
+        directory, _, name = path.rpartition("/")
+        kinds = dict(self.directories.get(directory or "/", ()))
+        if path not in self.files and name not in kinds:
+            raise GuestOSError(f"{path}: No such file or directory", 2)
+        kind = kinds.get(name, "file")
+        device = kind.endswith("device")
+        size = len(self.files.get(path, b""))
+        return FileStatus(kind, 0o644, 1, 0, 1000, size, 8, 5 * device, 1 * device, 900.0)
+
+    def readlink(self, path: str) -> str:
+        return f"../{path.strip('/')}"
 
     def list_directory(self, path: str) -> tuple[Any, ...]:
         if path in self.files:
@@ -207,7 +247,7 @@ def run(monkeypatch: pytest.MonkeyPatch, session: CardSession, cards: CardStore)
     mixed = "mix_stderr" in inspect.signature(CliRunner).parameters
     runner = CliRunner(**({"mix_stderr": False} if mixed else {}))
 
-    def invoke(*arguments: str) -> Result:
-        return runner.invoke(cli, list(arguments))
+    def invoke(*arguments: str, stdin: bytes = b"") -> Result:
+        return runner.invoke(cli, list(arguments), input=stdin)
 
     return invoke

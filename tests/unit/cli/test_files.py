@@ -35,10 +35,39 @@ def test_cat_json(run, tree):
     assert (absent["ok"], absent["errno"], absent["errno_name"]) == (False, 2, "ENOENT")
 
 
+def test_cat_reads_a_part_and_does_not_wait(run, tree):
+    """--bytes and --nonblock are handed to the kernel: so many bytes at most, O_NONBLOCK when it is opened."""
+    assert run("cat", "--bytes", "2", "--nonblock", "/a").stdout_bytes == b"on"
+    assert tree.opened == [("/a", 0o4000)]
+
+
+def test_cat_and_write_take_a_limit(run, tree):
+    """What a blocked read is advised to use exists."""
+    assert run("cat", "--limit", "5", "/a").exit_code == 0
+    assert run("write", "--limit", "6", "/a", "x").exit_code == 0
+    assert tree.limits == [5, 6]
+
+
 def test_ls(run, tree):
-    """One name a line; -l puts the letter of its kind before it, as ls does."""
+    """One name a line."""
     assert run("ls").stdout.splitlines() == ["proc", "dev0", "lnk", "f"]
-    assert run("ls", "-l", "/").stdout.splitlines() == ["d proc", "c dev0", "l lnk", "- f"]
+
+
+def test_ls_l(run, tree):
+    """-l prints what GNU ls prints: sizes of files, numbers of devices, targets of links; columns are aligned."""
+    assert run("ls", "-l", "/").stdout.splitlines() == [
+        "total 16",
+        "drw-r--r-- 1 root 1000      0 Jan  1 00:15 proc",
+        "crw-r--r-- 1 root 1000 5,   1 Jan  1 00:15 dev0",
+        "lrw-r--r-- 1 root 1000      0 Jan  1 00:15 lnk -> ../lnk",
+        "-rw-r--r-- 1 root 1000      0 Jan  1 00:15 f",
+    ]
+    assert run("ls", "-l", "/a").stdout.splitlines() == ["-rw-r--r-- 1 root 1000 4 Jan  1 00:15 /a"]
+
+
+def test_ls_d(run, tree):
+    """-d lists the name itself."""
+    assert run("ls", "-d", "/proc").stdout == "/proc\n"
 
 
 def test_ls_of_a_file(run, tree):
@@ -58,6 +87,8 @@ def test_ls_json(run, tree):
     shape = json.loads(run("ls", "/", "--json").stdout)
     assert shape["entries"][0] == {"name": "proc", "kind": "directory"}
     assert json.loads(run("ls", "/nope", "--json").stdout)["errno"] == 2
+    entry = json.loads(run("ls", "-l", "/", "--json").stdout)["entries"][1]
+    assert (entry["mode"], entry["major"], entry["minor"], entry["target"]) == (0o644, 5, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +108,14 @@ def test_write(run, session, tree, arguments, data):
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert tree.written == [("/sys/x", data)]
     assert session.saved
+
+
+def test_write_from_standard_input(run, tree):
+    """Without TEXT, or with -, standard input is written byte for byte; --append is the shell's >>."""
+    assert run("write", "/sys/x", stdin=b"a\xff\n").exit_code == 0
+    assert run("write", "/sys/x", "-", "--append", stdin=b"more").exit_code == 0
+    assert tree.written == [("/sys/x", b"a\xff\n")]
+    assert tree.appended == [("/sys/x", b"more")]
 
 
 def test_write_fails(run, tree):

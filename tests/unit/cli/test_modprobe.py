@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kodojo.errors import LoadError, LogRecord, Refusal
+from kodojo.errors import LoadError, LogRecord, Refusal, UnloadError
 from kodojo.image.tree import ModuleTree
 from tests.support.elf_writer import module_writer
 
@@ -40,10 +40,95 @@ def test_modprobe_v_prints_what_it_does_as_modprobe_does(run, tree):
 
 
 @pytest.mark.parametrize("options", [("-n", "-v"), ("-D",)])
-def test_a_dry_run_loads_nothing_and_saves_nothing(run, kernel, session, tree, options):
+def test_a_dry_run_starts_no_machine(run, kernel, session, tree, options):
+    """A machine that was never started has no modules: it need not be started to know that."""
     result = run("modprobe", *options, "user")
     assert result.output == f"insmod {tree}/base.ko \ninsmod {tree}/user.ko \n"
+    assert (kernel.loaded, session.asked_to_save) == ([], None)
+
+
+def test_a_dry_run_looks_at_the_machine_that_there_is_and_saves_nothing(
+    run, kernel, session, tree, module, monkeypatch
+):
+    """What is loaded already would not be loaded again."""
+    monkeypatch.setattr(session, "describe", lambda: SimpleNamespace(release="9.9-paper", cmdline=""))
+    assert run("modprobe", "-n", "-v", "user").output == f"insmod {tree}/base.ko \ninsmod {tree}/user.ko \n"
+    kernel.modules = [module("user")]
+    assert run("modprobe", "-n", "-v", "user").output == ""
     assert (kernel.loaded, session.asked_to_save) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("options", "modversion", "vermagic"),
+    [
+        ((), False, False),
+        (("--force",), True, True),
+        (("-f",), True, True),
+        (("--force-modversion",), True, False),
+        (("--force-vermagic",), False, True),
+    ],
+)
+def test_forcing_is_for_all_that_is_loaded(run, kernel, options, modversion, vermagic):
+    """kmod forces the dependencies, too."""
+    assert run("modprobe", *options, "user").exit_code == 0
+    assert kernel.forced == [{"force_modversion": modversion, "force_vermagic": vermagic}] * 2
+
+
+def test_a_removal_waits_as_long_as_it_may(run, kernel, module):
+    """-w lets the machine's time pass, at intervals that double, and gives up at the end."""
+
+    def busy():
+        raise UnloadError("in use", 11)
+
+    kernel.modules = [module("base", refcount=1)]
+    kernel.on_rmmod = busy
+    result = run("modprobe", "-r", "-w", "10", "base")
+    assert result.stderr.startswith("modprobe: ERROR: could not remove 'base': Resource temporarily unavailable\n")
+    assert [round(1000 * seconds) for seconds in kernel.slept] == [1, 2, 4, 3]
+    result = run("modprobe", "-r", "-w", "soon", "base")
+    assert (result.exit_code, result.stderr) == (1, "modprobe: ERROR: unexpected wait value 'soon'.\n")
+
+
+def test_showconfig_prints_the_configuration_and_the_index(run, session, tmp_path):
+    """-c needs no machine; the lines can be read as a modprobe.d again."""
+    (tmp_path / "x.conf").write_text("blacklist b\noptions base a=1\n")
+    assert run("modprobe", "-c", "-C", str(tmp_path)).output.splitlines() == [
+        "blacklist b",
+        "options base a=1",
+        "",
+        "# End of configuration files. Dumping indexes now:",
+        "",
+        "alias some_thing user",
+        "alias symbol:base_get base",
+    ]
+    assert session.fresh is None
+
+
+def test_a_tree_of_ones_own(run, tree, tmp_path, cards):
+    """-d names the root, -S the release; -S alone is a kernel of the store."""
+    own = tmp_path / "root/lib/modules/1.2"
+    own.mkdir(parents=True)
+    (own / "base.ko").write_bytes((tree / "base.ko").read_bytes())
+    result = run("modprobe", "-D", "-d", str(tmp_path / "root"), "-S", "1.2", "base")
+    assert result.output == f"insmod {own}/base.ko \n"
+    assert run("modprobe", "-D", "-S", "9.9-paper", "base").output == f"insmod {tree}/base.ko \n"
+    assert run("modprobe", "-D", "-S", "9.8", "base").exit_code == 1
+
+
+def test_show_exports_and_modversions(run, tree, tmp_path):
+    """Of a file, or of what a name stands for; without CRCs they are 0, without the section it is fatal."""
+    writer = module_writer(name="v")
+    entry = (0xDEADBEEF).to_bytes(8, "little") + b".kfree".ljust(56, b"\0")
+    writer.add("__versions", entry, 2)
+    writer.add("__ksymtab_strings", b"\0v_get\0v_put\0", 2)
+    path = tmp_path / "v.ko"
+    path.write_bytes(writer.build())
+    assert run("modprobe", "--show-modversions", str(path)).output == "0xdeadbeef\tkfree\n"
+    assert run("modprobe", "--show-exports", str(path)).output == "0x00000000\tv_get\n0x00000000\tv_put\n"
+    result = run("modprobe", "--dump-modversions", "some-thing")
+    text = "modprobe: FATAL: could not get modversions of user: No such file or directory\n"
+    assert (result.exit_code, result.stderr) == (1, text)
+    assert run("modprobe", "--show-exports", "nosuch").stderr == "modprobe: FATAL: Module nosuch not found.\n"
 
 
 def test_an_unknown_name_is_fatal_and_with_a_a_warning(run, tree):
