@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kodojo.loader.kernel_errnos import KERNEL_ERRNOS
+
 __all__ = ["errno_name"]
 
 _NAMES = """
@@ -17,15 +19,13 @@ ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS 
 EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED EKEYREJECTED EOWNERDEAD
 ENOTRECOVERABLE ERFKILL EHWPOISON
 """.split()  # noqa: SIM905  a table to read, in the order of the numbers; - is not used
-# The kernel's own, which an init function can return by mistake.
-_INTERNAL = {512: "ERESTARTSYS", 515: "ENOIOCTLCMD", 517: "EPROBE_DEFER", 524: "ENOTSUPP"}
 
 
 def errno_name(errno: int) -> str:
     """``ENOENT`` for 2; the number itself if it has no name, nothing for 0."""
     if errno == 0:
         return ""
-    if errno in _INTERNAL:
-        return _INTERNAL[errno]
+    if errno in KERNEL_ERRNOS:
+        return KERNEL_ERRNOS[errno][0]
     name = _NAMES[errno - 1] if 0 < errno <= len(_NAMES) else "-"
     return str(errno) if name == "-" else name
