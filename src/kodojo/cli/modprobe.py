@@ -151,6 +151,7 @@ def modprobe(
     if switches["showconfig"]:
         status = show_config(app, _config(app, paths, _saved_command_line(app)), index())
     elif switches["show_modversions"] or switches["show_exports"]:
+        _config(app, paths)  # for what is wrong with it
         status = show_versions(app, names[0], index, exports=not switches["show_modversions"])
     elif switches["resolve_alias"]:
         status = _print_names(app, names, paths, index())
@@ -209,6 +210,7 @@ def _flags(switches: dict[str, bool], wait: int) -> Flags:
         use_blacklist=switches["use_blacklist"],
         first_time=switches["first_time"],
         remove_holders=switches["remove_holders"],
+        ends=not (switches["all"] or switches["quiet"]),
         wait=wait,
     )
 

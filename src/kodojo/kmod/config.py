@@ -20,6 +20,7 @@ _MODULES_SOFTDEP = "modules.softdep"  # depmod's file takes its place among the 
 _LARGEST_FILE = 16 << 20
 _BLANKS = "\t "
 _WHITE = " \t\n\v\f\r"
+_SOFTDEP_WORD = re.compile(r"[^ \t\n\v\f\r]+")
 _PIECE = re.compile(r"[^\\\n]+|\\.?|\n", re.DOTALL)
 
 
@@ -31,9 +32,9 @@ class Softdep:
     post: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As modprobe.d has it (``libkmod/libkmod-config.c: softdep_to_char``, with the blank that it forgets)."""
-        groups = {"pre:": self.pre, "post:": self.post}
-        return " ".join(word for title, names in groups.items() if names for word in (title, *names))
+        """As ``modprobe -c`` prints it (``softdep_to_char``): without a blank before ``post:``."""
+        groups = {"pre: ": self.pre, "post: ": self.post}
+        return "".join(title + " ".join(names) for title, names in groups.items() if names)
 
 
 @dataclass
@@ -179,10 +180,17 @@ class ModprobeConfig:
 
 
 def parse_softdep(text: str) -> Softdep:
-    """Take ``pre: a b post: c`` apart; what stands before both words is ignored, as kmod does."""
+    """Take ``pre: a b post: c`` apart (``libkmod/libkmod-config.c: kmod_config_add_softdep``).
+
+    What stands before both words is ignored. A single blank in front belongs to the first word, as kmod has it: so
+    ``softdep m  pre: a``, with two blanks, names nothing.
+    """
     lists: dict[str, list[str]] = {"": [], "pre:": [], "post:": []}
     current = ""
-    for word in text.split():
+    words = _SOFTDEP_WORD.findall(text)
+    if text[:1] in _WHITE and text[1:2] not in _WHITE:
+        words = words[1:]
+    for word in words:
         if word in ("pre:", "post:"):
             current = word
         else:

@@ -118,6 +118,7 @@ class Action:
 class Flags:
     """Options of modprobe, by their long names; ``ignore_loaded`` is part of ``--show-depends``.
 
+    :param ends: the first fatal message ends it, whatever else was asked for; so it is without ``-a`` and ``-q``.
     :param wait: milliseconds that a removal may wait for the module's reference count.
     """
 
@@ -127,6 +128,7 @@ class Flags:
     use_blacklist: bool = False
     first_time: bool = False
     remove_holders: bool = False
+    ends: bool = False
     wait: int = 0
 
 
@@ -152,7 +154,7 @@ def lookup(index: ModuleIndex, config: ModprobeConfig, name: str) -> list[Candid
     """The modules that a name or alias stands for (``kmod_module_new_from_lookup``); none if it is unknown.
 
     Asked in this order, until one answers: aliases of modprobe.d, module names, symbols, modules with an install or
-    remove command, aliases in the modules, aliases of what is built in.
+    remove command, aliases in the modules, names and aliases of what is built in.
     """
     alias = alias_normalize(name)
     if alias is None:
@@ -165,8 +167,11 @@ def lookup(index: ModuleIndex, config: ModprobeConfig, name: str) -> list[Candid
         return [Candidate(module, alias) for module in found]
     if any(alias == module for module, _ in (*config.install, *config.remove)):
         return [Candidate(alias)]
-    found = index.by_alias(alias) or index.by_builtin_alias(alias)
-    return [Candidate(module, alias) for module in found]
+    if found := index.by_alias(alias):
+        return [Candidate(module, alias) for module in found]
+    if index.is_builtin(alias):
+        return [Candidate(alias)]
+    return [Candidate(module, alias) for module in index.by_builtin_alias(alias)]
 
 
 def lookup_name(index: ModuleIndex, name: str) -> list[Candidate]:
@@ -260,6 +265,10 @@ class _Plan:
         return Action(how, name, path, options, command or "", candidate in self._required, last=candidate == asked)
 
 
+class _EndError(Exception):
+    """A fatal message was printed (``tools/log.c: log_printf``, which exits then)."""
+
+
 class Modprobe:
     """One run of modprobe.
 
@@ -281,6 +290,7 @@ class Modprobe:
         self._show = show or (lambda _line: None)
         self._errno_text = errno_text
         self.outcome = Outcome()
+        self.ended = False
 
     # -- loading ----------------------------------------------------------------------------------------
     def insert(self, loader: Loader, name: str, options: str = "") -> bool:
@@ -288,6 +298,9 @@ class Modprobe:
 
         :raises UnmodelledError: a command of modprobe.d would have to be run.
         """
+        return self._until_end(lambda: self._insert(loader, name, options))
+
+    def _insert(self, loader: Loader, name: str, options: str) -> bool:
         candidates = lookup(self._index, self._config, name)
         if not candidates:
             self._complain(f"Module {name} not found in directory {self._index.root}", fatal=True)
@@ -360,6 +373,9 @@ class Modprobe:
 
         :raises UnmodelledError: a command of modprobe.d would have to be run.
         """
+        return self._until_end(lambda: self._remove_all(unloader, name))
+
+    def _remove_all(self, unloader: Unloader, name: str) -> bool:
         candidates = lookup(self._index, self._config, name)
         if not candidates:
             self._complain(f"Module {name} not found.", fatal=True)
@@ -449,6 +465,18 @@ class Modprobe:
     # -- saying -----------------------------------------------------------------------------------------
     def _complain(self, text: str, *, fatal: bool = False) -> None:
         self.outcome.messages.append((fatal, text))
+        if fatal and self._flags.ends:
+            raise _EndError
+
+    def _until_end(self, work: Callable[[], bool]) -> bool:
+        """Do it, unless a fatal message has ended all."""
+        if self.ended:
+            return False
+        try:
+            return work()
+        except _EndError:
+            self.ended = True
+            return self._failed()
 
     def _failed(self) -> bool:
         self.outcome.status = 1

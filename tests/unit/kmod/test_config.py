@@ -61,7 +61,7 @@ def test_the_lines_of_showconfig(config_file):
         "remove r c",
         "alias a_* m",
         "options o p=1",
-        "softdep s pre: x y post: z",
+        "softdep s pre: x ypost: z",  # as kmod prints it
         "softdep own post: tail",
         "weakdep w u",
     ]
