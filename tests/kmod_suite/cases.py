@@ -1,4 +1,4 @@
-"""The comparisons, as data: what is typed. ROOT stands for the root, CONF for its modprobe.d, TREE for its modules."""
+"""What is typed, as data. ROOT stands for the root, CONF for its modprobe.d, TREE for its modules."""
 
 from __future__ import annotations
 

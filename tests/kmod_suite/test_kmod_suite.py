@@ -64,7 +64,7 @@ def root(tmp_path_factory, real) -> Path:
 
 @pytest.fixture
 def ours(monkeypatch) -> Callable[..., tuple[int, bytes, str]]:
-    """Our command line: a machine without modules, and the command line of this computer's kernel, as kmod reads it."""
+    """Our command line, with a machine without modules and this computer's kernel command line, which kmod reads."""
     monkeypatch.setattr(App, "session", Machine())
     command_line = Path("/proc/cmdline").read_text(encoding="utf-8")
     monkeypatch.setattr("kodojo.cli.modprobe._saved_command_line", lambda _app: command_line)

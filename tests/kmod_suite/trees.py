@@ -1,4 +1,4 @@
-"""Roots for kmod's tools: a tree of modules by the tests' own ELF writer, indexed by the real depmod, and modprobe.d."""
+"""Roots for kmod's tools: modules by the tests' own ELF writer, indexed by the real depmod, and modprobe.d."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_format(run, session, talkative):
     ],
 )
 def test_levels_and_times(run, talkative, options, count):
-    """--level takes names and numbers, in lists and repeatedly; + is util-linux'; times are the log's own, or relative."""
+    """Levels are names and numbers, in lists and repeatedly, + as in util-linux; times are the log's, or relative."""
     assert len(run("dmesg", *options).stdout.splitlines()) == count
 
 

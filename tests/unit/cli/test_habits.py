@@ -7,6 +7,8 @@ import pytest
 from kodojo.cli.habits import KMOD_TOOLS
 from tests.support.elf_writer import module_writer
 
+AMBIGUOUS = "'--remove' '--remove-holders' '--remove-dependencies' '--resolve-alias'"
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -18,8 +20,7 @@ from tests.support.elf_writer import module_writer
         (["modprobe", "--all=3", "x"], "modprobe: option '--all' doesn't allow an argument"),
         (
             ["modprobe", "--first", "--re", "x"],
-            "modprobe: option '--re' is ambiguous; possibilities: '--remove' '--remove-holders' "
-            "'--remove-dependencies' '--resolve-alias'",
+            f"modprobe: option '--re' is ambiguous; possibilities: {AMBIGUOUS}",
         ),
         (["insmod"], "insmod: ERROR: missing filename."),
         (["insmod", "-"], "insmod: ERROR: this tool does not support loading from stdin!"),

@@ -54,7 +54,8 @@ def test_a_weakdep_is_read_and_loads_nothing(config_file):
 
 def test_the_lines_of_showconfig(config_file):
     """Grouped as modprobe -c groups them, soft dependencies of the modules between those of the files."""
-    text = "alias a-* m\nsoftdep s pre: x  y post: z\nblacklist b\noptions o p=1\ninstall i /bin/true\nremove r c\nweakdep w u"
+    text = "alias a-* m\nsoftdep s pre: x  y post: z\nblacklist b\noptions o p=1\ninstall i /bin/true\n"
+    text += "remove r c\nweakdep w u"
     assert ModprobeConfig.read([config_file(a=text)]).lines([("own", "post: tail")]) == [
         "blacklist b",
         "install i /bin/true",
