@@ -10,7 +10,7 @@ MODULES = (
     Mod(
         "drivers/low.ko",
         exports={"low_get": 0x1234ABCD, "low_put": 7},
-        info={"alias": ["thing:v1*", "low-alias"], "parm": ["size:how large", "names:who"], "parmtype": "size:int"},
+        info={"alias": ["thing:v1*", "low-alias"], "parm": ["size:how large", "names:who"], "parmtype": "size:int", "depends": ""},
     ),
     Mod("drivers/mid-one.ko", exports={"mid_do": 0xFFFFFFFF}, needs={"low_get": 0x1234ABCD, "printk": 0x92997ED8}),
     Mod("drivers/top.ko", needs={"mid_do": 0xFFFFFFFF, "low_put": 7}, info={"alias": "thing:v1d[0-9]*"}),
@@ -115,7 +115,7 @@ CASES: dict[str, tuple[str, ...]] = {
     # modinfo
     **{
         f"modinfo-{field}": ("modinfo", "-F", field, "TREE/kernel/drivers/low.ko", "TREE/kernel/fs/before-it.ko")
-        for field in ("filename", "name", "license", "parm", "alias", "author", "vermagic", "nosuch")
+        for field in ("filename", "name", "license", "parm", "alias", "author", "vermagic", "depends", "nosuch")
     },
     "modinfo-whole": ("modinfo", "TREE/kernel/fs/soft.ko", "TREE/kernel/drivers/low.ko"),
     "modinfo-null": ("modinfo", "-0", "TREE/kernel/fs/soft.ko", "TREE/kernel/drivers/low.ko"),

@@ -59,9 +59,11 @@ class App:
 
         :raises KodojoError: it cannot be written, a full disk for instance; a closed pipe is left to click.
         """
-        text = lines if isinstance(lines, str) else "\n".join(lines)
+        if isinstance(lines, str):
+            lines = [lines] if lines else []
+        text = "".join(f"{line}\n" for line in lines)
         if text:
-            self.out_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+            self.out_bytes(text.encode("utf-8", "backslashreplace"))
 
     def out_bytes(self, data: bytes) -> None:
         """Write bytes to standard output as they are. Raises as :meth:`out`."""
