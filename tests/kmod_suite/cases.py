@@ -10,7 +10,12 @@ MODULES = (
     Mod(
         "drivers/low.ko",
         exports={"low_get": 0x1234ABCD, "low_put": 7},
-        info={"alias": ["thing:v1*", "low-alias"], "parm": ["size:how large", "names:who"], "parmtype": "size:int", "depends": ""},
+        info={
+            "alias": ["thing:v1*", "low-alias"],
+            "parm": ["size:how large", "names:who"],
+            "parmtype": "size:int",
+            "depends": "",
+        },
     ),
     Mod("drivers/mid-one.ko", exports={"mid_do": 0xFFFFFFFF}, needs={"low_get": 0x1234ABCD, "printk": 0x92997ED8}),
     Mod("drivers/top.ko", needs={"mid_do": 0xFFFFFFFF, "low_put": 7}, info={"alias": "thing:v1d[0-9]*"}),

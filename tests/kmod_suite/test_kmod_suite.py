@@ -84,7 +84,11 @@ def said(text: str) -> list[str]:
     lines = []
     for line in text.splitlines():
         match = _PLACE.match(line)
-        rest = line[match.end() :] if match else re.sub(r"^\w+: ERROR: (?=\S+ line \d+: |\S+: command |Ignoring bad )", "", line)
+        rest = (
+            line[match.end() :]
+            if match
+            else re.sub(r"^\w+: ERROR: (?=\S+ line \d+: |\S+: command |Ignoring bad )", "", line)
+        )
         if not rest.startswith(("hint: ", "why: ")):
             lines.append(rest)
     return lines

@@ -7,21 +7,26 @@ import re
 __all__ = ["changed_mode"]
 
 UMASK = 0o022  # of the guest's first process
-_OCTAL = re.compile(r"[0-7]{1,4}")
+_OCTAL = re.compile(r"0*[0-7]{1,4}")
+_OCTAL_OF_ALL_BITS = 5  # digits: so long a number says something of set-uid and set-gid, too
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[rwxXst]*|[ugo]))+)")
 _ACTION = re.compile(r"([-+=])([rwxXst]*|[ugo])(?=[-+=]|$)")
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 _BITS = {"r": 4, "w": 2, "x": 1}
+_SET_IDS, _STICKY = 0o6000, 0o1000
 _SPECIAL = {"u": 0o4000, "g": 0o2000, "o": 0}
 
 
 def changed_mode(text: str, mode: int, *, directory: bool = False) -> int | None:
     """The mode that a text makes of a file's mode; None if the text is no mode.
 
-    :param directory: what X asks for. Without letters for whom, umask 022 counts.
+    Without letters for whom, umask 022 counts. A directory keeps its set-uid and set-gid unless they are named.
+    Source: coreutils, ``lib/modechange.c: mode_adjust``.
     """
     if _OCTAL.fullmatch(text):
-        return int(text, 8)
+        value = int(text, 8)
+        kept = mode & _SET_IDS if directory and len(text) < _OCTAL_OF_ALL_BITS else 0
+        return value | kept
     for clause in text.split(","):
         match = _CLAUSE.fullmatch(clause)
         if match is None:
@@ -32,25 +37,24 @@ def changed_mode(text: str, mode: int, *, directory: bool = False) -> int | None
 
 
 def _applied(mode: int, whom: str, operator: str, what: str, directory: bool) -> int:
-    masked = 0 if whom else UMASK
     users = "ugo" if not whom or "a" in whom else whom
-    wanted = affected = 0
+    affected = wanted = 0
     for user in users:
-        shift = _SHIFTS[user]
-        affected |= 7 << shift | _SPECIAL[user]
-        wanted |= _permissions(mode, what, directory) << shift
-        if "s" in what:
-            wanted |= _SPECIAL[user]
-    if "t" in what and (not whom or "a" in whom or "o" in whom):
-        wanted |= 0o1000
-    wanted &= ~masked
+        affected |= 7 << _SHIFTS[user] | _SPECIAL[user]
+        wanted |= _permissions(mode, what, directory) << _SHIFTS[user]
+        wanted |= _SPECIAL[user] if "s" in what else 0
+    if "o" in users:
+        affected |= _STICKY
+        wanted |= _STICKY if "t" in what else 0
+    if not whom:
+        wanted &= ~UMASK
     if operator == "+":
         return mode | wanted
     if operator == "-":
         return mode & ~wanted
-    # What a directory has of set-uid and set-gid is kept unless it is named (coreutils: mode_compile).
-    cleared = affected & ~0o6000 if directory and "s" not in what else affected
-    return mode & ~(cleared & ~masked if not whom else cleared) | wanted
+    if directory and "s" not in what:
+        affected &= ~_SET_IDS
+    return mode & ~affected | wanted
 
 
 def _permissions(mode: int, what: str, directory: bool) -> int:

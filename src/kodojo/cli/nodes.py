@@ -106,14 +106,19 @@ def chmod(app: App, words: tuple[str, ...], recursive: bool) -> None:
     mode, *paths = words
     _checked_mode(app, "chmod", mode, 0)
 
+    known: set[str] = set()
+
     def change(kernel: Kernel, path: str) -> str:
         for each in _below(kernel, path) if recursive else [path]:
+            if each != path and kernel.stat(each, follow=False).kind == "link":
+                continue  # its mode is of no use, and what it leads to may be elsewhere
             status = kernel.stat(each)
+            known.add(path)
             kernel.chmod(each, changed_mode(mode, status.mode, directory=status.kind == "directory") or 0)
         return ""
 
     def said(path: str, why: str) -> str:
-        return f"chmod: cannot access '{path}': {why}"
+        return f"chmod: {'changing permissions of' if path in known else 'cannot access'} '{path}': {why}"
 
     _for_each(app, paths, change, said)
 
