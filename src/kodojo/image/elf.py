@@ -181,6 +181,8 @@ class ElfFile:
     :param data: the file; kept, never copied as a whole.
     :param name: what messages call it.
     :raises ImageError: it is no such file, or a table or segment reaches beyond its end.
+
+    :attr section_table: where the section headers are in the file.
     """
 
     def __init__(self, data: bytes | memoryview | mmap.mmap, name: str) -> None:
@@ -196,6 +198,7 @@ class ElfFile:
         self.machine = int(self._header["e_machine"])
         self.type = int(self._header["e_type"])
         self.entry = int(self._header["e_entry"])
+        self.section_table = int(self._header["e_shoff"])
 
     def __repr__(self) -> str:
         return f"<ElfFile {self.name}, {MACHINES.get(self.machine, self.machine)}>"
@@ -213,16 +216,23 @@ class ElfFile:
     @cached_property
     def sections(self) -> dict[str, Section]:
         """The sections by name; of several with one name the first. Empty if there are no section headers."""
+        sections: dict[str, Section] = {}
+        for section in self.section_list:
+            sections.setdefault(section.name, section)
+        return sections
+
+    @cached_property
+    def section_list(self) -> tuple[Section, ...]:
+        """The sections in the order of their headers, the empty first one included."""
         table = self._table("section headers", self.format.shdr, "e_shoff", "e_shnum", "e_shentsize")
         names_index = int(self._header["e_shstrndx"])
         if names_index >= len(table):
-            return {}
+            return ()
         names = self._slice(int(table[names_index]["sh_offset"]), int(table[names_index]["sh_size"]), "section names")
-        sections: dict[str, Section] = {}
-        for index, (name, kind, flags, address, offset, size, *_) in enumerate(table.tolist()):
-            text = _string(names, name).decode("utf-8", "replace")
-            sections.setdefault(text, Section(index, text, kind, flags, address, offset, size))
-        return sections
+        return tuple(
+            Section(index, _string(names, name).decode("utf-8", "replace"), kind, flags, address, offset, size)
+            for index, (name, kind, flags, address, offset, size, *_) in enumerate(table.tolist())
+        )
 
     def section_data(self, name: str) -> memoryview:
         """Return the bytes of a section; none for one without bytes in the file (``SHT_NOBITS``).

@@ -36,6 +36,7 @@ from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
 from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
+from kodojo.loader.force import without_version_facts
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
     MODULE_INIT_IGNORE_MODVERSIONS,
@@ -76,19 +77,6 @@ def _operation(method: Callable[Concatenate[Kernel, P], T]) -> Callable[Concaten
             return method(kernel, *args, **kwargs)
 
     return operation
-
-
-def _forced(module: bytes, flags: int) -> bytes:
-    """What ``init_module`` is given in place of flags, which it does not have."""
-    if not flags:
-        return module
-    from kodojo.kmod.versions import without_version_facts  # noqa: PLC0415  only when something is forced
-
-    return without_version_facts(
-        module,
-        modversions=bool(flags & MODULE_INIT_IGNORE_MODVERSIONS),
-        vermagic=bool(flags & MODULE_INIT_IGNORE_VERMAGIC),
-    )
 
 
 class Kernel:
@@ -437,7 +425,7 @@ class Kernel:
             steps.begin("insmod", arguments=arguments)
             if isinstance(file, bytes):
                 steps.note(size=len(file), enters="init_module")
-                with self.user.memory(_forced(file, flags)) as umod:
+                with self.user.memory(without_version_facts(file, flags)) as umod:
                     return sys_init_module(self.target, umod, len(file), uargs, steps)
             path = Path(file)
             try:
@@ -451,7 +439,7 @@ class Kernel:
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
             steps.note(file=path.name, unpacked=len(unpacked), enters="init_module")
-            with self.user.memory(_forced(unpacked, flags)) as umod:
+            with self.user.memory(without_version_facts(unpacked, flags)) as umod:
                 return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
 
     @_operation

@@ -11,15 +11,7 @@ import numpy as np
 
 from kodojo.image.elf import FORMATS, Format
 
-__all__ = [
-    "NotElfError",
-    "Parts",
-    "Sections",
-    "modinfo_section",
-    "modinfo_strings",
-    "module_parts",
-    "section_content",
-]
+__all__ = ["NotElfError", "Parts", "modinfo_section", "modinfo_strings", "module_parts", "section_content"]
 
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
 _LONGEST_SYMBOL = 512  # KSYM_NAME_LEN
@@ -42,47 +34,6 @@ class _Section(NamedTuple):
     info: int
     align: int
     entsize: int
-
-
-class Sections(NamedTuple):
-    """The sections of an ELF file.
-
-    :param table: the offset of the section headers. :param names: the sections' names, by their numbers.
-    """
-
-    data: bytes | mmap
-    format: Format
-    table: int
-    headers: list[_Section]
-    names: list[bytes]
-
-    @classmethod
-    def of(cls, data: bytes | mmap) -> Sections:
-        """Read the section headers.
-
-        :raises NotElfError: damaged, or no ELF file.
-        """
-        elf_format = _format(data)
-        found = list(_sections(data, elf_format))
-        header = np.frombuffer(data[: elf_format.ehdr.itemsize], elf_format.ehdr)[0]
-        return cls(data, elf_format, int(header["e_shoff"]), [each for each, _ in found], [name for _, name in found])
-
-    def number(self, wanted: bytes) -> int | None:
-        """The number of the first section of that name."""
-        return next((number for number, name in enumerate(self.names) if number and name == wanted), None)
-
-    def place(self, number: int | None) -> slice | None:
-        """Where in the file a section's content is; None if there is no such section, or it lies outside."""
-        if number is None or not 0 < number < len(self.headers):
-            return None
-        section = self.headers[number]
-        end = section.offset + section.size
-        return None if section.type == _SHT_NOBITS or end > len(self.data) else slice(section.offset, end)
-
-    def content(self, wanted: bytes) -> bytes | None:
-        """The content of the first section of that name."""
-        place = self.place(self.number(wanted))
-        return None if place is None else self.data[place]
 
 
 class Parts(NamedTuple):
