@@ -122,8 +122,10 @@ def test_failing_init(late):
 
 
 def test_init_may_return_any_negative_number():
-    """Numbers that are no errno of the loader's are passed on as they are."""
-    assert refuse(SpyTarget(init=-517), module()).errno == 517
+    """Numbers that are no errno of the loader's are passed on as they are; those of the kernel's own are named."""
+    error = refuse(SpyTarget(init=-517), module())
+    assert (error.errno, error.why.startswith("its init function returned -517 (EPROBE_DEFER: ")) == (517, True)
+    assert refuse(SpyTarget(init=-520), module()).why == "its init function returned -520"
 
 
 def test_positive_init():
