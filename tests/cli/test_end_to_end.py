@@ -193,3 +193,35 @@ def test_rmmod_refusals(shell: Shell, built: dict[str, Path]) -> None:
         1,
         "rmmod: ERROR: Module kd_absent is not currently loaded",
     )
+
+
+def test_the_log_is_followed_until_ctrl_c(shell: Shell) -> None:
+    """dmesg -w prints what is there, goes on, and ends well at Ctrl-C; its state is the machine's then."""
+    shell.ok("dmesg", "-C")
+    shell.ok("write", "/dev/kmsg", "<4>something to see")
+    process = shell.start("dmesg", "--follow")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("] something to see\n")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, "")
+    assert shell.ok("dmesg").splitlines()[0].endswith("] something to see")
+
+
+def test_standard_input_and_files(shell: Shell) -> None:
+    """Bytes come in by standard input, unaltered; directories and device files are made and removed."""
+    shell.ok("mkdir", "-p", "/a/b")
+    data = bytes(range(256)) * 2000
+    command = [sys.executable, "-m", "kodojo", "write", "/a/b/file"]
+    subprocess.run(command, input=data, env=shell.environment, check=True)
+    line = shell.ok("ls", "-l", "/a/b").splitlines()[1].split()
+    assert (line[0], line[4], line[-1]) == ("-rw-r--r--", str(len(data)), "file")
+    done = subprocess.run([*command[:3], "cat", "/a/b/file"], env=shell.environment, check=True, capture_output=True)
+    assert done.stdout == data
+    shell.ok("mknod", "/a/zero", "c", "1", "5")
+    assert shell.ok("cat", "--bytes", "2", "/a/zero") == "\0\0"
+    shell.ok("rm", "-r", "/a")
+    assert shell("ls", "/a").returncode == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kodojo.kernel.session import Session
     from kodojo.report.progress import Bar
 
-__all__ = ["App", "fresh_option", "json_option", "kernel_option", "limit_option", "machine_options", "pass_app"]
+__all__ = ["App", "fresh_option", "json_option", "kernel_option", "machine_options", "pass_app"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +32,7 @@ class App:
     :attr json: print JSON instead of text.
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the name of the kernel that the machine should run; None: any.
+    :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
@@ -40,6 +41,7 @@ class App:
         self.json = False
         self.fresh = False
         self.kernel: str | None = None
+        self.limit: float | None = None
         self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
@@ -180,6 +182,8 @@ class App:
             ) as kernel,
         ):
             bar.close()
+            if self.limit is not None:
+                kernel.limit(self.limit)
             since = kernel.printk.next_sequence()
             yield kernel
             self.log = kernel.printk.records(since)
@@ -230,12 +234,17 @@ def fresh_option(function: F) -> F:
     )(function)
 
 
-def limit_option(function: F) -> F:
+def _limit_option(function: F) -> F:
     """``--limit``."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: float | None) -> None:
+        ctx.ensure_object(App).limit = seconds(ctx, parameter, value)
+
     return click.option(
         "--limit",
         type=float,
-        callback=seconds,
+        expose_value=False,
+        callback=keep,
         metavar="SECONDS",
         help="How long the machine may take to answer, in its own time [30].",
     )(function)
@@ -243,4 +252,4 @@ def limit_option(function: F) -> F:
 
 def machine_options(function: F) -> F:
     """The options of every command that uses the machine."""
-    return fresh_option(kernel_option(json_option(function)))
+    return _limit_option(fresh_option(kernel_option(json_option(function))))

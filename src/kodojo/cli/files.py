@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kodojo.cli.app import App, limit_option, machine_options, pass_app
+from kodojo.cli.app import App, machine_options, pass_app
 from kodojo.errors import GuestOSError, encode
 from kodojo.report.refusal import error_lines
 
@@ -25,14 +25,11 @@ _O_NONBLOCK = 0o4000
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("-n", "--bytes", "size", type=click.IntRange(min=0), metavar="N", help="At most N bytes of each.")
 @click.option("--nonblock", is_flag=True, help="Do not wait for what is not there yet (O_NONBLOCK).")
-@limit_option
 @machine_options
 @pass_app
-def cat(app: App, paths: tuple[str, ...], size: int | None, nonblock: bool, limit: float | None) -> None:
+def cat(app: App, paths: tuple[str, ...], size: int | None, nonblock: bool) -> None:
     """Print the files PATH of the machine, byte for byte: /proc/modules, /sys/module/NAME/parameters/X, ..."""
     with app.machine() as kernel:
-        if limit is not None:
-            kernel.limit(limit)
         answers = [(path, *_read(kernel, path, size, nonblock=nonblock)) for path in paths]
     if app.json:
         from kodojo.report import json  # noqa: PLC0415
@@ -132,10 +129,9 @@ def _described(kernel: Kernel, path: str, name: str, kind: str, long: bool) -> L
 @click.argument("text", default="-")
 @click.option("--newline", is_flag=True, help="Append a newline to TEXT, as echo does.")
 @click.option("--append", is_flag=True, help="Write behind what is in the file, as the shell's >> does.")
-@limit_option
 @machine_options
 @pass_app
-def write(app: App, /, path: str, text: str, limit: float | None, **switches: bool) -> None:
+def write(app: App, /, path: str, text: str, **switches: bool) -> None:
     """Write exactly TEXT to the file PATH of the machine, as the shell's > does.
 
     Without TEXT, or if it is -, what comes from standard input is written.
@@ -144,8 +140,6 @@ def write(app: App, /, path: str, text: str, limit: float | None, **switches: bo
     data += b"\n" if switches["newline"] else b""
     failure: GuestOSError | None = None
     with app.machine() as kernel:
-        if limit is not None:
-            kernel.limit(limit)
         try:
             kernel.write_file(path, data, append=switches["append"])
         except GuestOSError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kodojo.cli.app import App, limit_option, machine_options, pass_app
+from kodojo.cli.app import App, machine_options, pass_app
 from kodojo.cli.habits import syslog_option, verbose_option, version_option
 from kodojo.errors import KodojoError, LoadError
 from kodojo.report.kmod import error_line, insmod_text, not_inserted, not_loaded
@@ -23,25 +23,27 @@ __all__ = ["insmod"]
 
 
 @click.command(short_help="Load a module.")
-@click.argument("file", default="")
+@click.argument("file", required=False)
 @click.argument("parameters", nargs=-1, metavar="[PARAM=VALUE]...")
-@click.option("-f", "--force", is_flag=True, help="Load it though it is for another kernel: this taints the kernel.")
+@click.option("-f", "--force", is_flag=True, help="Load it though it is for another kernel: both of the following.")
+@click.option("--force-modversion", is_flag=True, help="Ignore its symbol versions: this taints the kernel.")
+@click.option("--force-vermagic", is_flag=True, help="Ignore its version magic: this taints the kernel.")
 @click.option("--steps", is_flag=True, help="Print what the loader did, step by step.")
-@limit_option
 @syslog_option
 @verbose_option
 @version_option
 @machine_options
 @pass_app
-def insmod(app: App, file: str, parameters: tuple[str, ...], force: bool, steps: bool, limit: float | None) -> None:
+def insmod(app: App, /, file: str | None, parameters: tuple[str, ...], steps: bool, **forcing: bool) -> None:
     """Load the module in FILE (.ko, also compressed), as insmod does: nothing is printed if all is well.
 
     A refusal is printed in insmod's words, with the kernel's log lines, the reason, and what to do about it.
     """
-    if file in ("", "-"):
+    if file is None or file == "-":
         said = "this tool does not support loading from stdin!" if file else "missing filename."
         app.say(error_line("insmod", said, app.error_paint))
         raise click.exceptions.Exit(1)
+    forced = {name: forcing["force"] or forcing[name] for name in ("force_modversion", "force_vermagic")}
     arguments = " ".join(parameters)
     problem = _unreadable(app, file)
     if problem is not None:
@@ -51,10 +53,8 @@ def insmod(app: App, file: str, parameters: tuple[str, ...], force: bool, steps:
     failure: LoadError | None = None
     done: Sequence[Step] = ()
     with app.machine() as kernel:
-        if limit is not None:
-            kernel.limit(limit)
         try:
-            module = kernel.insmod(file, *parameters, force_modversion=force, force_vermagic=force)
+            module = kernel.insmod(file, *parameters, **forced)
         except LoadError as error:
             failure, done = error, getattr(error, "steps", ())
             _name_suitable_kernels(app, error, kernel.image, file)
