@@ -109,9 +109,9 @@ def _selection(kernel: Kernel, levels: set[int] | None, since: str | None, until
 def _follow(app: App, kernel: Kernel, chosen: Selection, shown: list[LogRecord]) -> None:
     """Print what is there and what comes; with ``--json`` it is collected in ``shown``."""
     sequence = kernel.printk.next_sequence()
-    if not app.json:
-        app.out(log_lines(shown, app.paint))
-    with _asked_to_stop() as stop:
+    with _asked_to_stop() as stop:  # from the first line on that somebody could react to
+        if not app.json:
+            app.out(log_lines(shown, app.paint))
         while not stop.is_set():
             began = time.monotonic()
             kernel.sleep(_SLICE)
