@@ -275,7 +275,10 @@ class Kernel:
         :raises UnmodelledError: the kernel's symbol table does not list where it keeps this.
         """
         if not self.printk.can_be_cleared:
-            raise UnmodelledError("this kernel's symbol table does not list clear_seq")
+            raise UnmodelledError(
+                "this kernel's symbol table does not list clear_seq, where it keeps what was cleared",
+                hint="look at the new lines only: kodojo dmesg --since",
+            )
         self.user.checked("log", "syslog", _SYSLOG_ACTION_CLEAR, 0, 0)
 
     @_operation
