@@ -277,7 +277,7 @@ class Kernel:
         if not self.printk.can_be_cleared:
             raise UnmodelledError(
                 "this kernel's symbol table does not list clear_seq, where it keeps what was cleared",
-                hint="look at the new lines only: kodojo dmesg --since",
+                hint="look at the new lines only: kodojo dmesg --since TIME",
             )
         self.user.checked("log", "syslog", _SYSLOG_ACTION_CLEAR, 0, 0)
 
