@@ -149,10 +149,7 @@ def modprobe(
 
     printed: list[str] = []
     if switches["showconfig"]:
-        tree = index()
-        # depmod's list of what modules may ask for takes its place among the files, by its name, as in kmod 33.
-        listed = () if tree.root is None else (str(tree.root / "modules.weakdep"),)
-        status = show_config(app, _config(app, (*paths, *listed), _saved_command_line(app)), tree)
+        status = show_config(app, _config(app, paths, _saved_command_line(app)), index())
     elif switches["show_modversions"] or switches["show_exports"]:
         _config(app, paths)  # for what is wrong with it
         status = show_versions(app, names[0], index, exports=not switches["show_modversions"])

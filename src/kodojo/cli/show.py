@@ -21,12 +21,11 @@ _NONE, _DAMAGED = "No such file or directory", "Exec format error"
 
 def show_config(app: App, config: ModprobeConfig, index: ModuleIndex) -> int:
     """``modprobe -c`` (``tools/modprobe.c: show_config``): the exit status."""
+    configured = config.lines(index.softdeps, index.weakdeps)
     if app.json:
-        app.out_json(
-            {"configuration": config.lines(index.softdeps), "aliases": index.aliases, "symbols": index.symbols}
-        )
+        app.out_json({"configuration": configured, "aliases": index.aliases, "symbols": index.symbols})
         return 0
-    lines = [*config.lines(index.softdeps), "", "# End of configuration files. Dumping indexes now:", ""]
+    lines = [*configured, "", "# End of configuration files. Dumping indexes now:", ""]
     lines += [f"alias {alias} {module}" for alias, module in index.aliases]
     lines += [f"alias symbol:{symbol} {module}" for symbol, module in index.symbols]
     app.out([clean(line) for line in lines])

@@ -16,7 +16,8 @@ from kodojo.kmod.names import alias_normalize, fnmatch
 __all__ = ["ModprobeConfig", "Softdep", "parse_softdep"]
 
 _SUFFIXES = (".conf", ".alias")
-_MODULES_SOFTDEP = "modules.softdep"  # depmod's file takes its place among the others, by its name
+# depmod's files take their places among the others, by their names.
+_MODULES_SOFTDEP, _MODULES_WEAKDEP = "modules.softdep", "modules.weakdep"
 _LARGEST_FILE = 16 << 20
 _BLANKS = "\t "
 _WHITE = " \t\n\v\f\r"
@@ -42,7 +43,8 @@ class ModprobeConfig:
     """The directives in the order of the files, names and values as pairs; names are folded.
 
     :param softdeps_before: those of files whose names sort before ``modules.softdep``; they win over a module's own.
-    :param weakdeps: modules that a module may ask for when it runs (kmod 33 and newer): nothing is loaded for them.
+    :param weakdeps_before: modules that a module may ask for when it runs (kmod 33 and newer): nothing is loaded for
+        them; before and after ``modules.weakdep`` likewise.
     :param problems: what was wrong, in kmod's words.
     """
 
@@ -53,7 +55,8 @@ class ModprobeConfig:
     remove: list[tuple[str, str]] = field(default_factory=list)
     softdeps_before: list[tuple[str, str]] = field(default_factory=list)
     softdeps_after: list[tuple[str, str]] = field(default_factory=list)
-    weakdeps: list[tuple[str, str]] = field(default_factory=list)
+    weakdeps_before: list[tuple[str, str]] = field(default_factory=list)
+    weakdeps_after: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @classmethod
@@ -70,7 +73,7 @@ class ModprobeConfig:
             for file in _files_in(path, config.problems):
                 files.setdefault(file.name, file)
         for name in sorted(files):
-            config._parse(files[name], before=name < _MODULES_SOFTDEP)
+            config._parse(files[name])
         for module, parameter in _kernel_parameters(command_line):
             config._note_kernel_parameter(module, parameter)
         return config
@@ -103,28 +106,26 @@ class ModprobeConfig:
                     return parse_softdep(text)
         return Softdep()
 
-    def lines(self, own: Sequence[tuple[str, str]] = ()) -> list[str]:
+    def lines(self, softdeps: Sequence[tuple[str, str]] = (), weakdeps: Sequence[tuple[str, str]] = ()) -> list[str]:
         """All directives as ``modprobe -c`` prints them (``tools/modprobe.c: show_config``).
 
-        :param own: the soft dependencies that the modules name themselves (:attr:`ModuleIndex.softdeps`).
+        :param softdeps: those that the modules name themselves (:attr:`ModuleIndex.softdeps`); ``weakdeps`` likewise.
         """
-        softdeps = [
-            (name, str(parse_softdep(text))) for name, text in (*self.softdeps_before, *own, *self.softdeps_after)
-        ]
-        weakdeps = [(name, " ".join(text.split())) for name, text in self.weakdeps]
+        soft = (*self.softdeps_before, *softdeps, *self.softdeps_after)
+        weak = (*self.weakdeps_before, *weakdeps, *self.weakdeps_after)
         groups = {
             "install": self.install,
             "remove": self.remove,
             "alias": self.aliases,
             "options": self.options,
-            "softdep": softdeps,
-            "weakdep": weakdeps,
+            "softdep": [(name, str(parse_softdep(text))) for name, text in soft],
+            "weakdep": [(name, " ".join(text.split())) for name, text in weak],
         }
         lines = [f"blacklist {name}" for name in self.blacklist]
         return lines + [f"{word} {name} {text}" for word, pairs in groups.items() for name, text in pairs]
 
     # -- parsing ----------------------------------------------------------------------------------------
-    def _parse(self, path: Path, *, before: bool) -> None:
+    def _parse(self, path: Path) -> None:
         try:
             if path.stat().st_size > _LARGEST_FILE:
                 raise InputError(f"{path}: too large for a configuration file")
@@ -137,11 +138,11 @@ class ModprobeConfig:
                 continue
             if command in ("include", "config"):
                 self.problems.append(f"{path}: command {command} is deprecated and not parsed anymore")
-            elif not self._directive(command, rest, before=before):
+            elif not self._directive(command, rest, path.name):
                 self.problems.append(f"{path} line {number}: ignoring bad line starting with '{command}'")
 
-    def _directive(self, command: str, rest: str, *, before: bool) -> bool:
-        """Note a directive; False if it is none."""
+    def _directive(self, command: str, rest: str, file: str) -> bool:
+        """Note a directive; False if it is none. Files have their places by their names."""
         first, rest = _word(rest)
         name = alias_normalize(first)
         if command == "allow_unsupported_modules":  # about a patch that only one distribution has
@@ -160,8 +161,8 @@ class ModprobeConfig:
             "options": self.options,
             "install": self.install,
             "remove": self.remove,
-            "softdep": self.softdeps_before if before else self.softdeps_after,
-            "weakdep": self.weakdeps,
+            "softdep": self.softdeps_before if file < _MODULES_SOFTDEP else self.softdeps_after,
+            "weakdep": self.weakdeps_before if file < _MODULES_WEAKDEP else self.weakdeps_after,
         }
         if command not in lists or not rest:
             return False

@@ -180,6 +180,18 @@ class ModuleIndex:
         """The ``softdep`` entries in the modules: name, and text as in modprobe.d."""
         return list(zip(self._lists["softdep_of"], self._lists["softdep"], strict=True))
 
+    @property
+    def weakdeps(self) -> list[tuple[str, str]]:
+        """The ``weakdep`` entries of ``modules.weakdep``, likewise, which kmod knows since version 33."""
+        if self.root is None:
+            return []
+        try:
+            text = (self.root / "modules.weakdep").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return []
+        lines = (line.split(None, 2) for line in text.splitlines())
+        return [(fold(words[1]), words[2]) for words in lines if len(words) == 3 and words[0] == "weakdep"]
+
 
 def _match(pattern: str, length: int, alias: str) -> bool:
     """Whether a pattern matches, the first ``length`` bytes of which are literally the name's."""

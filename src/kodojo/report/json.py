@@ -20,6 +20,10 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
 ``ls``              {path, ok, errno, errno_name, message, entries: [{name, kind}]}; with ``-l`` each has also
                     {mode: 0 to 0o7777, links, uid, gid, size, major, minor, modified, target}
                     (target: null if it is no link)
+``modprobe -c``     {configuration: [line], aliases: [[alias, module]], symbols: [[symbol, module]]}
+``modprobe          [{symbol, crc: text}]: also of ``--show-modversions``
+--show-exports``
+``mount``           without words: [{source, target, type, options}]
 ``mkdir``, ``rm``   [{path, ok, errno, errno_name, message}], and so for ``mknod``, ``chmod``, ``umount``, ``mount``
 ``write``           {path, ok, errno, errno_name, message, size}
 ``boot``            {release, architecture, cmdline, memory, time}

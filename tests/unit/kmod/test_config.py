@@ -46,8 +46,8 @@ def test_the_number_of_a_wrapped_line_is_that_of_its_end(config_file):
 
 def test_a_weakdep_is_read_and_loads_nothing(config_file):
     """kmod 33 and newer know the directive; it is for programs that make an initramfs."""
-    config = ModprobeConfig.read([config_file(a="weakdep a-b c  d\nweakdep m\n")])
-    assert config.weakdeps == [("a_b", "c  d")]
+    config = ModprobeConfig.read([config_file(a="weakdep a-b c  d\nweakdep m\n", z="weakdep z y\n")])
+    assert (config.weakdeps_before, config.weakdeps_after) == ([("a_b", "c  d")], [("z", "y")])
     assert config.softdep("a_b", []) == parse_softdep("")
     assert len(config.problems) == 1  # without a list it is a bad line
 
@@ -56,7 +56,7 @@ def test_the_lines_of_showconfig(config_file):
     """Grouped as modprobe -c groups them, soft dependencies of the modules between those of the files."""
     text = "alias a-* m\nsoftdep s pre: x  y post: z\nblacklist b\noptions o p=1\ninstall i /bin/true\n"
     text += "remove r c\nweakdep w u"
-    assert ModprobeConfig.read([config_file(a=text)]).lines([("own", "post: tail")]) == [
+    assert ModprobeConfig.read([config_file(a=text)]).lines([("own", "post: tail")], [("own", "u")]) == [
         "blacklist b",
         "install i /bin/true",
         "remove r c",
@@ -65,6 +65,7 @@ def test_the_lines_of_showconfig(config_file):
         "softdep s pre: x ypost: z",  # as kmod prints it
         "softdep own post: tail",
         "weakdep w u",
+        "weakdep own u",
     ]
 
 
