@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import (
     FaultReport,
@@ -26,7 +25,8 @@ from kodojo.image.image import Image
 from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
-from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, DirectoryEntry, Files, FileStatus, OpenFile
+from kodojo.kernel.file_calls import FileCalls, as_operation
+from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, Files
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
 from kodojo.kernel.new_code import NewCode
@@ -59,27 +59,14 @@ __all__ = ["Kernel"]
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
-_MNT_FORCE, _MNT_DETACH = 1, 2
 _COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
 _MAGIC_SIZE = 16
 _UNPACKED_LIMIT = 256 << 20
 _PROCESS_START = 0.04  # seconds of guest time
 _LOADER_NAME = "insmod"  # the task's name in messages
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def _operation(method: Callable[Concatenate[Kernel, P], T]) -> Callable[Concatenate[Kernel, P], T]:
-    @wraps(method)
-    def operation(kernel: Kernel, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with kernel.operation():
-            return method(kernel, *args, **kwargs)
-
-    return operation
-
-
-class Kernel:
+class Kernel(FileCalls):
     """A booted Linux kernel with our loader beside it.
 
     Made by :meth:`boot` and :meth:`fork`. Not thread-safe; machines are independent of each other.
@@ -263,12 +250,12 @@ class Kernel:
         """Seconds of guest time since power-on."""
         return self.machine.cpu.ticks / self.hertz
 
-    @_operation
+    @as_operation
     def clock(self, *, boot: bool = False) -> float:
         """The guest's clock: seconds since 1970, or since its boot, as the log's times are counted."""
         return self.files.clock(CLOCK_BOOTTIME if boot else CLOCK_REALTIME)
 
-    @_operation
+    @as_operation
     def clear_log(self) -> None:
         """Clear the log as ``dmesg -C`` does: what was printed before is no longer shown.
 
@@ -281,88 +268,8 @@ class Kernel:
             )
         self.user.checked("log", "syslog", _SYSLOG_ACTION_CLEAR, 0, 0)
 
-    @_operation
-    def read_file(self, path: str, size: int | None = None) -> bytes:
-        """The content of a file of the guest, or at most ``size`` bytes of it. Raises GuestOSError."""
-        return self.files.read(path, size)
-
-    @_operation
-    def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
-        """Write to a file of the guest, as the shell's ``>`` (or ``>>``) does. Raises GuestOSError."""
-        self.files.write(path, data, append=append)
-
-    @_operation
-    def list_directory(self, path: str) -> tuple[DirectoryEntry, ...]:
-        """The names in a directory of the guest. Raises GuestOSError."""
-        return self.files.list(path)
-
-    @_operation
-    def open(self, path: str, flags: int = 0) -> OpenFile:
-        """``openat(2)`` in the guest, for use in ``with``. Raises GuestOSError."""
-        return self.files.open(path, flags)
-
-    @_operation
-    def exists(self, path: str) -> bool:
-        """Whether there is such a file in the guest."""
-        return self.files.exists(path)
-
-    @_operation
-    def stat(self, path: str, *, follow: bool = True) -> FileStatus:
-        """Kind, mode, owner, size and device numbers of a file of the guest. Raises GuestOSError."""
-        return self.files.status(path, follow=follow)
-
-    @_operation
-    def readlink(self, path: str) -> str:
-        """Where a symbolic link of the guest points to. Raises GuestOSError."""
-        return self.files.link_target(path)
-
-    @_operation
-    def mkdir(self, path: str, mode: int = 0o777, *, parents: bool = False) -> None:
-        """Make a directory in the guest, with umask 022. Raises GuestOSError.
-
-        :param parents: as ``mkdir -p``.
-        """
-        self.files.make_directory(path, mode, parents=parents)
-
-    @_operation
-    def mknod(self, path: str, kind: str, major: int = 0, minor: int = 0, mode: int = 0o666) -> None:
-        """Make a device file (``kind`` c or b) or a fifo (p) in the guest, with umask 022. Raises GuestOSError."""
-        self.files.make_node(path, kind, major, minor, mode)
-
-    @_operation
-    def chmod(self, path: str, mode: int) -> None:
-        """Change the permissions of a file of the guest. Raises GuestOSError."""
-        self.files.change_mode(path, mode)
-
-    @_operation
-    def unlink(self, path: str) -> None:
-        """Remove a file of the guest. Raises GuestOSError."""
-        self.files.remove(path)
-
-    @_operation
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory of the guest. Raises GuestOSError."""
-        self.files.remove(path, directory=True)
-
-    @_operation
-    def mount(self, source: str, target: str, filesystem: str | None = None, options: str = "") -> None:
-        """Mount a file system in the guest: ``kernel.mount("/dev/ram0", "/mnt", "ext4", "ro")``. Raises GuestOSError.
-
-        :param filesystem: its type; None: those that the kernel has are tried.
-        :param options: as of ``mount -o``.
-        """
-        self.files.mount(source, target, filesystem, options)
-
-    @_operation
-    def umount(self, target: str, *, lazy: bool = False, force: bool = False) -> None:
-        """Take a mounted file system of the guest away. Raises GuestOSError (EBUSY while it is in use).
-
-        :param lazy: detach it now, clean up when it is no longer in use. :param force: give up what is under way.
-        """
-        self.files.unmount(target, (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
-
     # -- doing ----------------------------------------------------------------------------------------
-    @_operation
+    @as_operation
     def call(self, function: str | int, *arguments: Argument) -> int:
         """Call any function of the kernel, by name or address.
 
@@ -382,7 +289,7 @@ class Kernel:
         value &= (1 << (8 * returns.size)) - 1
         return value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
 
-    @_operation
+    @as_operation
     def sleep(self, seconds: float) -> None:
         """Let guest time pass: timers, work queues and threads run."""
         self.calls("schedule_timeout_uninterruptible", max(1, round(seconds * self.hertz)))
@@ -395,7 +302,7 @@ class Kernel:
             yield
 
     # -- modules --------------------------------------------------------------------------------------
-    @_operation
+    @as_operation
     def insmod(
         self,
         file: str | os.PathLike[str] | bytes,
@@ -445,7 +352,7 @@ class Kernel:
             with self.user.memory(without_version_facts(unpacked, flags)) as umod:
                 return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
 
-    @_operation
+    @as_operation
     def rmmod(self, name: str, *, force: bool = False) -> None:
         """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno.
 
@@ -474,7 +381,7 @@ class Kernel:
         with self.user.string(value if isinstance(value, bytes) else encode(value)) as address:
             yield address
 
-    @_operation
+    @as_operation
     def init_module(self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None) -> int:
         """``init_module(2)`` by our loader: 0 or -errno of the guest.
 
@@ -489,7 +396,7 @@ class Kernel:
                 return -error.errno
         return 0
 
-    @_operation
+    @as_operation
     def finit_module(self, fd: int, args: bytes | str | int = "", flags: int = 0) -> int:
         """``finit_module(2)`` by our loader: 0 or -errno of the guest.
 
@@ -502,7 +409,7 @@ class Kernel:
                 return -error.errno
         return 0
 
-    @_operation
+    @as_operation
     def delete_module(self, name: bytes | str | int, flags: int = 0) -> int:
         """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
         try:
