@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,12 +14,15 @@ from kodojo.cli.app import App
 __all__ = [
     "KMOD_TOOLS",
     "STATUS_OF_WRONG_USAGE",
+    "c_number",
     "full_names",
     "syslog_option",
     "usage_message",
     "verbose_option",
     "version_option",
 ]
+
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+)|(0[0-7]*)|[1-9][0-9]*")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +57,17 @@ def full_names(command: click.Command, ctx: click.Context, arguments: list[str])
             name = found[0] if found else name
         full.append(f"{name}{equals}{value}")
     return full
+
+
+def c_number(text: str) -> int:
+    """A number as ``strtoul(3)`` reads it with base 0: decimal, octal behind 0, hexadecimal behind 0x.
+
+    :raises ValueError: it is none.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(text, 16 if match[1] else 8 if match[2] else 10)
 
 
 def usage_message(tool: str, error: click.UsageError) -> str:

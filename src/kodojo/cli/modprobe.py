@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.cli.habits import syslog_option, version_option
+from kodojo.cli.habits import c_number, syslog_option, version_option
 from kodojo.cli.index import current_image, module_index
 from kodojo.cli.show import show_config, show_versions
 from kodojo.errors import GuestOSError, LoadError, decode
@@ -175,7 +175,7 @@ def modprobe(
 
 def _milliseconds(app: App, typed: str | None) -> int:
     try:
-        return abs(int(typed, 0)) if typed is not None else 0
+        return c_number(typed) if typed is not None else 0
     except ValueError:
         app.say(_line(app, "ERROR", f"unexpected wait value '{typed}'."))
         raise click.exceptions.Exit(1) from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
+from kodojo.cli.habits import c_number
 from kodojo.cli.modes import changed_mode
 from kodojo.errors import GuestOSError
 from kodojo.report.paint import clean
@@ -56,7 +57,7 @@ def mknod(app: App, words: tuple[str, ...], mode: str | None) -> None:
         _fail(app, "mknod", problem)
     wanted = _checked_mode(app, "mknod", mode, 0o666)
     path, kind, *numbers = words
-    major, minor = (int(number, 0) for number in numbers or ("0", "0"))
+    major, minor = (c_number(number) for number in numbers or ("0", "0"))
 
     def make(kernel: Kernel, path: str) -> str:
         kernel.mknod(path, kind, major, minor)
@@ -83,7 +84,7 @@ def _node_problem(words: tuple[str, ...]) -> str:
         return f"invalid device type '{words[1]}'"
     for name, number in zip(("major", "minor"), words[2:], strict=False):
         try:
-            valid = 0 <= int(number, 0) < 1 << (12 if name == "major" else 20)
+            valid = c_number(number) < 1 << (12 if name == "major" else 20)
         except ValueError:
             valid = False
         if not valid:
