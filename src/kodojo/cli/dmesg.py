@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dmesg"]
 
-_SLICE = 0.1  # seconds, of the guest and of whoever looks on
+_SLICE = 0.1  # seconds, of the guest and of the person who looks on
 
 Selection = Callable[[Sequence[LogRecord]], list[LogRecord]]
 

@@ -71,7 +71,7 @@ def c_number(text: str) -> int:
 
 
 def usage_message(tool: str, error: click.UsageError) -> str:
-    """What the tool says of wrong usage, in getopt's words."""
+    """The message for wrong usage, in getopt's words."""
     if isinstance(error, click.NoSuchOption):
         long = error.option_name.startswith("--")
         said = (

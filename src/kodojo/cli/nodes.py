@@ -69,7 +69,7 @@ def mknod(app: App, words: tuple[str, ...], mode: str | None) -> None:
 
 
 def _node_problem(words: tuple[str, ...]) -> str:
-    """What is wrong with the words of mknod, as it says it."""
+    """What is wrong with the words of mknod, in its own words."""
     kind = words[1][:1] if len(words) > 1 else ""
     needed = 2 if kind == "p" or len(words) < 2 else 4
     if len(words) < needed:
@@ -184,7 +184,7 @@ def _for_each(
     *,
     verbose: bool = False,
 ) -> None:
-    """Do it to every path, whatever became of the others; tell how it went, and exit.
+    """Do it to every path, whatever became of the others; report the results, and exit.
 
     :param work: what is done: gives what ``-v`` prints.
     :param said: the message for a path, of its name and of what the errno means.

@@ -54,7 +54,7 @@ class DirectoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What ``statx(2)`` says of a file.
+    """What ``statx(2)`` knows of a file.
 
     :param kind: in the words of :class:`DirectoryEntry`. :param mode: permissions, with set-uid, set-gid and sticky.
     :param size: bytes. :param blocks: of 512 bytes. :param major: of a device, else 0; ``minor`` likewise.
@@ -107,7 +107,7 @@ class OpenFile:
     def pieces(self, size: int | None = None) -> Iterator[bytes]:
         """``read()`` until the end, or until there are ``size`` bytes, one piece after the other.
 
-        :raises GuestOSError: what ``read()`` says; EFBIG if there is no end in sight.
+        :raises GuestOSError: the error of ``read()``; EFBIG if there is no end in sight.
         """
         left = _READ_LIMIT if size is None else min(size, _READ_LIMIT)
         while left and (piece := self.read(left)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KERNEL_ERRNOS", "told_errno"]
+__all__ = ["KERNEL_ERRNOS", "errno_meaning"]
 
 KERNEL_ERRNOS: dict[int, tuple[str, str]] = {
     512: ("ERESTARTSYS", "a signal arrived, and the system call is to be started again"),
@@ -25,10 +25,10 @@ KERNEL_ERRNOS: dict[int, tuple[str, str]] = {
     530: ("ERECALLCONFLICT", "it conflicts with a delegation that was recalled"),
     531: ("ENOGRACE", "the NFS server grants no time to reclaim locks"),
 }
-"""By number: the name, and what it says."""
+"""By number: the name, and its meaning."""
 
 
-def told_errno(errno: int) -> str:
+def errno_meaning(errno: int) -> str:
     """`` (EPROBE_DEFER: ...)`` for what ``strerror`` has no text for, else nothing."""
     if errno not in KERNEL_ERRNOS:
         return ""

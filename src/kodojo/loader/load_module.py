@@ -11,7 +11,7 @@ from kodojo.errors import DamageError, LoadError, MachineError, MachineFault, de
 from kodojo.image.architecture import architecture_named
 from kodojo.loader.delete_module import free_module, module_regions
 from kodojo.loader.elf_checks import elf_validity_check
-from kodojo.loader.kernel_errnos import told_errno
+from kodojo.loader.kernel_errnos import errno_meaning
 from kodojo.loader.layout import layout_and_allocate
 from kodojo.loader.load_info import (
     MODULE_INIT_IGNORE_MODVERSIONS,
@@ -358,7 +358,7 @@ def do_init_module(target: Target, mod: Module, steps: Steps) -> None:
             mod.name,
             -result,
             "init-failed",
-            f"its init function returned {result}{told_errno(-result)}",
+            f"its init function returned {result}{errno_meaning(-result)}",
             "The lines that it logged, if any, may say why; on a machine without the hardware this is usual.",
         )
     if result > 0:
