@@ -5,6 +5,7 @@
     KodojoError
     ├── InputError                 what the user gave cannot be used (a path, a name, an option)
     ├── ImageError                 a kernel image or package is broken, foreign or incomplete
+    │   ├── ModuleFileError        kmod gives up on a module's file: errno
     │   ├── PackageError           an archive is truncated, hostile or of an unknown kind
     │   └── MissingInformationError  the image lacks what the request needs (BTF, kallsyms, ...)
     ├── StoreError                 the store or the machine's saved state on disk
@@ -43,6 +44,7 @@ __all__ = [
     "MachineFault",
     "MachineHang",
     "MissingInformationError",
+    "ModuleFileError",
     "PackageError",
     "Refusal",
     "StoreError",
@@ -147,6 +149,14 @@ class ImageError(KodojoError):
     """A kernel image or package is broken, foreign or incomplete."""
 
 
+class ModuleFileError(ImageError):
+    """kmod cannot read a module's file, or finds no module in it."""
+
+    def __init__(self, message: str, errno: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+
 class PackageError(ImageError):
     """An archive is truncated, hostile or of an unknown kind."""
 
@@ -167,12 +177,16 @@ class LoadError(KodojoError):
     """The kernel refuses a module.
 
     :param steps: what the loader did until then (:class:`kodojo.loader.steps.Step`), if somebody kept it.
+    :param warnings: what to know about its file (``kodojo.Verdict.warnings``).
     """
 
-    def __init__(self, message: str, refusal: Refusal, steps: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, message: str, refusal: Refusal, steps: tuple[Any, ...] = (), warnings: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message, hint=refusal.hint)
         self.refusal = refusal
         self.steps = steps
+        self.warnings = warnings
 
     @property
     def errno(self) -> int:

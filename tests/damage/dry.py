@@ -17,6 +17,7 @@ from kodojo.check.explain import explain, notes
 from kodojo.errors import UnmodelledError
 from kodojo.image.elf import EHDR
 from kodojo.image.image import Image
+from kodojo.image.payload import Payload
 from kodojo.kernel.kernel import Kernel
 from kodojo.loader.dry import DryTarget
 from kodojo.loader.verdict import Verdict, judge, load
@@ -58,9 +59,9 @@ def dry_answer(image: Image, case: Case) -> Verdict:
 
     def prepare(target: DryTarget) -> None:
         for name in needed(image):
-            load(target, image.modules[name].read())
+            load(target, image.modules[name].payload())
 
-    verdict, _target = judge(image, case.data, [case.arguments], prepare)
+    verdict, _target = judge(image, Payload("case", case.data), [case.arguments], prepare)
     explained = Explained(image, case.data)
     notes(explained, verdict)
     return explain(explained, verdict)

@@ -17,6 +17,7 @@ PLAIN = ("message",), {"hint": "what to do"}
 ARGUMENTS = {
     "LoadError": (("message", REFUSAL), {}),
     "DamageError": (("message", REFUSAL), {}),
+    "ModuleFileError": (("message", 22), {"hint": "what to do"}),
     "UnloadError": (("message", 16), {"hint": "what to do"}),
     "GuestOSError": (("message", 2), {"hint": "what to do"}),
     "MachineFault": (("message", REPORT), {"hint": "what to do"}),

@@ -30,6 +30,7 @@ NAMES = [
     "MachineHang",
     "MissingInformationError",
     "Module",
+    "ModuleFileError",
     "PackageError",
     "Refusal",
     "StoreError",

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from kodojo.check.sources import Packing
 from kodojo.errors import KodojoError, decode
 from kodojo.image.architecture import architecture_of_module
 from kodojo.image.tree import fold, module_name
 from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
+from kodojo.loader.ordinary import makes_no_difference
 
 if TYPE_CHECKING:
     from kodojo.check.sources import GivenModule, Spool
@@ -23,7 +25,7 @@ _MANY = 4  # modules; fewer are read before threads have started
 class Examined(NamedTuple):
     """A module, and what it says about itself as far as that could be read.
 
-    :param module: decompressed by now, so that this is done once however many kernels there are.
+    :param module: unpacked by now, so that this is done once however many kernels there are.
     :param name: as the kernel would call it.
     :param depends: the modules that it names.
     :param release: of the kernel that it was built for, empty if it does not say.
@@ -66,11 +68,15 @@ def _each(function: Callable[[GivenModule], Examined], modules: Sequence[GivenMo
 def _examine(module: GivenModule, spool: Spool) -> Examined:
     name = module_name(module.label) or fold(os.path.basename(module.label).partition(".")[0])  # noqa: PTH119
     try:
-        compressed, content = module.is_compressed(), module.read()
+        payload = module.read()
     except KodojoError as error:
         return Examined(module._replace(problem=error.message, hint=error.hint), name)
-    if compressed:
-        module = module._replace(path=spool.write([content]))
+    content = payload.content
+    if payload.problem:  # the verdicts will say so
+        return Examined(module, name)
+    if payload.compression:
+        file = None if makes_no_difference(payload) else module.path
+        module = module._replace(path=spool.write([content]), packing=Packing.of(payload, file))
     known = architecture_of_module(content)
     architecture = known.name if known is not None else ""
     try:

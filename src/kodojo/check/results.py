@@ -66,6 +66,11 @@ class Result:
         return self.verdict.unmade if self.verdict else ()
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of the file: how other versions of kmod, or the kernel's own decoder, would answer."""
+        return self.verdict.warnings if self.verdict else ()
+
+    @property
     def errno(self) -> int:
         """The kernel's answer, positive; 0 if it is not no, or not known."""
         return self.verdict.errno if self.verdict else 0

@@ -12,24 +12,41 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.errors import ImageError, InputError, KodojoError
-from kodojo.image.compression import compression_of, decompress
-from kodojo.image.tree import MODULE_SIZE_LIMIT, module_name
+from kodojo.image.payload import MODULE_SIZE_LIMIT, Payload, read_stored, unpacked
+from kodojo.image.tree import module_name
 
 if TYPE_CHECKING:
     from typing import Self
 
     from kodojo.image.image import Image
 
-__all__ = ["GivenModule", "Key", "Spool", "find_modules", "own_module", "own_modules", "unreadable"]
+__all__ = ["GivenModule", "Key", "Packing", "Spool", "find_modules", "own_module", "own_modules", "unreadable"]
 
 Key = tuple[bool, str]
 """Whether a module is the kernel's own, and its label."""
+
+
+class Packing(NamedTuple):
+    """How a file is packed whose module has been unpacked already.
+
+    :param payload: what was found in it, the content left out.
+    :param file: where the file is, or its content; None if nothing can depend on it any more.
+    """
+
+    payload: Payload
+    file: Path | bytes | None = None
+
+    @classmethod
+    def of(cls, payload: Payload, file: Path | None) -> Packing:
+        """That of a payload."""
+        return cls(replace(payload, content=b"", packed=b""), file)
 
 
 class GivenModule(NamedTuple):
@@ -39,7 +56,8 @@ class GivenModule(NamedTuple):
         archive's path, a colon, and the path in it.
     :param path: where its content is now.
     :param own: it belongs to the tree of the kernel that it is checked against.
-    :param content: the module itself, where it has to travel to another computer.
+    :param content: the file's content, where it has to travel to another computer.
+    :param packing: of the file, where ``path`` and ``content`` are the module that came out of it.
     :param problem: why it cannot be read; empty if nothing is known against it. ``hint``: what to do about it.
     """
 
@@ -47,6 +65,7 @@ class GivenModule(NamedTuple):
     path: Path
     own: bool = False
     content: bytes | None = None
+    packing: Packing | None = None
     problem: str = ""
     hint: str = ""
 
@@ -55,40 +74,31 @@ class GivenModule(NamedTuple):
         """What tells it from the others that are checked against a kernel."""
         return self.own, self.label
 
-    def read(self) -> bytes:
-        """The module, decompressed.
+    def read(self) -> Payload:
+        """The module, as kmod reads its file.
 
         :raises InputError: it cannot be read.
-        :raises ImageError: it is compressed and damaged, or larger than any module.
+        :raises ImageError: it is larger than any module.
         """
-        if self.content is not None:
-            return self.content
-        data = self._stored(MODULE_SIZE_LIMIT + 1)
-        kind = compression_of(data)
-        if kind is not None:
-            data = decompress(data, kind, MODULE_SIZE_LIMIT, self.label)
-        if len(data) > MODULE_SIZE_LIMIT:
-            raise ImageError(f"{self.label}: refused: more than {MODULE_SIZE_LIMIT >> 20} MiB")
-        return data
+        content = self._stored()
+        if self.packing is None:
+            return unpacked(content, self.label)
+        payload, file = self.packing
+        packed = read_stored(file, self.label) if isinstance(file, Path) else file or b""
+        return replace(payload, content=content, packed=packed)
 
-    def is_compressed(self) -> bool:
-        """Whether :meth:`read` has to decompress it. Raises InputError if it cannot be read."""
-        return compression_of(self._stored(8)) is not None
-
-    def _stored(self, size: int) -> bytes:
+    def _stored(self) -> bytes:
         if self.problem:
             raise InputError(self.problem, hint=self.hint)
-        try:
-            with self.path.open("rb") as file:
-                known = os.fstat(file.fileno()).st_size  # 0 for pipes and the like
-                return file.read(min(size, known + 1) if known else size)  # memory is reserved for what is asked for
-        except OSError as error:
-            raise InputError(f"{self.label}: cannot be read: {error.strerror or error}") from error
+        return read_stored(self.path, self.label) if self.content is None else self.content
 
     def travelling(self) -> GivenModule:
         """The same, with its content, for a computer that does not see the file."""
+        packing = self.packing
         try:
-            return self._replace(content=self.read())
+            if packing is not None and isinstance(packing.file, Path):
+                packing = packing._replace(file=read_stored(packing.file, self.label))
+            return self._replace(content=self._stored(), packing=packing)
         except KodojoError as error:
             return self._replace(problem=error.message, hint=error.hint)
 

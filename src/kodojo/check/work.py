@@ -97,10 +97,12 @@ class _Room:
             notes += (f"it depends on {name}, which is nowhere to be found" for name in node.absent)
         result = Result(node.module.label, self._kernel, notes=tuple(notes))
         try:
-            content = node.module.read()
+            payload = node.module.read()
         except KodojoError as error:
             return _Done(replace(result, failure=error.message, advice=error.hint), None)
-        result = replace(result, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        content = payload.content
+        if not payload.problem:
+            result = replace(result, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
         before = [(key, self._done[key]) for key in node.before if key in self._done]
         residents = [done.resident for _, done in before if done.resident is not None]
         known: list[Module] = []
@@ -117,7 +119,7 @@ class _Room:
             notes=(*notes, *(_absence(done.result) for _, done in before if done.resident is None)),
         )
         try:
-            verdict, target = judge(self._image, content, parameters, prepare)
+            verdict, target = judge(self._image, payload, parameters, prepare)
             if self._explain and not verdict.ok:
                 verdict = self._explained(content, verdict)
         except KodojoError as error:

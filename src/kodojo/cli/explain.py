@@ -66,15 +66,16 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
     from kodojo.check.explain import Case, notes  # noqa: PLC0415
     from kodojo.check.explain import explain as explained  # noqa: PLC0415
     from kodojo.check.suitable import Origin, StoreKernels  # noqa: PLC0415
-    from kodojo.loader.verdict import check, read_module  # noqa: PLC0415
+    from kodojo.image.payload import read_module  # noqa: PLC0415
+    from kodojo.loader.verdict import check  # noqa: PLC0415
     from kodojo.report.explain import shape, verdict_lines  # noqa: PLC0415
 
-    content = read_module(file)
+    payload = read_module(file)
     image = _image(app)
-    stored, origin = StoreKernels(app.store), Origin.of(content)
+    stored, origin = StoreKernels(app.store), Origin.of(payload.content)
     built_for = stored.of_release(origin.release) if origin.release not in ("", image.release) else None
-    case = Case(image, content, built_for)
-    verdict = explained(case, check(image, content, *arguments))
+    case = Case(image, payload.content, built_for)
+    verdict = explained(case, check(image, payload, *arguments))
     suitable = stored.suitable(lambda: origin, image, (problem.slug for problem in verdict.problems))
     verdict, remarks = suitable.told(verdict), notes(case, verdict)
     if app.json:

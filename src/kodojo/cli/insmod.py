@@ -52,22 +52,23 @@ def insmod(app: App, /, file: str | None, parameters: tuple[str, ...], steps: bo
     shown: dict[str, Any] | None = None
     failure: LoadError | None = None
     done: Sequence[Step] = ()
+    notes: Sequence[str] = ()
     with app.machine() as kernel:
         try:
             module = kernel.insmod(file, *parameters, **forced)
         except LoadError as error:
-            failure, done = error, getattr(error, "steps", ())
+            failure, done, notes = error, error.steps, error.warnings
             _name_suitable_kernels(app, error, kernel.image, file)
         else:
-            done = module.steps
+            done, notes = module.steps, module.warnings
             if app.json:
                 from kodojo.report import json  # noqa: PLC0415
 
                 shown = json.module(module)
     if app.json:
-        _print_json(app, file, arguments, done, shown, failure)
+        _print_json(app, file, arguments, done, shown, failure, notes)
     else:
-        _print_text(app, file, done if steps else None, failure)
+        _print_text(app, file, done if steps else None, failure, notes)
     if failure is not None:
         raise click.exceptions.Exit(1)
 
@@ -75,21 +76,31 @@ def insmod(app: App, /, file: str | None, parameters: tuple[str, ...], steps: bo
 def _name_suitable_kernels(app: App, error: LoadError, image: Image, file: str) -> None:
     """Add to the hint which kernels of the store would suit, if the module is for another one."""
     from kodojo.check.suitable import Origin, StoreKernels  # noqa: PLC0415  only now
-    from kodojo.loader.verdict import read_module  # noqa: PLC0415
+    from kodojo.image.payload import read_module  # noqa: PLC0415
 
-    suitable = StoreKernels(app.store).suitable(lambda: Origin.of(read_module(file)), image, [error.slug])
+    suitable = StoreKernels(app.store).suitable(lambda: Origin.of(read_module(file).content), image, [error.slug])
     error.refusal = suitable.told_in(error.refusal)
     error.hint = error.refusal.hint
 
 
-def _print_text(app: App, file: str, steps: Sequence[Step] | None, failure: LoadError | None) -> None:
+def _print_text(
+    app: App, file: str, steps: Sequence[Step] | None, failure: LoadError | None, notes: Sequence[str]
+) -> None:
     if steps is not None:
         from kodojo.report.steps import STEP_COLUMNS, STEP_STYLES, step_rows  # noqa: PLC0415
 
         app.table(STEP_COLUMNS, step_rows(steps, failure.step if failure else ""), STEP_STYLES)
     if failure is None:
         app.mention_warnings()
-        return
+    else:
+        _print_refusal(app, file, failure)
+    if notes:
+        from kodojo.report.explain import file_warnings  # noqa: PLC0415
+
+        app.say(file_warnings(notes, app.error_paint))
+
+
+def _print_refusal(app: App, file: str, failure: LoadError) -> None:
     from kodojo.report.refusal import refusal_lines  # noqa: PLC0415
 
     # A file that would have damaged the kernel may have no errno: the kernel would not have lived to give one.
@@ -104,10 +115,11 @@ def _print_json(
     steps: Sequence[Step],
     module: dict[str, Any] | None,
     failure: LoadError | None,
+    notes: Sequence[str],
 ) -> None:
     from kodojo.report import json  # noqa: PLC0415
 
-    shape = json.insmod(file, arguments, log=app.log, steps=steps, loaded=module, warnings=app.warnings)
+    shape = json.insmod(file, arguments, log=app.log, steps=steps, loaded=module, warnings=app.warnings, notes=notes)
     if failure is not None:
         shape = json.refused(shape, errno=failure.errno, why=failure.why, hint=failure.hint, refusal=failure)
     app.out_json(shape)
@@ -118,13 +130,15 @@ def _unreadable(app: App, file: str) -> tuple[str, int, str, str] | None:
 
     As kmod has it: a file that is not there cannot be loaded, one that cannot be read cannot be inserted.
     """
+    from kodojo.image.payload import without_waiting  # noqa: PLC0415
+
     try:
         os.stat(file)  # noqa: PTH116  the name as it was typed, "" too
     except OSError as error:
         text = error.strerror or str(error)
         return not_loaded(file, text), error.errno or 0, text, _hint_for_missing(app, file)
     try:
-        with open(file, "rb"):  # noqa: PTH123  likewise
+        with open(file, "rb", opener=without_waiting):
             return None
     except OSError as error:
         text = error.strerror or str(error)

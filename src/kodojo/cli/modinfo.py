@@ -10,7 +10,7 @@ import click
 from kodojo.cli.app import App, json_option, kernel_option, pass_app
 from kodojo.cli.habits import version_option
 from kodojo.cli.index import current_image, module_index
-from kodojo.errors import ImageError, InputError, encode
+from kodojo.errors import KodojoError, ModuleFileError, encode
 from kodojo.report.kmod import error_line
 
 if TYPE_CHECKING:
@@ -119,14 +119,17 @@ def _find(name: str, tree: Callable[[], ModuleIndex], *, by_name: bool) -> tuple
 
 
 def _read(path: str) -> tuple[list[Modinfo], list[str]]:
-    from kodojo.kmod.modinfo import modname, read_modinfo  # noqa: PLC0415
+    from kodojo.image.tree import modname  # noqa: PLC0415
+    from kodojo.kernel.user import errno_text  # noqa: PLC0415
+    from kodojo.kmod.modinfo import read_modinfo  # noqa: PLC0415
 
     try:
         return [read_modinfo(path)], []
-    except InputError as error:
-        return [], [f"could not get modinfo from '{modname(path)}': {error.message.rpartition(': ')[2]}"]
-    except ImageError as error:
-        return [], [f"could not get modinfo from '{modname(path)}': Invalid argument ({error.message})"]
+    except ModuleFileError as error:
+        text = f"{errno_text(error.errno)} ({error.message})"
+    except KodojoError as error:
+        text = error.message.removeprefix(f"{path}: ").removeprefix("cannot be read: ")
+    return [], [f"could not get modinfo from '{modname(path)}': {text}"]
 
 
 def _shape(info: Modinfo) -> dict[str, Any]:

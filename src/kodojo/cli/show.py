@@ -55,12 +55,12 @@ def show_versions(app: App, name: str, index: Callable[[], ModuleIndex], *, expo
 
 
 def _show_file(app: App, name: str, path: Path, *, exports: bool) -> int:
+    from kodojo.image.payload import read_module  # noqa: PLC0415
     from kodojo.kmod.versions import exported_versions, version_line, wanted_versions  # noqa: PLC0415
-    from kodojo.loader.verdict import read_module  # noqa: PLC0415
 
     what = "symbols" if exports else "modversions"
     try:
-        data = read_module(path)
+        data = read_module(path).module()
         versions = exported_versions(data, name) if exports else wanted_versions(data, name)
     except InputError as error:
         return _fatal(app, f"could not get {what} of {name}: {error.message.rpartition(': ')[2]}")

@@ -7,7 +7,6 @@ bytes are.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import io
 import lzma
@@ -15,10 +14,10 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal, Protocol
 
 from kodojo.errors import PackageError
-from kodojo.image.compression import compression_of, decompress, end_of_lz4
+from kodojo.image.compression import MAGICS, compression_of, decoder, decompress, end_of_lz4
 
 __all__ = [
     "CHUNK",
@@ -37,8 +36,7 @@ MAXIMUM_SIZE = 4 << 30  # bytes in a package, unpacked; distribution kernels hav
 MAXIMUM_RATIO = 200  # of unpacked to packed size; kernels reach about 6
 _RATIO_COUNTS_FROM = 64 << 20
 _LZ4_MOST = 1 << 30  # bytes, in memory
-_ZSTD_BITE = 1 << 10  # a block of four bytes can stand for 128 KiB
-_XZ_MEMORY = 256 << 20  # bytes for a dictionary; `xz -9` asks for 65 MiB
+_IN_STREAMS = ("gzip", "bzip2", "lzma", "xz", "zstd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,72 +118,18 @@ def _damaged(name: str, error: Exception) -> PackageError:
     return PackageError(f"{name}: damaged: {error}", hint="fetch it again")
 
 
-class _Gunzip:
-    """zlib's decompressor with the interface of :class:`lzma.LZMADecompressor`."""
-
-    def __init__(self) -> None:
-        self._worker = zlib.decompressobj(31)
-
-    @property
-    def eof(self) -> bool:
-        return self._worker.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._worker.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._worker.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._worker.decompress(self._worker.unconsumed_tail + data, max_length)
-
-
-class _Unzstd:
-    """Likewise zstandard's, which knows no bounds: it gets small bites, and may produce more than was asked for."""
-
-    def __init__(self) -> None:
-        import zstandard  # noqa: PLC0415  (slow to import, and most packages are xz)
-
-        self._worker = zstandard.ZstdDecompressor().decompressobj()
-        self._input, self._position = b"", 0
-
-    @property
-    def eof(self) -> bool:
-        return self._worker.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return self._position == len(self._input)
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._worker.unused_data + self._input[self._position :]
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        if data:
-            self._input, self._position = self._input[self._position :] + data, 0
-        produced: list[bytes] = []
-        while not self.needs_input and not self.eof and sum(map(len, produced)) < max_length:
-            bite = self._input[self._position : self._position + _ZSTD_BITE]
-            self._position += len(bite)
-            produced.append(self._worker.decompress(bite))
-        return b"".join(produced)
-
-
 class _Pump:
-    """A stream that is fed to decompressors with the interface of :class:`lzma.LZMADecompressor`.
+    """A stream that is fed to decoders.
 
-    :param magic: how each of its parts begins; it ends where something else does.
+    :param kind: of compression. It ends where something does not begin as that does.
     """
 
-    def __init__(self, source: Readable, start: bytes, magic: bytes, create: Callable[[], Any]) -> None:
+    def __init__(self, source: Readable, start: bytes, kind: str) -> None:
         self._source = source
         self._pending = start
-        self._magic = magic
-        self._create = create
-        self._worker = create()
+        self._kind, self._magic = kind, MAGICS[kind]
+        self._worker = decoder(kind)
+        self._ended = False
         self._output, self._position = b"", 0
 
     @property
@@ -200,17 +144,19 @@ class _Pump:
         return self._output[start : self._position]
 
     def _produce(self) -> bytes:
-        while True:
+        while not self._ended:
             if self._worker.eof and not self._begin_next():
-                return b""
+                self._ended = True
+                break
             if self._worker.needs_input and not self._pending:
                 self._pending = self._source.read(CHUNK)
                 if not self._pending:
                     raise EOFError
             data, self._pending = self._pending, b""
-            produced = cast("bytes", self._worker.decompress(data, max_length=CHUNK))
+            produced = self._worker.decompress(data, CHUNK)
             if produced:
                 return produced
+        return b""
 
     def _begin_next(self) -> bool:
         """Streams may follow each other (parallel compressors write such), padded with zeroes; whether one does."""
@@ -218,16 +164,9 @@ class _Pump:
         while len(self._pending) < len(self._magic) and (data := self._source.read(CHUNK)):
             self._pending = (self._pending + data).lstrip(b"\0")
         if not self._pending.startswith(self._magic):
-            self._worker = _Ended()
             return False
-        self._worker = self._create()
+        self._worker = decoder(self._kind)
         return True
-
-
-class _Ended:
-    """A decompressor behind the end."""
-
-    eof, needs_input, unused_data = True, False, b""
 
 
 class Prefixed:
@@ -277,22 +216,13 @@ class Decompressed:
         )
 
 
-_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": _Gunzip,
-    b"\x28\xb5\x2f\xfd": _Unzstd,
-    b"\xfd7zXZ\0": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
-    b"\x5d\0\0": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
-    b"BZh": bz2.BZ2Decompressor,
-}
-
-
 def decompressed(window: Window) -> Decompressed:
     """The content of ``window``, which is gzip, xz, lzma, zstd, bzip2, lz4 or not compressed at all."""
     start = window.read(6)
-    for magic, create in _DECOMPRESSORS.items():
-        if start.startswith(magic):
-            return Decompressed(_Pump(window, start, magic, create), window)
-    if compression_of(start) == "lz4":
+    kind = compression_of(start)
+    if kind in _IN_STREAMS:
+        return Decompressed(_Pump(window, start, kind), window)
+    if kind == "lz4":
         data = start + window.read()
         end = end_of_lz4(data)
         return Decompressed(

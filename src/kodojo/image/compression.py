@@ -1,6 +1,8 @@
-"""Decompression of a whole file into memory, never beyond a given size.
+"""Compression: how data is packed, by its first bytes, and decoders that never exceed a given size.
 
-What stands behind the end of the stream is ignored: kernels have a length there.
+:func:`decompress` takes a whole file, of which what stands behind the end of the stream is ignored: kernels have a
+length there. Archives (:mod:`kodojo.image.archive`) and modules (:mod:`kodojo.image.payload`) have rules of their own
+for what follows a stream, and share the decoders.
 """
 
 from __future__ import annotations
@@ -8,24 +10,27 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol
 
 from kodojo.errors import ImageError
 
-__all__ = ["compression_of", "decompress", "end_of_lz4", "find_compressed"]
+__all__ = ["MAGICS", "Decoder", "compression_of", "decoder", "decompress", "end_of_lz4", "find_compressed"]
 
-_MAGICS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\x5d\x00\x00": "lzma",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x89LZO\x00": "lzo",
-    b"\x02\x21\x4c\x18": "lz4",
-    b"\x28\xb5\x2f\xfd": "zstd",
+MAGICS = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "lzma": b"\x5d\x00\x00",
+    "xz": b"\xfd7zXZ\x00",
+    "lzo": b"\x89LZO\x00",
+    "lz4": b"\x02\x21\x4c\x18",
+    "zstd": b"\x28\xb5\x2f\xfd",
 }
+"""Compression -> the bytes with which its files begin."""
+
 _LZ4_BLOCK = 8 << 20  # of the legacy frame, decompressed
 _LZ4_LARGEST = _LZ4_BLOCK + _LZ4_BLOCK // 255 + 16  # of one that does not get smaller (LZ4_compressBound)
-_ZSTD_BITE = 1 << 10
+_ZSTD_BITE = 1 << 10  # a block of four bytes can stand for 128 KiB
+_BITE = 1 << 18
 _MAX_DICTIONARY = 256 << 20  # kernels are compressed with xz dictionaries of up to 128 MiB
 _MAX_WINDOW = 1 << 27  # the kernel is compressed with zstd --ultra -22
 
@@ -37,12 +42,12 @@ class _TooLarge(Exception):  # noqa: N818
 def compression_of(data: bytes | memoryview) -> str | None:
     """Return how the data is compressed, by its first bytes: ``gzip``, ``xz``, ...; None if it is not."""
     head = bytes(data[:8])
-    return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), None)
+    return next((kind for kind, magic in MAGICS.items() if head.startswith(magic)), None)
 
 
 def find_compressed(data: bytes | memoryview) -> Iterator[tuple[int, str]]:
     """Where something compressed may begin, and how it may be compressed."""
-    starts = {magic + b"\x08" if kind == "gzip" else magic: kind for magic, kind in _MAGICS.items()}
+    starts = {magic + b"\x08" if kind == "gzip" else magic: kind for kind, magic in MAGICS.items()}
     for found in re.finditer(b"|".join(map(re.escape, starts)), data):
         yield found.start(), starts[found[0]]
 
@@ -55,14 +60,13 @@ def decompress(data: bytes | memoryview, kind: str, limit: int, name: str) -> by
     :param name: what messages call the data.
     :raises ImageError: damaged, truncated, larger than ``limit``, or no decoder for this kind.
     """
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
+    if kind not in _DECODERS and kind != "lz4":
         raise ImageError(
             f"{name}: compressed with {kind}, for which kodojo has no decoder",
             hint=f"decompress it first (for a kernel: extract-vmlinux {name} > vmlinux)",
         )
     try:
-        return decoder(data, limit)
+        return _lz4(data, limit) if kind == "lz4" else _stream(decoder(kind), memoryview(data), limit)
     except _TooLarge:
         raise ImageError(f"{name}: refused: more than {limit >> 20} MiB when decompressed") from None
     except MemoryError:
@@ -73,49 +77,127 @@ def decompress(data: bytes | memoryview, kind: str, limit: int, name: str) -> by
         ) from error
 
 
-def _stream(decompressor: Any, data: bytes | memoryview, limit: int) -> bytes:
-    result: bytes = decompressor.decompress(data, limit + 1)
-    if len(result) > limit:
-        raise _TooLarge
-    if not decompressor.eof:
-        raise EOFError("the end is missing")
-    return result
+class Decoder(Protocol):
+    """What decodes one stream, piece by piece (as :class:`lzma.LZMADecompressor` does).
+
+    ``eof``: the stream has ended, and ``unused_data`` is what was given beyond its end. ``needs_input``: nothing more
+    comes out before more is put in. What is wrong with the data is an exception of the library.
+    """
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes:
+        """About ``max_length`` bytes at most: zstd may give 128 KiB more for each KiB of its input."""
+        ...
 
 
-def _gzip(data: bytes | memoryview, limit: int) -> bytes:
-    import zlib  # noqa: PLC0415
-
-    return _stream(zlib.decompressobj(31), data, limit)
-
-
-def _bzip2(data: bytes | memoryview, limit: int) -> bytes:
-    import bz2  # noqa: PLC0415
-
-    return _stream(bz2.BZ2Decompressor(), data, limit)
+def decoder(kind: str) -> Decoder:
+    """A decoder for one stream of gzip, bzip2, lzma, xz or zstd, with a bound to the memory that it takes."""
+    return _DECODERS[kind]()
 
 
-def _xz(data: bytes | memoryview, limit: int) -> bytes:
-    import lzma  # noqa: PLC0415
-
-    return _stream(lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_MAX_DICTIONARY), data, limit)
-
-
-def _zstd(data: bytes | memoryview, limit: int) -> bytes:
-    import zstandard  # noqa: PLC0415
-
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
-    view = memoryview(data)
+def _stream(worker: Decoder, data: memoryview, limit: int) -> bytes:
     parts = []
     size = 0
-    # In small bites: a block of four bytes can stand for 128 KiB, and the output is checked after each bite.
-    for start in range(0, len(view), _ZSTD_BITE):
-        parts.append(decompressor.decompress(view[start : start + _ZSTD_BITE]))
+    position = 0
+    while not worker.eof:
+        piece = data[position : position + _BITE] if worker.needs_input else b""
+        if worker.needs_input and not piece:
+            raise EOFError("the end is missing")
+        position += len(piece)
+        parts.append(worker.decompress(piece, limit + 1 - size))
         size += len(parts[-1])
         if size > limit:
             raise _TooLarge
-        if decompressor.eof:
-            return b"".join(parts)
-    raise EOFError("the end is missing")
+    return b"".join(parts)
+
+
+class _Gunzip:
+    """zlib's decompressor as a :class:`Decoder`."""
+
+    def __init__(self) -> None:
+        import zlib  # noqa: PLC0415
+
+        self._worker = zlib.decompressobj(31)
+
+    @property
+    def eof(self) -> bool:
+        return self._worker.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._worker.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._worker.unused_data
+
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes:
+        tail = self._worker.unconsumed_tail
+        return self._worker.decompress(b"".join((tail, data)) if tail else data, max_length)
+
+
+class _Unzstd:
+    """zstandard's likewise, which knows no bounds: it gets small bites, and the output is counted after each."""
+
+    def __init__(self) -> None:
+        import zstandard  # noqa: PLC0415
+
+        self._worker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
+        self._input, self._position = memoryview(b""), 0
+
+    @property
+    def eof(self) -> bool:
+        return self._worker.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return self._position == len(self._input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._worker.unused_data + self._input[self._position :]
+
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes:
+        if data:
+            rest = bytes(self._input[self._position :])
+            self._input, self._position = memoryview(rest + bytes(data) if rest else data), 0
+        produced: list[bytes] = []
+        size = 0
+        while not self.needs_input and not self.eof and size < max_length:
+            bite = self._input[self._position : self._position + _ZSTD_BITE]
+            self._position += len(bite)
+            produced.append(self._worker.decompress(bite))
+            size += len(produced[-1])
+        return b"".join(produced)
+
+
+def _bunzip2() -> Decoder:
+    import bz2  # noqa: PLC0415
+
+    return bz2.BZ2Decompressor()
+
+
+def _unxz() -> Decoder:
+    import lzma  # noqa: PLC0415
+
+    return lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_MAX_DICTIONARY)
+
+
+_DECODERS: dict[str, Callable[[], Decoder]] = {
+    "gzip": _Gunzip,
+    "bzip2": _bunzip2,
+    "lzma": _unxz,
+    "xz": _unxz,
+    "zstd": _Unzstd,
+}
 
 
 def _lz4(data: bytes | memoryview, limit: int) -> bytes:
@@ -186,13 +268,3 @@ def _lz4_length(block: bytes, position: int, length: int) -> tuple[int, int]:
         length += more
         if more != 255:
             return length, position
-
-
-_DECODERS: dict[str, Callable[[bytes | memoryview, int], bytes]] = {
-    "gzip": _gzip,
-    "bzip2": _bzip2,
-    "lzma": _xz,
-    "xz": _xz,
-    "lz4": _lz4,
-    "zstd": _zstd,
-}

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from kodojo.errors import ImageError, InputError, MissingInformationError
+from kodojo.errors import ImageError, MissingInformationError
 from kodojo.image.elf import ElfFile
+from kodojo.image.payload import SUFFIXES, Payload, read_module
 
-__all__ = ["MODULE_SIZE_LIMIT", "ModuleFile", "ModuleTree", "fold", "module_name"]
-
-MODULE_SIZE_LIMIT = 512 << 20
-_SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
+__all__ = ["ModuleFile", "ModuleTree", "fold", "modname", "module_name"]
 
 
 def fold(name: str) -> str:
@@ -22,11 +20,14 @@ def fold(name: str) -> str:
     return name.replace("-", "_")
 
 
-def module_name(path: Path | str) -> str | None:
-    """Return the name of the module in a file, by the file's name; None if it is no module's."""
-    base = os.path.basename(path)  # noqa: PTH119 - strings, for speed: there are thousands
-    stem, dot, rest = base.partition(".ko")
-    return fold(stem) if dot and stem and ".ko" + rest in _SUFFIXES else None
+def modname(path: str | os.PathLike[str]) -> str:
+    """A module's name by its file's (``shared/util.c: path_to_modname``): up to the first dot, folded."""
+    return fold(os.path.basename(path).partition(".")[0])  # noqa: PTH119 - strings, for speed: there are thousands
+
+
+def module_name(path: str | os.PathLike[str]) -> str | None:
+    """Likewise; None if kmod would not look at a file of that name (``shared/util.c: path_ends_with_kmod_ext``)."""
+    return (modname(path) or None) if os.fspath(path).endswith(SUFFIXES) else None
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,17 @@ class ModuleFile:
         """
         return self._tree.dependencies(self.name)
 
+    def payload(self) -> Payload:
+        """Return the module's file as kmod reads it (:func:`kodojo.image.payload.read_module`)."""
+        return read_module(self.path)
+
     def read(self) -> bytes:
-        """Return the module, decompressed.
+        """Return the module, unpacked.
 
         :raises InputError: the file cannot be read.
-        :raises ImageError: it is damaged, or larger than ``MODULE_SIZE_LIMIT``.
+        :raises ImageError: it is damaged (ModuleFileError), or larger than any module.
         """
-        from kodojo.image.compression import compression_of, decompress  # noqa: PLC0415
-
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        kind = compression_of(data)
-        return decompress(data, kind, MODULE_SIZE_LIMIT, str(self.path)) if kind else data
+        return self.payload().module()
 
 
 class ModuleTree(Mapping[str, ModuleFile]):
@@ -160,7 +158,7 @@ class ModuleTree(Mapping[str, ModuleFile]):
             listed, _ = self._modules_dep.get(name, ("", ""))
             guesses = [listed] if listed else []
             if name in self._modules_order:
-                guesses += [self._modules_order[name][:-3] + suffix for suffix in _SUFFIXES]
+                guesses += [self._modules_order[name][:-3] + suffix for suffix in SUFFIXES]
             place = next((self.root / guess for guess in guesses if (self.root / guess).is_file()), None)
             if place is not None:
                 self._found[name] = ModuleFile(name, place, self)

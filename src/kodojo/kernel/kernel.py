@@ -20,8 +20,8 @@ from kodojo.errors import (
     decode,
     encode,
 )
-from kodojo.image.compression import compression_of, decompress
 from kodojo.image.image import Image
+from kodojo.image.payload import Payload, read_module
 from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
@@ -36,7 +36,7 @@ from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
 from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
-from kodojo.loader.force import without_version_facts
+from kodojo.loader.enter import insmod, other_answers
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
     MODULE_INIT_IGNORE_MODVERSIONS,
@@ -59,9 +59,6 @@ __all__ = ["Kernel"]
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
-_COMPRESSIONS = ("gzip", "xz", "zstd")  # what kmod unpacks
-_MAGIC_SIZE = 16
-_UNPACKED_LIMIT = 256 << 20
 _PROCESS_START = 0.04  # seconds of guest time
 _LOADER_NAME = "insmod"  # the task's name in messages
 
@@ -197,7 +194,7 @@ class Kernel(FileCalls):
             return any(m.name == wanted and m.state is ModuleState.LIVE for m in self.target.modules())
 
         def insmod(path: Path, options: str) -> None:
-            self._insmod(path, options, Steps())
+            self._insmod(read_module(path), options, Steps())
 
         def pause() -> None:
             # While a process starts or ends, others finish: init memory of modules is freed in the background.
@@ -316,41 +313,25 @@ class Kernel(FileCalls):
         :param parameters: ``NAME=VALUE`` words, joined with blanks.
         :param force_modversion: the CRCs of the symbols that it uses do not count (``modprobe --force-modversion``).
         :param force_vermagic: nor does its version magic. Either taints the kernel.
-        :raises LoadError: the kernel refuses it. InputError: the file cannot be read. MachineFault,
-            MachineHang: guest code crashed, or did not come back.
+        :raises LoadError: the kernel refuses it, or kmod cannot unpack it. InputError: the file cannot be read.
+            ImageError: it is larger than any module. MachineFault, MachineHang: guest code crashed, or did not
+            come back.
         """
         steps = Steps()
         self.tasks.set_name(_LOADER_NAME)
         name = "the module" if isinstance(file, bytes) else os.fspath(file)
+        payload = read_module(file)
+        warnings = other_answers(self.image, payload)
         try:
             flags = MODULE_INIT_IGNORE_MODVERSIONS if force_modversion else 0
             flags |= MODULE_INIT_IGNORE_VERMAGIC if force_vermagic else 0
-            mod = self._insmod(file, " ".join(parameters), steps, flags)
+            mod = self._insmod(payload, " ".join(parameters), steps, flags)
         except LoadError as error:
-            raise type(error)(f"{name}: {error.message}", error.refusal, tuple(steps)) from error
-        return Module(self, mod.address, tuple(steps))
+            raise type(error)(f"{name}: {error.message}", error.refusal, tuple(steps), warnings) from error
+        return Module(self, mod.address, tuple(steps), warnings)
 
-    def _insmod(self, file: str | os.PathLike[str] | bytes, arguments: str, steps: Steps, flags: int = 0) -> Any:
-        with self.user.string(encode(arguments)) as uargs:
-            steps.begin("insmod", arguments=arguments)
-            if isinstance(file, bytes):
-                steps.note(size=len(file), enters="init_module")
-                with self.user.memory(without_version_facts(file, flags)) as umod:
-                    return sys_init_module(self.target, umod, len(file), uargs, steps)
-            path = Path(file)
-            try:
-                with path.open("rb") as opened:
-                    kind = compression_of(opened.read(_MAGIC_SIZE))
-                    if kind not in _COMPRESSIONS:
-                        steps.note(file=path.name, enters="finit_module")
-                        return sys_finit_module(self.target, opened.fileno(), uargs, flags, steps)
-                    opened.seek(0)
-                    unpacked = decompress(opened.read(), kind, _UNPACKED_LIMIT, str(path))
-            except OSError as error:
-                raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
-            steps.note(file=path.name, unpacked=len(unpacked), enters="init_module")
-            with self.user.memory(without_version_facts(unpacked, flags)) as umod:
-                return sys_init_module(self.target, umod, len(unpacked), uargs, steps)
+    def _insmod(self, payload: Payload, arguments: str, steps: Steps, flags: int = 0) -> Any:
+        return insmod(self.target, self.user, payload, arguments, steps, flags)
 
     @as_operation
     def rmmod(self, name: str, *, force: bool = False) -> None:

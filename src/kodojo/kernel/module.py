@@ -26,13 +26,17 @@ class Module:
     """A module in the kernel's list. Everything is read from the kernel's memory when it is asked for.
 
     :param steps: what the loader did, if it was loaded by this call of ``insmod``.
+    :param warnings: likewise what to know about its file (:attr:`kodojo.Verdict.warnings`).
     """
 
-    def __init__(self, kernel: Kernel, address: int, steps: tuple[Step, ...] = ()) -> None:
+    def __init__(
+        self, kernel: Kernel, address: int, steps: tuple[Step, ...] = (), warnings: tuple[str, ...] = ()
+    ) -> None:
         self._kernel = kernel
         self._struct = kernel.memory.struct("module", address)
         self.name = decode(self._struct.string("name"))
         self.steps = steps
+        self.warnings = warnings
 
     def __repr__(self) -> str:
         return f"<Module {self.name}>"

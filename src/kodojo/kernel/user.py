@@ -8,12 +8,17 @@ space does (delayed ``fput``, signals, rescheduling) happens too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kodojo.errors import GuestOSError, decode
+from kodojo.errors import GuestOSError, InputError, decode
 from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from kodojo.image.payload import Payload
 
 __all__ = ["UserSpace"]
 
@@ -80,6 +85,22 @@ class UserSpace:
         finally:
             if self.calls.stopped is None:
                 self.checked("user memory", "munmap", address, size)
+
+    @contextmanager
+    def file(self, payload: Payload) -> Iterator[int]:
+        """A descriptor of a module's file, for the ``with`` block: one of this Python process."""
+        with ExitStack() as end:
+            path = Path(payload.path)
+            if not payload.path:  # a file that is open for writing, too, would be refused
+                from tempfile import TemporaryDirectory  # noqa: PLC0415  most modules are files already
+
+                path = Path(end.enter_context(TemporaryDirectory(prefix="kodojo-")), "module.ko")
+                path.write_bytes(payload.content)
+            try:
+                opened = end.enter_context(path.open("rb"))
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}", hint="give the path of a .ko file") from error
+            yield opened.fileno()
 
     def put(self, data: bytes, offset: int = 0) -> int:
         """Write into the scratch memory; the address."""

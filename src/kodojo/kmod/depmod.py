@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kodojo.errors import ImageError, InputError, decode
-from kodojo.image.tree import MODULE_SIZE_LIMIT, ModuleFile, ModuleTree, fold, module_name
+from kodojo.image.payload import MODULE_SIZE_LIMIT
+from kodojo.image.tree import ModuleFile, ModuleTree, fold, module_name
 from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
 from kodojo.kmod.names import alias_normalize
 
@@ -123,15 +124,11 @@ def _parts_or_none(file: ModuleFile) -> Parts | None:
 
 
 def _parts(file: ModuleFile) -> Parts:
-    path = str(file.path)
-    with open(path, "rb") as opened:  # noqa: PTH123  for speed: there are thousands
-        if not path.endswith(".ko"):
-            return module_parts(file.read())
-        size = os.fstat(opened.fileno()).st_size
-        if not 0 < size <= MODULE_SIZE_LIMIT:
-            raise NotElfError
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-            return module_parts(mapping)
+    with open(file.path, "rb") as opened:  # noqa: PTH123  for speed: there are thousands
+        if opened.read(4) == b"\x7fELF" and os.fstat(opened.fileno()).st_size <= MODULE_SIZE_LIMIT:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+                return module_parts(mapping)
+    return module_parts(file.read())
 
 
 def _note_modinfo(found: Found, number: int, modinfo: bytes) -> None:

@@ -106,7 +106,7 @@ def _format(data: bytes | mmap) -> Format:
 def _sections(data: bytes | mmap, elf_format: Format) -> Iterator[tuple[_Section, bytes]]:
     """The sections of a file with their names.
 
-    :raises NotElfError: a table is not inside the file.
+    :raises NotElfError: a table is not inside the file, or the names have no end (``kmod_elf_new``).
     """
     header = np.frombuffer(data[: elf_format.ehdr.itemsize], elf_format.ehdr)[0]
     offset, count, names = (int(header[name]) for name in ("e_shoff", "e_shnum", "e_shstrndx"))
@@ -115,6 +115,8 @@ def _sections(data: bytes | mmap, elf_format: Format) -> Iterator[tuple[_Section
         raise NotElfError
     sections = [_Section._make(row) for row in np.frombuffer(data[offset:end], elf_format.shdr).tolist()]
     texts = _content(data, sections[names])
+    if not texts.endswith(b"\0"):
+        raise NotElfError
     for section in sections:
         stop = texts.find(b"\0", section.name, section.name + _LONGEST_SYMBOL)
         yield section, texts[section.name : stop] if stop >= 0 else b""

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kodojo.errors import ImageError, InputError, decode
-from kodojo.image.compression import compression_of, decompress
-from kodojo.image.tree import MODULE_SIZE_LIMIT, fold
+from kodojo.errors import ModuleFileError, decode
+from kodojo.image.payload import SUFFIXES, read_module
+from kodojo.image.tree import modname
 from kodojo.kmod.elf_parts import NotElfError, modinfo_section, modinfo_strings
 from kodojo.kmod.signature import signature_rows
 
 if TYPE_CHECKING:
     from kodojo.kmod.index import ModuleIndex
 
-__all__ = ["Modinfo", "Parameter", "builtin_modinfo", "is_module_filename", "modname", "read_modinfo"]
+__all__ = ["Modinfo", "Parameter", "builtin_modinfo", "is_module_filename", "read_modinfo"]
 
-_SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
+_ENOENT, _ENOEXEC, _EINVAL = 2, 8, 22
+_EI_NIDENT = 16
 _BUILTIN = "(builtin)"
 
 
@@ -75,15 +76,10 @@ class Modinfo:
         return [(key, value) for key, value in self.rows if key in ("parm", "parmtype") and ":" not in value]
 
 
-def modname(path: str | os.PathLike[str]) -> str:
-    """A module's name by its file's (``shared/util.c: path_to_modname``): up to the first dot, folded."""
-    return fold(os.path.basename(path).partition(".")[0])  # noqa: PTH119  as typed
-
-
 def is_module_filename(name: str) -> bool:
     """Whether modinfo takes its argument for a file (``tools/modinfo.c: is_module_filename``)."""
     try:
-        return name.endswith(_SUFFIXES) and Path(name).is_file()
+        return name.endswith(SUFFIXES) and Path(name).is_file()
     except ValueError:  # a NUL in it
         return False
 
@@ -92,28 +88,28 @@ def read_modinfo(path: str | os.PathLike[str]) -> Modinfo:
     """Read the facts in a module's file, compressed or not.
 
     :raises InputError: it cannot be read.
-    :raises ImageError: it is no module, or damaged.
+    :raises ImageError: it is larger than any module; ModuleFileError: it is no module, or damaged.
     """
     name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:  # noqa: PTH123
-            if os.fstat(file.fileno()).st_size > MODULE_SIZE_LIMIT:
-                raise ImageError(f"{name}: refused: more than {MODULE_SIZE_LIMIT >> 20} MiB")
-            data = file.read(MODULE_SIZE_LIMIT)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
-    kind = compression_of(data)
-    if kind is not None:
-        data = decompress(data, kind, MODULE_SIZE_LIMIT, name)
+    data = read_module(name).module()
     try:
         section = modinfo_section(data)
     except NotElfError:
-        raise ImageError(f"{name}: not a kernel module: no ELF file for x86-64, or damaged") from None
+        raise _no_module(name, data) from None
     if section is None:
-        raise ImageError(f"{name}: not a kernel module: no section .modinfo")
+        what = f"{name}: not a kernel module: no section .modinfo"
+        raise ModuleFileError(what, _ENOENT, hint="give the .ko file that kbuild makes, not a .o file")
     rows = [_row(entry) for entry in modinfo_strings(section)] + signature_rows(data)
     absolute = name if name.startswith("/") else f"{Path.cwd()}/{name}"  # with its dots, as modinfo has it
     return Modinfo(modname(name), absolute, tuple(rows))
+
+
+def _no_module(name: str, data: bytes) -> ModuleFileError:
+    """The error for what is no ELF file, or a damaged one (``libkmod/libkmod-elf.c: elf_identify, kmod_elf_new``)."""
+    if len(data) <= _EI_NIDENT or not data.startswith(b"\x7fELF"):
+        hint = "give the .ko file that kbuild makes"
+        return ModuleFileError(f"{name}: not a kernel module: no ELF file", _ENOEXEC, hint=hint)
+    return ModuleFileError(f"{name}: the ELF file is damaged", _EINVAL, hint="build it or fetch it again")
 
 
 def builtin_modinfo(index: ModuleIndex, name: str) -> Modinfo:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from kodojo.image.compression import MAGICS
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno
 
 if TYPE_CHECKING:
     from kodojo.errors import LoadError
+    from kodojo.image.config import Config
     from kodojo.loader.target import Target
 
-__all__ = ["module_decompress"]
+__all__ = ["kernel_compression", "module_decompress"]
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LARGEST_WINDOW = 1 << 31
+ZSTD_BLOCK = 128 << 10
 ZSTD_STATUS = {"checksum": 22}  # a word of the library's text -> number of the kernel's; corruption is 20
 HINT = "Compress it as the kernel's build does (xz --check=crc32 --lzma2=dict=1MiB), or let user space decompress it."
 LIMIT = 1 << 28
 """Bytes that a module may grow to. The kernel has no limit but its memory: it dies of what does not fit."""
+
+
+def kernel_compression(config: Config) -> str:
+    """How the files are compressed that a kernel unpacks itself (``/sys/module/compression``); empty: it cannot."""
+    if not config.enabled("MODULE_DECOMPRESS"):
+        return ""
+    for kind in ("xz", "zstd"):
+        if config.enabled(f"MODULE_COMPRESS_{kind.upper()}"):
+            return kind
+    return "gzip"
 
 
 def module_decompress(target: Target, data: bytes) -> bytes:
@@ -28,15 +40,11 @@ def module_decompress(target: Target, data: bytes) -> bytes:
     :raises LoadError: after the kernel's line, if the file is damaged, or packed as the kernel cannot unpack it.
     :raises KernelErrno: EOPNOTSUPP where the kernel cannot do it, ENOMEM.
     """
-    config = target.image.config
-    if not config.enabled("MODULE_DECOMPRESS"):
+    decode = _DECODERS.get(kernel_compression(target.image.config))
+    if decode is None:
         raise KernelErrno(Errno.EOPNOTSUPP)
     try:
-        if config.enabled("MODULE_COMPRESS_XZ"):
-            return _xz(target, data)
-        if config.enabled("MODULE_COMPRESS_ZSTD"):
-            return _zstd(target, data)
-        return _gzip(target, data)
+        return decode(target, data)
     except MemoryError:
         raise KernelErrno(Errno.ENOMEM) from None
 
@@ -47,9 +55,9 @@ def _fail(target: Target, text: str) -> LoadError:
 
 
 def _xz(target: Target, data: bytes) -> bytes:
-    from kodojo.loader.xz import XZ_MAGIC, XzError, xz_decompress  # noqa: PLC0415
+    from kodojo.loader.xz import XzError, xz_decompress  # noqa: PLC0415
 
-    if not data.startswith(XZ_MAGIC):
+    if not data.startswith(MAGICS["xz"]):
         raise _fail(target, "not an xz compressed module")
 
     def dictionary(size: int) -> None:
@@ -65,7 +73,7 @@ def _xz(target: Target, data: bytes) -> bytes:
 
 
 def _gzip(target: Target, data: bytes) -> bytes:
-    if len(data) < 10 or not data.startswith(b"\x1f\x8b\x08"):
+    if len(data) < 10 or not data.startswith(MAGICS["gzip"] + b"\x08"):
         raise _fail(target, "not a gzip compressed module")
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     start = 10
@@ -87,14 +95,15 @@ def _gzip(target: Target, data: bytes) -> bytes:
 def _zstd(target: Target, data: bytes) -> bytes:
     import zstandard  # noqa: PLC0415
 
-    if not data.startswith(ZSTD_MAGIC):
+    if not data.startswith(MAGICS["zstd"]):
         raise _fail(target, "not a zstd compressed module")
     try:
         header = zstandard.get_frame_parameters(data)
     except zstandard.ZstdError:
         raise _fail(target, "ZSTD-compressed data has an incomplete frame header") from None
-    if header.window_size > ZSTD_LARGEST_WINDOW:
-        raise _fail(target, "ZSTD-compressed data has too large a window size")
+    # The kernel compares with (1 << 31) as an int, which no size exceeds; its memory is the limit.
+    workspace = header.window_size + 2 * min(header.window_size, ZSTD_BLOCK)
+    target.vfree(target.vmalloc(workspace, warn=True))
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_LARGEST_WINDOW)
     try:
         with decompressor.stream_reader(data) as stream:
@@ -105,3 +114,6 @@ def _zstd(target: Target, data: bytes) -> bytes:
     if len(content) > LIMIT:
         raise MemoryError
     return content
+
+
+_DECODERS = {"xz": _xz, "zstd": _zstd, "gzip": _gzip}

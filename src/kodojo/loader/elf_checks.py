@@ -17,6 +17,8 @@ import numpy as np
 
 from kodojo.errors import Detail
 from kodojo.image.architecture import architecture_named, describe_elf
+from kodojo.image.compression import compression_of
+from kodojo.image.payload import KMOD_KNOWS
 from kodojo.loader.load_info import SHF_ALLOC, SHT_NOBITS, SHT_NULL, SHT_SYMTAB
 from kodojo.loader.refusal import BUILD_AGAIN, STRIPPED, refuse
 from kodojo.loader.struct_module import Outline, struct_module
@@ -541,10 +543,11 @@ def _type_name(kind: int) -> str:
 
 
 def _magic_hint(data: bytes) -> str:
-    compressions = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-    for magic, name in compressions.items():
-        if data.startswith(magic):
-            return f"It is compressed with {name}: decompress it first, as kmod does where the kernel cannot."
+    kind = compression_of(data)
+    if kind in KMOD_KNOWS:
+        return f"It is compressed with {kind}: decompress it first, as kmod does where the kernel cannot."
+    if kind is not None:
+        return f"It is compressed with {kind}, which neither kmod nor the kernel knows: decompress it first."
     archives = {
         b"!<arch>\n": "package",
         b"\xed\xab\xee\xdb": "package",

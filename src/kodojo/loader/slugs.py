@@ -8,6 +8,9 @@ from __future__ import annotations
 __all__ = ["SLUGS"]
 
 SLUGS = {
+    # enter.py: what kmod does not get out of the file
+    "file-too-short": "the file is too short for kmod to look at",
+    "damaged-compression": "kmod cannot unpack the compressed file",
     # syscalls.py
     "no-capability": "the caller may not load modules",
     "modules-disabled": "loading modules was switched off for good",

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kodojo.errors import (
     ImageError,
-    InputError,
     LoadError,
     MissingInformationError,
     Refusal,
     UnmodelledError,
     decode,
-    encode,
 )
-from kodojo.image.compression import compression_of, decompress
-from kodojo.loader.dry import MEMORY, DryTarget
+from kodojo.image.payload import Payload, read_module
+from kodojo.loader.dry import DryTarget
+from kodojo.loader.enter import insmod, other_answers
 from kodojo.loader.steps import Step, Steps
 from kodojo.loader.survey import Survey
-from kodojo.loader.syscalls import sys_finit_module
 from kodojo.loader.target import ModuleState
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from kodojo.errors import LogRecord
     from kodojo.image.image import Image
@@ -57,6 +55,7 @@ class Verdict:
     :param taints: mask of the flags that a kernel gets that loads it (bits of ``kernel/panic.c: taint_flags``).
     :param problems: everything that is wrong. The first one is the kernel's own answer, and what ``errno``,
         ``log``, ``slug``, ``why`` and ``hint`` say; the others would be next, were the earlier ones mended.
+    :param warnings: sentences about the file: how other versions of kmod, or the kernel's own decoder, would answer.
     """
 
     ok: bool
@@ -70,29 +69,33 @@ class Verdict:
     unmade: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     taints: int = 0
+    warnings: tuple[str, ...] = ()
 
 
-def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, dependencies: bool = True) -> Verdict:
+def check(
+    image: Image, file: str | os.PathLike[str] | bytes | Payload, *args: str, dependencies: bool = True
+) -> Verdict:
     """Would the kernel load this file with these arguments? Everything but running its init is tried.
 
-    A refusal is an answer, not an exception. InputError if the file cannot be read, ImageError if it is
-    compressed and damaged.
+    A refusal is an answer, not an exception, whether it is the kernel's or kmod's, which does not get to the module
+    in a damaged file. InputError if the file cannot be read, ImageError if it is larger than any module.
 
-    :param file: a path or the bytes of a module; compressed ones are decompressed as modprobe does.
+    :param file: a path or the bytes of a module, or what was read of it; compressed ones are unpacked as kmod does
+        (:mod:`kodojo.image.payload`).
     :param args: ``NAME=VALUE`` each, joined with blanks as insmod does.
     :param dependencies: load the modules that it names in ``depends=`` from the image's tree first.
     """
-    content = read_module(file)
+    payload = file if isinstance(file, Payload) else read_module(file)
 
     def prepare(target: DryTarget) -> None:
         if dependencies:
-            load_dependencies(target, content)
+            load_dependencies(target, payload.content)
 
-    return judge(image, content, args, prepare)[0]
+    return judge(image, payload, args, prepare)[0]
 
 
 def judge(
-    image: Image, content: bytes, args: Sequence[str], prepare: Callable[[DryTarget], None]
+    image: Image, payload: Payload, args: Sequence[str], prepare: Callable[[DryTarget], None]
 ) -> tuple[Verdict, DryTarget]:
     """What :func:`check` says, about a kernel in which somebody has loaded other modules.
 
@@ -100,16 +103,17 @@ def judge(
     :return: the verdict, and the kernel on paper; the module is the newest of its ``modules()`` if it would load.
     """
     target = DryTarget(image)
-    verdict = _dry_load(target, content, args, prepare)
+    verdict = _dry_load(target, payload, args, prepare)
     if target.image is not image:
         from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
 
-        verdict = settle(verdict, target.image, lambda other: _dry_load(DryTarget(other), content, args, prepare))
-    return verdict, target
+        verdict = settle(verdict, target.image, lambda other: _dry_load(DryTarget(other), payload, args, prepare))
+    warnings = other_answers(image, payload)
+    return (replace(verdict, warnings=warnings) if warnings else verdict), target
 
 
 def _dry_load(
-    target: DryTarget, content: bytes, args: Sequence[str], prepare: Callable[[DryTarget], None]
+    target: DryTarget, payload: Payload, args: Sequence[str], prepare: Callable[[DryTarget], None]
 ) -> Verdict:
     prepare(target)
     target.unchecked.clear()
@@ -117,7 +121,7 @@ def _dry_load(
     mark = target.log_mark()
     survey = Survey(target)
     try:
-        load(target, content, " ".join(args), survey)
+        load(target, payload, " ".join(args), survey)
     except LoadError as error:
         survey.ended(error)
     except (ImageError, UnmodelledError):
@@ -148,11 +152,27 @@ def _dry_load(
     )
 
 
-def load(target: DryTarget, content: bytes, args: str = "", steps: Steps | None = None) -> Module:
+def load(target: DryTarget, payload: Payload, args: str = "", steps: Steps | None = None) -> Module:
     """Load a module dry. It then counts as LIVE for those that come after it."""
-    mod = sys_finit_module(target, target.open_file(content), target.user_copy(encode(args) + b"\0"), 0, steps)
+    mod = insmod(target, _Process(target), payload, args, Steps() if steps is None else steps)
     target.set_state(mod, ModuleState.LIVE)
     return mod
+
+
+class _Process:
+    """The process on paper that loads a module."""
+
+    def __init__(self, target: DryTarget) -> None:
+        self._target = target
+
+    def string(self, text: bytes) -> AbstractContextManager[int]:
+        return self.memory(text + b"\0")
+
+    def memory(self, data: bytes) -> AbstractContextManager[int]:
+        return nullcontext(self._target.user_copy(data))
+
+    def file(self, payload: Payload) -> AbstractContextManager[int]:
+        return nullcontext(self._target.open_file(payload.content))
 
 
 def load_dependencies(target: DryTarget, content: bytes) -> None:
@@ -166,7 +186,7 @@ def load_dependencies(target: DryTarget, content: bytes) -> None:
             continue
         loaded.add(name)
         try:
-            load(target, target.image.modules[name].read())
+            load(target, target.image.modules[name].payload())
         except LoadError:
             continue
     target.stand_in([name for name in _depends(content) if name not in target.image.modules])
@@ -187,18 +207,3 @@ def _dependencies(image: Image, content: bytes) -> Iterator[str]:
         with suppress(MissingInformationError):  # the rest of the chain may still be there
             yield from module.depends
         yield name
-
-
-def read_module(file: str | os.PathLike[str] | bytes) -> bytes:
-    """The image of a module: a file's content, decompressed where it is compressed."""
-    if isinstance(file, bytes):
-        content, name = file, "module"
-    else:
-        name = str(file)
-        try:
-            content = Path(file).read_bytes()
-        except OSError as error:
-            hint = "Give the path of a .ko file."
-            raise InputError(f"{name}: {error.strerror or error}", hint=hint) from error
-    kind = compression_of(content)
-    return content if kind is None else decompress(content, kind, MEMORY, name)

@@ -20,9 +20,8 @@ from kodojo.errors import UnmodelledError
 if TYPE_CHECKING:
     from kodojo.image.config import Config
 
-__all__ = ["XZ_MAGIC", "XzError", "XzStatus", "xz_decompress"]
+__all__ = ["XzError", "XzStatus", "xz_decompress"]
 
-XZ_MAGIC = b"\xfd7zXZ\0"
 FOOTER_MAGIC = b"YZ"
 STREAM_HEADER_SIZE = 12
 CHECK_NONE, CHECK_CRC32 = 0, 1

@@ -50,6 +50,7 @@ def result_json(result: Result) -> dict[str, Any]:
         "unchecked_parameters": list(verdict.unchecked) if verdict else [],
         "unmade_checks": list(result.unmade),
         "loaded_first": list(result.first),
+        "warnings": list(result.warnings),
         "notes": list(result.notes),
         "suitable_kernels": list(result.suitable),
         "sha256": result.sha256,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kodojo.report.errnos import errno_name
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kodojo.errors import Detail, LogRecord, Refusal
     from kodojo.loader.verdict import Verdict
 
-__all__ = ["page_text", "problem_lines", "shape", "verdict_lines"]
+__all__ = ["file_warnings", "page_text", "problem_lines", "shape", "verdict_lines"]
 
 ERROR = 3  # KERN_ERR
 MOST_LINES = 12
@@ -32,11 +32,18 @@ def verdict_lines(file: str, release: str, verdict: Verdict, remarks: Sequence[D
         lines += ["", "The kernel would print:", *_log(verdict.log, paint)]
     for number, problem in enumerate(verdict.problems, start=1):
         lines += ["", *problem_lines(number, problem, paint)]
+    if verdict.warnings:
+        lines += ["", *file_warnings(verdict.warnings, paint)]
     if remarks:
         lines += ["", "To know:"]
         for remark in remarks:
             lines += _detail(remark, paint)
     return lines
+
+
+def file_warnings(warnings: Iterable[str], paint: Paint) -> list[str]:
+    """A line for each of :attr:`~kodojo.loader.verdict.Verdict.warnings`."""
+    return [f"{paint('warning:', 'yellow')} {clean_line(warning)}" for warning in warnings]
 
 
 def problem_lines(number: int, problem: Refusal, paint: Paint) -> list[str]:
@@ -80,6 +87,7 @@ def shape(
         "hint": verdict.hint,
         "log": verdict.log,
         "problems": verdict.problems,
+        "warnings": verdict.warnings,
         "notes": tuple(remarks),
         "suitable_kernels": tuple(suitable),
     }

@@ -6,12 +6,14 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
 
 ==================  =========================================================================================
 ``insmod``          {file, arguments, ok, errno, errno_name, log: [record], steps: [{name, title, source, facts}],
-                    step, slug, why, hint, module: module or null, warnings: [cause]}
+                    step, slug, why, hint, module: module or null, warnings: [cause], notes: [sentence]}; a note is
+                    about how the file is packed
 ``check``           the matrix: docs/check.md
 ``explain``         {file, kernel, ok, errno, errno_name, slug, why, hint, log: [record], notes: [detail],
                     problems: [{slug, errno, step, log: [record], why, hint, details: [detail]}],
-                    suitable_kernels: [name]: those of the store that the module is for}; the first problem is the
-                    kernel's answer; a detail is {subject, text, facts: {name: value}, more: [line]}
+                    warnings: [sentence], suitable_kernels: [name]: those of the store that the module is for};
+                    the first problem is the kernel's answer; a detail is {subject, text, facts: {name: value},
+                    more: [line]}
 ``explain`` REASON  {slug, page: text in Markdown}
 ``rmmod``           {ok, modules: [{name, ok, errno, errno_name, message, hint}], log: [record], warnings: [cause]}
 ``lsmod``           [module]: {name, size, refcount, users: [name], state, address, taints}
@@ -147,6 +149,7 @@ def insmod(
     steps: Iterable[Step] = (),
     loaded: dict[str, Any] | None = None,
     warnings: Iterable[FaultReport] = (),
+    notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """A load that went well; :func:`refused` makes it one that did not."""
     return {
@@ -163,6 +166,7 @@ def insmod(
         "hint": "",
         "module": loaded,
         "warnings": [report.cause for report in warnings],
+        "notes": list(notes),
     }
 
 

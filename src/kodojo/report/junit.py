@@ -1,7 +1,7 @@
 """The answers of ``kodojo check`` as JUnit XML, which systems for continuous integration read.
 
 A kernel is a test suite, a module a test case. A refusal is a failure of the type of its reason; what could not
-be checked is an error. What the kernel would print is the case's output.
+be checked is an error. What the kernel would print, and warnings about the file, is the case's output.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def _add_case(suite: ET.Element, result: Result, kernel: KernelColumn) -> None:
         kind = "failure" if result.status is Status.REFUSED else "error"
         trouble = ET.SubElement(case, kind, type=_text(result.slug), message=_text(result.why))
         trouble.text = _text("\n".join(verdict_lines(result, kernel.name, Paint(enabled=False))))
-    if result.verdict and result.verdict.log:
+    log = result.verdict.log if result.verdict else ()
+    if log or result.warnings:
         output = ET.SubElement(case, "system-out")
-        output.text = _text("\n".join(record.text for record in result.verdict.log))
+        lines = [*(record.text for record in log), *(f"warning: {sentence}" for sentence in result.warnings)]
+        output.text = _text("\n".join(lines))
 
 
 def _text(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kodojo.check.results import UNCHECKED, Matrix, Result, Status
 from kodojo.report.errnos import errno_name
-from kodojo.report.explain import problem_lines
+from kodojo.report.explain import file_warnings, problem_lines
 from kodojo.report.paint import Paint, clean, clean_line
 from kodojo.report.refusal import advice_lines
 
@@ -64,7 +64,10 @@ def _notes(result: Result, paint: Paint) -> list[str]:
         notes.append(f"only the module's own code can judge the values of: {names}")
     if result.first:
         notes.append(f"loaded first: {' '.join(os.path.basename(label) for label in result.first)}")  # noqa: PTH119
-    return [f"{paint('note:', 'blue')} {clean_line(note)}" for note in notes]
+    return [
+        *file_warnings(result.warnings, paint),
+        *(f"{paint('note:', 'blue')} {clean_line(note)}" for note in notes),
+    ]
 
 
 # -- many ---------------------------------------------------------------------------------------------------
@@ -182,6 +185,20 @@ def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
         lines.append(f"{paint(slug, 'bold')}{times}, as in {clean_line(name)}: {clean_line(example.why)}")
         if example.hint:
             lines.append(f"  {paint('hint:', 'cyan')} {clean(example.hint)}")
+    return lines + _warnings(matrix, paint)
+
+
+def _warnings(matrix: Matrix, paint: Paint) -> list[str]:
+    """What to know of the files, each sentence once."""
+    named: dict[str, dict[str, None]] = {}
+    for result in matrix:
+        for sentence in result.warnings:
+            named.setdefault(sentence, {})[os.path.basename(result.module)] = None  # noqa: PTH119
+    lines = []
+    for sentence, names in named.items():
+        first, *others = names
+        more = f" and {_many(len(others), 'other module')}" if others else ""
+        lines.append(f"{paint('warning:', 'yellow')} {clean_line(first)}{more}: {clean_line(sentence)}")
     return lines
 
 

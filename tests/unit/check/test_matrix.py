@@ -60,7 +60,8 @@ def test_modules_and_kernels(given):
     assert slugs(matrix) == {
         ("new.ko", "old"): "unknown-symbol", ("new.ko", "new"): "ok", ("new.ko", "none"): unchecked,
         ("any.ko", "old"): "ok", ("any.ko", "new"): "ok", ("any.ko", "none"): unchecked,
-        ("bad.ko.xz", "old"): unchecked, ("bad.ko.xz", "new"): unchecked, ("bad.ko.xz", "none"): unchecked,
+        ("bad.ko.xz", "old"): "damaged-compression", ("bad.ko.xz", "new"): "damaged-compression",
+        ("bad.ko.xz", "none"): unchecked,
     }  # fmt: skip
     assert [result.module for result in matrix][::3] == ["new.ko", "any.ko", "bad.ko.xz"]
     assert matrix.results["any.ko", "none"].failure == "is broken"
@@ -156,10 +157,10 @@ def test_a_process_dies(given, monkeypatch, misfortune, words):
     examined = many(given)
     judge = work.judge
 
-    def fatal(image, content, *rest):
-        if b"\0name=m7\0" in content or b"m7\0" in content:
+    def fatal(image, payload, *rest):
+        if b"\0name=m7\0" in payload.content or b"m7\0" in payload.content:
             misfortune()
-        return judge(image, content, *rest)
+        return judge(image, payload, *rest)
 
     monkeypatch.setattr(work, "judge", fatal)
     matrix = check_matrix(
@@ -174,8 +175,8 @@ def test_a_bug_of_ours_is_one_result(given, monkeypatch):
     examined = given({"a.ko": simple_module("a"), "b.ko": simple_module("b") + b"tail"})
     judge = work.judge
 
-    def buggy(image, content, *rest):
-        return judge(image, content, *rest) if content.endswith(b"tail") else 1 / 0
+    def buggy(image, payload, *rest):
+        return judge(image, payload, *rest) if payload.content.endswith(b"tail") else 1 / 0
 
     monkeypatch.setattr(work, "judge", buggy)
     matrix = check_matrix([Kernel("k", paper_kernel())], examined, run_here)

@@ -39,7 +39,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def contents(modules: list[GivenModule]) -> dict[str, bytes]:
-    return {module.label: module.read() for module in modules}
+    return {module.label: module.read().module() for module in modules}
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zstandard.compress])
@@ -155,7 +155,7 @@ def test_a_damaged_archive_gives_what_comes_before_the_damage(here, spool):
     data = cpio(regular({"a.ko": MODULE, "b.ko": OTHER}))
     (here / "initrd").write_bytes(data[: data.index(b"other") + 9])
     first, second = find_modules(["initrd"], spool)
-    assert (first.label, first.read()) == ("initrd:a.ko", MODULE)
+    assert (first.label, first.read().module()) == ("initrd:a.ko", MODULE)
     assert "truncated" in second.problem
 
 
@@ -165,7 +165,7 @@ def test_bombs(here, spool, monkeypatch):
     (here / "initrd").write_bytes(gzip.compress(cpio(regular({"a.ko": bytes(1_000_000)}))))
     (module,) = find_modules(["initrd"], spool)
     assert "unpacked" in module.problem
-    monkeypatch.setattr("kodojo.check.sources.MODULE_SIZE_LIMIT", 1000)
+    monkeypatch.setattr("kodojo.image.payload.MODULE_SIZE_LIMIT", 1000)
     (here / "a.ko").write_bytes(gzip.compress(bytes(100_000)))
     (module,) = find_modules(["a.ko"], spool)
     with pytest.raises(ImageError, match=r"a\.ko: refused"):
@@ -201,5 +201,5 @@ def test_travelling(here):
     (here / "a.ko").write_bytes(gzip.compress(MODULE))
     traveller = GivenModule("a.ko", here / "a.ko").travelling()
     (here / "a.ko").unlink()
-    assert traveller.read() == MODULE
+    assert traveller.read().module() == MODULE
     assert "cannot be read" in GivenModule("a.ko", here / "a.ko").travelling().problem

@@ -29,6 +29,7 @@ class CardModule:
     address: int = 0xFFFFFFFFC0201000
     taints: int = 0
     steps: tuple[Any, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class CardPrintk:

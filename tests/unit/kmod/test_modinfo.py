@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from kodojo.errors import ImageError, InputError
+from kodojo.errors import InputError, ModuleFileError
 from kodojo.kmod.modinfo import builtin_modinfo, is_module_filename, read_modinfo
 from kodojo.kmod.signature import MARKER, signature_rows
 from kodojo.report.modinfo import field_lines, modinfo_lines
@@ -62,12 +62,17 @@ def test_what_is_built_in_says_so(index):
     assert info.values("name") == ["core"]
 
 
-@pytest.mark.parametrize("content", [b"", b"junk" * 30, b"\x7fELF\x01\x01" + b"\0" * 100])
-def test_what_is_no_module_is_an_image_error(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "errno"),
+    [(b"", 22), (b"junk" * 30, 8), (b"\x7fELF\x02\x01", 8), (b"\x7fELF\x01\x01" + bytes(100), 22)],
+)
+def test_what_is_no_module(tmp_path, content, errno):
+    """A file without a module is refused with the errno that kmod gives up with."""
     path = tmp_path / "x.ko"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="not a kernel module"):
+    with pytest.raises(ModuleFileError, match=r"x\.ko: ") as caught:
         read_modinfo(path)
+    assert caught.value.errno == errno
 
 
 def test_a_file_that_is_not_there_is_an_input_error(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from kodojo.image.image import Image
+from kodojo.image.payload import unpacked
 from kodojo.loader.dry import DryTarget
 from kodojo.loader.verdict import check, load
 from tests.support.headers import CONFIG, RELEASE, SYMVERS, write_headers
@@ -149,7 +150,7 @@ def test_module_given_before(described):
     writer = loadable(name="mii_lib", info={"vermagic": VERMAGIC}, crcs={"module_layout": 42})
     export(writer, "mii_link", crc=9)
     target = DryTarget(described())
-    load(target, finish(writer).build())
+    load(target, unpacked(finish(writer).build(), "module"))
     target.stand_in(["mii-lib", "usbcore"])
     assert [mod.name for mod in target.modules()] == ["usbcore", "mii_lib"]
     assert target.find_symbol("mii_link", gplok=True).crc == 9

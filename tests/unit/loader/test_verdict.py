@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from kodojo.errors import ImageError, InputError
+from kodojo.errors import InputError
 from kodojo.image.exports import Export
+from kodojo.image.payload import Payload, unpacked
 from kodojo.loader.verdict import check
 from tests.support.loading import SpyTarget, export, finish, loadable, module, parameters
 
@@ -19,8 +20,8 @@ class File:
     content: bytes
     depends: tuple[str, ...] = ()
 
-    def read(self) -> bytes:
-        return self.content
+    def payload(self) -> Payload:
+        return unpacked(self.content, "file")
 
 
 def paper(*exports: Export, late: bool = False, **modules: File):
@@ -91,9 +92,10 @@ def test_unreadable_file(tmp_path):
 
 
 def test_damaged_compression():
-    """So is a compressed file that cannot be decompressed."""
-    with pytest.raises(ImageError):
-        check(paper(), b"\xfd7zXZ\x00damaged")
+    """A compressed file that kmod cannot unpack would not be loaded: that is an answer, too."""
+    verdict = check(paper(), b"\xfd7zXZ\x00damaged")
+    assert (verdict.ok, verdict.errno, verdict.slug, verdict.log) == (False, 22, "damaged-compression", ())
+    assert verdict.problems[0].step == verdict.steps[-1].name == "insmod"
 
 
 # -- real kernels -------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def test_reasons():
 
 RESULT_NAMES = {
     "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems",
-    "unchecked_parameters", "unmade_checks", "loaded_first", "notes", "suitable_kernels", "sha256", "size",
+    "unchecked_parameters", "unmade_checks", "loaded_first", "warnings", "notes", "suitable_kernels", "sha256",
+    "size",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from kodojo.check.explain import Case, explain
 from kodojo.check.explain.elf import struct_module_size
 from kodojo.errors import Detail
 from kodojo.image.elf import FORMATS
+from kodojo.image.payload import Payload
 from kodojo.loader.verdict import check, judge
 from tests.support.elf_writer import ElfWriter, module_writer
 from tests.support.loading import SpyTarget
@@ -63,7 +64,7 @@ def test_header(place, form, value, slug, field):
 def test_what_is_no_module(start, words):
     """What begins as something else that is known is called that, with what to do."""
     image = SpyTarget().image
-    verdict = judge(image, start.ljust(200, b"x"), (), lambda target: None)[0]
+    verdict = judge(image, Payload("file", start.ljust(200, b"x")), (), lambda target: None)[0]
     assert (verdict.slug, words in verdict.hint) == ("elf-magic", True)
 
 
