@@ -167,12 +167,14 @@ class LoadError(KodojoError):
     """The kernel refuses a module.
 
     :param steps: what the loader did until then (:class:`kodojo.loader.steps.Step`), if somebody kept it.
+    :param file: of the module, if it came from one: where several are loaded, one that was needed may be refused.
     """
 
-    def __init__(self, message: str, refusal: Refusal, steps: tuple[Any, ...] = ()) -> None:
+    def __init__(self, message: str, refusal: Refusal, steps: tuple[Any, ...] = (), *, file: str = "") -> None:
         super().__init__(message, hint=refusal.hint)
         self.refusal = refusal
         self.steps = steps
+        self.file = file
 
     @property
     def errno(self) -> int:

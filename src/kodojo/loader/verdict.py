@@ -76,7 +76,8 @@ def check(image: Image, file: str | os.PathLike[str] | bytes, *args: str, depend
     """Would the kernel load this file with these arguments? Everything but running its init is tried.
 
     A refusal is an answer, not an exception. InputError if the file cannot be read, ImageError if it is
-    compressed and damaged.
+    compressed and damaged. MissingInformationError if the kernel is only described, and the module depends on one
+    that the description does not know.
 
     :param file: a path or the bytes of a module; compressed ones are decompressed as modprobe does.
     :param args: ``NAME=VALUE`` each, joined with blanks as insmod does.
@@ -98,6 +99,7 @@ def judge(
 
     :param prepare: loads them.
     :return: the verdict, and the kernel on paper; the module is the newest of its ``modules()`` if it would load.
+    :raises MissingInformationError: the kernel is only described, and the module needs one that is not known there.
     """
     target = DryTarget(image)
     verdict = _dry_load(target, content, args, prepare)
@@ -105,6 +107,13 @@ def judge(
         from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
 
         verdict = settle(verdict, target.image, lambda other: _dry_load(DryTarget(other), content, args, prepare))
+    if verdict.ok and target.unlisted:
+        names = ", ".join(target.unlisted)
+        raise MissingInformationError(
+            f"it depends on {names}: not in this kernel's Module.symvers, and so no module of its own;"
+            " nothing else speaks against it",
+            hint="Check it together with the modules that it needs (kodojo check A.ko B.ko).",
+        )
     return verdict, target
 
 
