@@ -178,15 +178,23 @@ class LoadError(KodojoError):
 
     :param steps: what the loader did until then (:class:`kodojo.loader.steps.Step`), if somebody kept it.
     :param warnings: what to know about its file (``kodojo.Verdict.warnings``).
+    :param file: of the module, if it came from one: where several are loaded, one that was needed may be refused.
     """
 
     def __init__(
-        self, message: str, refusal: Refusal, steps: tuple[Any, ...] = (), warnings: tuple[str, ...] = ()
+        self,
+        message: str,
+        refusal: Refusal,
+        steps: tuple[Any, ...] = (),
+        warnings: tuple[str, ...] = (),
+        *,
+        file: str = "",
     ) -> None:
         super().__init__(message, hint=refusal.hint)
         self.refusal = refusal
         self.steps = steps
         self.warnings = warnings
+        self.file = file
 
     @property
     def errno(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kodojo.errors import ImageError
 from kodojo.image.exports import Export
 from kodojo.image.image import FACTS
+from kodojo.image.tree import ModuleTree
 
 EARLY = frozenset(
     {
@@ -122,7 +123,8 @@ class PaperImage:
     release: str = "9.9-paper"
     vermagic: str = "9.9-paper SMP preempt mod_unload modversions "
     architecture: str = "x86_64"
-    modules: dict = field(default_factory=dict)
+    modules: ModuleTree = field(default_factory=lambda: ModuleTree(None))
+    index_directory: None = None
     elf: NoMemory = field(default_factory=NoMemory)
     describes: frozenset[str] = FACTS - {"module exports"}
     unmade: tuple[str, ...] = ()

@@ -36,11 +36,12 @@ ARROWS = {
 
 # Which files may use an arrow that is not for the whole room, and what they may import. The kernel's facade
 # holds a loader, and its target is one side of the door between the two; nothing else of it knows the loader.
-# It holds a modprobe, too, for what the kernel itself asks for (request_module).
+# It holds a modprobe, too, for its user and for what the kernel itself asks for (request_module).
 NARROW = {
-    ("kernel", "kmod"): {"kernel/kernel.py": None},
+    ("kernel", "kmod"): {"kernel/kernel.py": None, "kernel/probing.py": None},
     ("kernel", "loader"): {
         "kernel/kernel.py": None,
+        "kernel/probing.py": {"kodojo.loader.steps", "kodojo.loader.target"},
         "kernel/module.py": {"kodojo.loader.steps", "kodojo.loader.target"},
         "kernel/target/": {"kodojo.loader.target", "kodojo.loader.load_info", "kodojo.loader.refusal"},
     },

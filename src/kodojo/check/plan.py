@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kodojo.check.sources import GivenModule, Key, own_module
@@ -29,7 +30,8 @@ class Node(NamedTuple):
     """A module in the order of things.
 
     :param before: all modules that have to be loaded first, in load order.
-    :param absent: names of modules that it depends on and that are nowhere to be found.
+    :param absent: names of modules that it depends on and that are neither given nor in the kernel's tree.
+    :param beside: files of such modules that lie beside it and were not given.
     :param notes: what else a person should know about that order.
     """
 
@@ -37,6 +39,7 @@ class Node(NamedTuple):
     before: tuple[Key, ...] = ()
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 class _Candidates:
@@ -85,6 +88,7 @@ class Plan:
         self._modules: dict[Key, GivenModule] = {examined.module.key: examined.module for examined in given}
         self._direct: dict[Key, tuple[list[Key], list[str]]] = {}
         self._nodes: dict[Key, Node] = {}
+        self._directories: dict[Path, dict[str, str]] = {}
         by_name: defaultdict[str, list[Examined]] = defaultdict(list)
         for examined in given:
             if not examined.module.problem:
@@ -119,8 +123,20 @@ class Plan:
         if key not in self._nodes:
             circles: list[str] = []
             order = tuple(self._closure(key, circles))
-            self._nodes[key] = Node(self._modules[key], order, tuple(self._needs(key)[1]), tuple(circles))
+            module, absent = self._modules[key], self._needs(key)[1]
+            self._nodes[key] = Node(module, order, tuple(absent), tuple(circles), self._beside(module, absent))
         return self._nodes[key]
+
+    def _beside(self, module: GivenModule, names: Sequence[str]) -> tuple[str, ...]:
+        """The files beside a module, as the user would name them, that hold modules of these names."""
+        file = Path(module.label)
+        if not names or module.own or not file.is_file():  # what is in an archive has nothing beside it
+            return ()
+        directory = file.parent
+        if directory not in self._directories:
+            self._directories[directory] = _modules_in(directory)
+        there = self._directories[directory]
+        return tuple(there[name] for name in names if name in there)
 
     def _closure(self, start: Key, circles: list[str]) -> Iterator[Key]:
         """Depth first, without recursion: chains can be as long as somebody likes."""
@@ -204,3 +220,12 @@ class Plan:
         module = own_module(self._image, name)
         self._modules.setdefault(module.key, module)
         return module.key
+
+
+def _modules_in(directory: Path) -> dict[str, str]:
+    """The module files of a directory, by the names of their modules."""
+    try:
+        files = sorted(path for path in directory.iterdir() if module_name(path) is not None)
+    except OSError:
+        return {}
+    return {module_name(path) or "": str(path) for path in reversed(files)}

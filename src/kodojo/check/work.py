@@ -7,25 +7,33 @@ A task is data, and so are its results; :func:`do` needs nothing else. Processes
 from __future__ import annotations
 
 import hashlib
+import shlex
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.results import Result
-from kodojo.errors import KodojoError
+from kodojo.errors import KodojoError, MissingInformationError
+from kodojo.image.tree import module_name
 from kodojo.loader.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from kodojo.check.plan import Node
-    from kodojo.check.sources import Key
+    from kodojo.check.sources import GivenModule, Key
+    from kodojo.errors import Refusal
     from kodojo.image.image import Image
+    from kodojo.kmod.index import ModuleIndex
+    from kodojo.kmod.siblings import Siblings
     from kodojo.loader.dry import DryTarget, Resident
     from kodojo.loader.target import Module
 
 __all__ = ["Task", "do", "failed", "run_here"]
 
 _MOST_ROOMS = 4
+_MOST_SYMBOLS = 40  # of one module that are looked up beside it
 REPORT = "this is a bug of kodojo: please report it, with the module"
 
 
@@ -77,6 +85,7 @@ class _Room:
         self._explain = task.explain
         self._relatives = task.relatives or {}
         self._done: dict[Key, _Done] = {}
+        self._siblings: dict[Path, Siblings] = {}
 
     def check(self, task: Task, job: Key) -> Result:
         node = task.nodes[job]
@@ -94,7 +103,9 @@ class _Room:
     def _judge(self, node: Node, parameters: Sequence[str]) -> _Done:
         notes = list(node.notes)
         if "kernel" in self._image.describes:  # where it is only described, its verdicts speak of that
-            notes += (f"it depends on {name}, which is nowhere to be found" for name in node.absent)
+            notes += (
+                f"it depends on {name}, which is neither given nor in this kernel's tree" for name in node.absent
+            )
         result = Result(node.module.label, self._kernel, notes=tuple(notes))
         try:
             payload = node.module.read()
@@ -104,13 +115,14 @@ class _Room:
         if not payload.problem:
             result = replace(result, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
         before = [(key, self._done[key]) for key in node.before if key in self._done]
+        unknown = [name for _, done in before if done.result.verdict is None for name in _names(done.result)]
         residents = [done.resident for _, done in before if done.resident is not None]
         known: list[Module] = []
 
         def prepare(target: DryTarget) -> None:
             for resident in residents:
                 target.adopt(resident)
-            target.stand_in(node.absent)
+            target.stand_in([*node.absent, *unknown])
             known.extend(target.modules())
 
         result = replace(
@@ -121,21 +133,76 @@ class _Room:
         try:
             verdict, target = judge(self._image, payload, parameters, prepare)
             if self._explain and not verdict.ok:
-                verdict = self._explained(content, verdict)
+                verdict = self._explained(node.module, content, verdict)
         except KodojoError as error:
-            return _Done(replace(result, failure=error.message, advice=error.hint), None)
+            advice = _give_too(node.module, node.beside) if isinstance(error, MissingInformationError) else ""
+            return _Done(replace(result, failure=error.message, advice=advice or error.hint), None)
+        verdict = self._with_providers(node, verdict)
         loaded = next((mod for mod in target.modules() if mod not in known), None)
         resident = target.resident(loaded) if verdict.ok and loaded else None
         return _Done(_with_verdict(result, verdict), resident)
 
-    def _explained(self, content: bytes, verdict: Verdict) -> Verdict:
+    def _with_providers(self, node: Node, verdict: Verdict) -> Verdict:
+        """With who exports the symbols that the module does not get."""
+        problems = tuple(
+            self._provided(node, problem) if problem.slug == "unknown-symbol" else problem
+            for problem in verdict.problems
+        )
+        return verdict if problems == verdict.problems else replace(verdict, hint=problems[0].hint, problems=problems)
+
+    def _provided(self, node: Node, problem: Refusal) -> Refusal:
+        beside = tuple(dict.fromkeys((*node.beside, *self._exporters_beside(node, problem))))
+        if beside:
+            return replace(problem, hint=_give_too(node.module, beside))
+        if self._explain or self._index is None:  # an explanation has said it
+            return problem
+        from kodojo.kmod.providers import with_providers  # noqa: PLC0415  only where it is wanted
+
+        file = Path(node.module.label) if _is_file(node.module) else None
+        provided = with_providers(problem, self._index, module_name(node.module.label), file)
+        if provided == problem and node.absent:
+            names = ", ".join(node.absent)
+            hint = f"Give {names}, too, which it depends on (kodojo check A.ko B.ko): this kernel's tree has none."
+            return replace(problem, hint=hint)
+        return provided
+
+    def _exporters_beside(self, node: Node, problem: Refusal) -> Iterator[str]:
+        """Files beside a module that have what it lacks, though it does not name them."""
+        if not _is_file(node.module) or self._index is None:
+            return
+        from kodojo.kmod.providers import owners_of  # noqa: PLC0415  likewise
+        from kodojo.kmod.siblings import Siblings, modules_beside  # noqa: PLC0415
+
+        file = Path(node.module.label)
+        if module_name(file) is None:
+            return
+        directory = file.parent
+        if directory not in self._siblings:
+            self._siblings[directory] = Siblings(self._index, modules_beside(file), self._image.release)
+        there = self._siblings[directory]
+        loaded = {module_name(label) for _, label in (node.module.key, *node.before)}
+        owners = owners_of(there, (detail.subject for detail in problem.details[:_MOST_SYMBOLS]))
+        yield from (str(there.files[name]) for name in owners.values() if name in there.files.keys() - loaded)
+
+    @cached_property
+    def _index(self) -> ModuleIndex | None:
+        from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415  likewise
+
+        try:
+            return ModuleIndex.of(self._image)
+        except KodojoError:  # the tree cannot be read
+            return None
+
+    def _explained(self, module: GivenModule, content: bytes, verdict: Verdict) -> Verdict:
         from kodojo.check.explain import Case, explain  # noqa: PLC0415  only where it is wanted
         from kodojo.check.suitable import Origin  # noqa: PLC0415
 
         built_for = self._relatives.get(Origin.of(content).release)
         if built_for is not None and built_for.release == self._image.release:
             built_for = None
-        return explain(Case(self._image, content, built_for), verdict)
+        return explain(
+            Case(self._image, content, built_for, Path(module.label) if _is_file(module) else None), verdict
+        )
 
 
 def _with_verdict(result: Result, verdict: Verdict) -> Result:
@@ -143,7 +210,28 @@ def _with_verdict(result: Result, verdict: Verdict) -> Result:
     return replace(result, verdict=replace(verdict, steps=()), step=step)
 
 
+def _is_file(module: GivenModule) -> bool:
+    """Whether it is a file that a person named, not part of an archive or of the kernel."""
+    return not module.own and Path(module.label).is_file()
+
+
+def _give_too(module: GivenModule, beside: Sequence[str]) -> str:
+    """The command that checks a module together with what lies beside it; empty if nothing does."""
+    if not beside:
+        return ""
+    files = " ".join(map(shlex.quote, (module.label, *beside)))
+    lies, them = ("lies", "it") if len(beside) == 1 else ("lie", "them")
+    return f"{', '.join(beside)} {lies} beside it: give {them} too: kodojo check {files}"
+
+
+def _names(result: Result) -> list[str]:
+    name = module_name(result.module)
+    return [name] if name is not None else []
+
+
 def _absence(result: Result) -> str:
+    if result.verdict is None:
+        return f"it needs {result.module}, which could not be checked: {result.why}"
     return f"it needs {result.module}, which would not load itself: {result.why} ({result.slug})"
 
 

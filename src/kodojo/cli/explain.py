@@ -74,7 +74,7 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
     image = _image(app)
     stored, origin = StoreKernels(app.store), Origin.of(payload.content)
     built_for = stored.of_release(origin.release) if origin.release not in ("", image.release) else None
-    case = Case(image, payload.content, built_for)
+    case = Case(image, payload.content, built_for, Path(file))
     verdict = explained(case, check(image, payload, *arguments))
     suitable = stored.suitable(lambda: origin, image, (problem.slug for problem in verdict.problems))
     verdict, remarks = suitable.told(verdict), notes(case, verdict)

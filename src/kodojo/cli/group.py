@@ -19,7 +19,7 @@ __all__ = ["CommandTable", "cli"]
 # Section of the help: command to (module with a function of that name, what it does).
 _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Kernels": {
-        "kernel": ("kodojo.cli.kernel", "Add, list, show and remove kernels."),
+        "kernel": ("kodojo.cli.kernel", "Add, list, show and remove kernels, and add modules to them."),
         "boot": ("kodojo.cli.boot", "Start the machine, or start it over."),
     },
     "Will it load?": {

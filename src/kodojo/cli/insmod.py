@@ -28,13 +28,22 @@ __all__ = ["insmod"]
 @click.option("-f", "--force", is_flag=True, help="Load it though it is for another kernel: both of the following.")
 @click.option("--force-modversion", is_flag=True, help="Ignore its symbol versions: this taints the kernel.")
 @click.option("--force-vermagic", is_flag=True, help="Ignore its version magic: this taints the kernel.")
+@click.option("--with-dependencies", is_flag=True, help="Load first what it needs, from the tree and beside FILE.")
 @click.option("--steps", is_flag=True, help="Print what the loader did, step by step.")
 @syslog_option
 @verbose_option
 @version_option
 @machine_options
 @pass_app
-def insmod(app: App, /, file: str | None, parameters: tuple[str, ...], steps: bool, **forcing: bool) -> None:
+def insmod(
+    app: App,
+    /,
+    file: str | None,
+    parameters: tuple[str, ...],
+    with_dependencies: bool,
+    steps: bool,
+    **forcing: bool,
+) -> None:
     """Load the module in FILE (.ko, also compressed), as insmod does: nothing is printed if all is well.
 
     A refusal is printed in insmod's words, with the kernel's log lines, the reason, and what to do about it.
@@ -55,10 +64,10 @@ def insmod(app: App, /, file: str | None, parameters: tuple[str, ...], steps: bo
     notes: Sequence[str] = ()
     with app.machine() as kernel:
         try:
-            module = kernel.insmod(file, *parameters, **forced)
+            module = kernel.insmod(file, *parameters, with_dependencies=with_dependencies, **forced)
         except LoadError as error:
             failure, done, notes = error, error.steps, error.warnings
-            _name_suitable_kernels(app, error, kernel.image, file)
+            _name_suitable_kernels(app, error, kernel.image, error.file or file)
         else:
             done, notes = module.steps, module.warnings
             if app.json:
@@ -104,7 +113,7 @@ def _print_refusal(app: App, file: str, failure: LoadError) -> None:
     from kodojo.report.refusal import refusal_lines  # noqa: PLC0415
 
     # A file that would have damaged the kernel may have no errno: the kernel would not have lived to give one.
-    message = not_inserted(file, insmod_text(failure.errno or 8))
+    message = not_inserted(failure.file or file, insmod_text(failure.errno or 8))
     app.say(refusal_lines(message, failure.log, failure.why, failure.slug, failure.hint, app.error_paint))
 
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel"]
 
+_PATH = click.Path(path_type=Path)
 
-@click.group(short_help="Add, list, show and remove kernels.")
+
+@click.group(short_help="Add, list, show and remove kernels, and add modules to them.")
 def kernel() -> None:
     """The kernels that kodojo knows."""
 
@@ -155,6 +157,84 @@ def _snapshots(store: Store, image: Image) -> list[SnapshotFacts]:
 
 def _disk_usage(directory: Path) -> int:
     return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+@kernel.command(short_help="Add modules, configuration and firmware to a kernel.")
+@click.argument("name", metavar="KERNEL")
+@click.argument("modules", nargs=-1, type=_PATH, metavar="[FILE.ko]...")
+@click.option("--modprobe-d", multiple=True, type=_PATH, metavar="FILE", help="A file for modprobe.d.")
+@click.option("--depmod-d", multiple=True, type=_PATH, metavar="FILE", help="A file for depmod.d.")
+@click.option(
+    "--firmware",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE",
+    help="A file for /lib/firmware, or a directory with what belongs there.",
+)
+@json_option
+@pass_app
+def install(
+    app: App,
+    name: str,
+    modules: tuple[Path, ...],
+    modprobe_d: tuple[Path, ...],
+    depmod_d: tuple[Path, ...],
+    firmware: tuple[Path, ...],
+) -> None:
+    """Put modules into updates/ of the kernel's tree, as DKMS does, and configuration and firmware beside it.
+
+    modprobe finds them from then on, and so does the kernel with what it asks for itself. The kernel and its
+    snapshots stay what they are. Firmware is in the machine when the next module is loaded.
+    """
+    if not (modules or modprobe_d or depmod_d or firmware):
+        raise click.UsageError("give the modules to install, or --modprobe-d, --depmod-d or --firmware")
+    from kodojo.image.additions import Kind, given_configuration, given_firmware, given_modules  # noqa: PLC0415
+
+    full = app.store.resolve(name)
+    image = app.store.open(full)
+    given = [
+        *given_modules(modules, image.release, image.architecture),
+        *given_configuration(Kind.MODPROBE_D, modprobe_d),
+        *given_configuration(Kind.DEPMOD_D, depmod_d),
+        *given_firmware(firmware),
+    ]
+    changed = app.store.install(full, given)
+    _index_anew(app, changed)
+    labels = [f"{file.kind.value}/{file.name}" for file in given]
+    warnings = [file.warning for file in given if file.warning]
+    if app.json:
+        app.out_json({"name": full, "installed": labels, "warnings": warnings})
+        return
+    for warning in warnings:
+        app.say(f"kodojo: warning: {warning}; `kodojo check` tells whether it would load")
+    app.out([f"{full}: installed {label}" for label in labels])
+
+
+@kernel.command(short_help="Remove what was installed for a kernel.")
+@click.argument("name", metavar="KERNEL")
+@click.argument("words", nargs=-1, required=True, metavar="NAME...")
+@json_option
+@pass_app
+def uninstall(app: App, name: str, words: tuple[str, ...]) -> None:
+    """Remove modules and files that `kodojo kernel install` brought, by their names; `kodojo kernel show` lists them.
+
+    A machine that runs keeps its firmware until it is booted.
+    """
+    full = app.store.resolve(name)
+    labels = [addition.label for addition in app.store.uninstall(full, words)]
+    _index_anew(app, app.store.open(full))
+    if app.json:
+        app.out_json({"name": full, "uninstalled": labels})
+    else:
+        app.out([f"{full}: removed {label}" for label in labels])
+
+
+def _index_anew(app: App, image: Image) -> None:
+    """As depmod is run when a module was installed."""
+    from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415
+
+    with app.bar() as bar:
+        ModuleIndex.of(image, refresh=True, progress=bar.update)
 
 
 @kernel.command(short_help="Remove a kernel and its snapshots.")

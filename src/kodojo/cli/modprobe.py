@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from kodojo.cli.habits import c_number, syslog_option, version_option
 from kodojo.cli.index import current_image, module_index
 from kodojo.cli.show import show_config, show_versions
 from kodojo.errors import GuestOSError, LoadError, decode
+from kodojo.image.tree import module_name
 from kodojo.report.paint import clean
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kodojo.kernel.module import Module
     from kodojo.kmod.config import ModprobeConfig
     from kodojo.kmod.index import ModuleIndex
+    from kodojo.kmod.known import KnownModules
     from kodojo.kmod.modprobe import Flags, Modprobe, Outcome
 
 __all__ = ["KernelModules", "modprobe"]
@@ -116,6 +118,9 @@ def _switches(function: Any) -> Any:
     "-w", "--wait", "wait", metavar="MSEC", help="Wait so long for a module to be no longer in use (with -r)."
 )
 @click.option("-C", "--config", "paths", multiple=True, metavar="DIR", help="A directory like /etc/modprobe.d.")
+@click.option(
+    "--path", "place", metavar="DIR", help="Modules in DIR and below come before those of the kernel's tree."
+)
 @click.option("-d", "--dirname", "root", metavar="DIR", help="Use the module tree in DIR/lib/modules.")
 @click.option("-S", "--set-version", "version", metavar="VERSION", help="Use the module tree of this release.")
 @syslog_option
@@ -127,6 +132,7 @@ def modprobe(
     /,
     names: tuple[str, ...],
     paths: tuple[str, ...],
+    place: str | None,
     root: str | None,
     version: str | None,
     wait: str | None,
@@ -134,7 +140,10 @@ def modprobe(
 ) -> None:
     """Load the module NAME (or what has that alias) from the kernel's module tree, with what it depends on.
 
-    Prints and exits as modprobe does. No configuration of this computer is read, only what -C names.
+    NAME may also be a file, such as ./v4l2loopback.ko: what it needs, or asks for, is looked for beside it, too.
+
+    Prints and exits as modprobe does. No configuration of this computer is read, only what -C names, or else what
+    `kodojo kernel install` has brought.
     """
     milliseconds = _milliseconds(app, wait)
     if not names and not switches["showconfig"]:
@@ -148,25 +157,32 @@ def modprobe(
         return module_index(app, of, root, version)
 
     printed: list[str] = []
+
+    def configured(of: Callable[[], Image] = image) -> Sequence[Path | str]:
+        return paths or (of().additions.modprobe_d if root is None else ())
+
+    several = switches["all"] or switches["remove"]
+    files = _files(names if several else names[:1], place)
     if switches["showconfig"]:
-        status = show_config(app, _config(app, paths, _saved_command_line(app)), index())
+        status = show_config(app, _config(app, configured(), _saved_command_line(app)), index())
     elif switches["show_modversions"] or switches["show_exports"]:
-        _config(app, paths)  # for what is wrong with it
+        _config(app, configured())  # for what is wrong with it
         status = show_versions(app, names[0], index, exports=not switches["show_modversions"])
     elif switches["resolve_alias"]:
-        status = _print_names(app, names, paths, index())
+        status = _print_names(app, names, _config(app, configured()), _known(index(), files))
     else:
         flags = _flags(switches, milliseconds)
         forcing = {name: switches[name] for name in ("force", "force_modversion", "force_vermagic")}
         if _needs_no_machine(app, switches):
-            config = _config(app, paths, _saved_command_line(app))
-            run = _prepare(index(), config, flags, switches, printed.append)
+            config = _config(app, configured(), _saved_command_line(app))
+            run = _prepare(_known(index(), files), config, flags, switches, printed.append)
             _work(run, KernelModules(None, **forcing), names, switches)
         else:
             with app.machine(save=not flags.dry_run) as kernel:
-                config = _config(app, paths, _command_line(kernel))
-                run = _prepare(index(lambda: kernel.image), config, flags, switches, printed.append)
-                _work(run, KernelModules(kernel, **forcing), names, switches)
+                config = _config(app, configured(lambda: kernel.image), _command_line(kernel))
+                run = _prepare(_known(index(lambda: kernel.image), files), config, flags, switches, printed.append)
+                with kernel.beside(*files):
+                    _work(run, KernelModules(kernel, **forcing), names, switches)
         _report(app, run.outcome, printed, names, switches, dry=flags.dry_run)
         status = run.outcome.status
     if status:
@@ -216,7 +232,7 @@ def _flags(switches: dict[str, bool], wait: int) -> Flags:
 
 
 def _prepare(
-    index: ModuleIndex, config: ModprobeConfig, flags: Flags, switches: dict[str, bool], show: Callable[[str], None]
+    index: KnownModules, config: ModprobeConfig, flags: Flags, switches: dict[str, bool], show: Callable[[str], None]
 ) -> Modprobe:
     from kodojo.kernel.user import errno_text  # noqa: PLC0415  imports what the machine has imported by now
     from kodojo.kmod.modprobe import Modprobe  # noqa: PLC0415
@@ -225,7 +241,22 @@ def _prepare(
     return Modprobe(index, config, flags, None if quiet else show, errno_text)
 
 
-def _config(app: App, paths: tuple[str, ...], command_line: str = "") -> ModprobeConfig:
+def _known(index: ModuleIndex, files: list[Path]) -> KnownModules:
+    from kodojo.kmod.siblings import Siblings  # noqa: PLC0415
+
+    return Siblings(index, files) if files else index
+
+
+def _files(names: tuple[str, ...], place: str | None) -> list[Path]:
+    """The modules that are looked at besides the tree's: beside those that are named by files, and at a place."""
+    from kodojo.kmod.siblings import modules_at, modules_beside, named_as_path  # noqa: PLC0415
+
+    named = (Path(name) for name in names if named_as_path(name))
+    beside = [file for path in named if path.is_file() and module_name(path) for file in modules_beside(path)]
+    return beside + (modules_at(Path(place)) if place is not None else [])
+
+
+def _config(app: App, paths: Sequence[Path | str], command_line: str = "") -> ModprobeConfig:
     from kodojo.kmod.config import ModprobeConfig  # noqa: PLC0415
 
     config = ModprobeConfig.read(paths, command_line)
@@ -239,19 +270,35 @@ def _work(run: Modprobe, kernel: KernelModules, names: tuple[str, ...], switches
 
     if switches["remove"]:
         for name in names:
-            run.remove(kernel, name)
+            run.remove(kernel, _module_in(name) or name)
     elif switches["all"]:
         for name in names:
-            run.insert(kernel, name)
+            _insert(run, kernel, name)
     else:
-        run.insert(kernel, names[0], join_options(names[1:]))
+        _insert(run, kernel, names[0], join_options(names[1:]))
 
 
-def _print_names(app: App, names: tuple[str, ...], paths: tuple[str, ...], index: ModuleIndex) -> int:
+def _insert(run: Modprobe, kernel: KernelModules, name: str, options: str = "") -> None:
+    from kodojo.kmod.siblings import named_as_path  # noqa: PLC0415
+
+    if named_as_path(name):
+        run.insert_file(kernel, name, options)
+    else:
+        run.insert(kernel, name, options)
+
+
+def _module_in(name: str) -> str | None:
+    """The name of the module in a file; None for what is named otherwise."""
+    from kodojo.kmod.siblings import named_as_path  # noqa: PLC0415
+
+    return module_name(name) if named_as_path(name) else None
+
+
+def _print_names(app: App, names: tuple[str, ...], config: ModprobeConfig, index: KnownModules) -> int:
     """``modprobe -R``."""
     from kodojo.kmod.modprobe import lookup  # noqa: PLC0415
 
-    found = [candidate.name for candidate in lookup(index, _config(app, paths), names[0])]
+    found = [candidate.name for candidate in lookup(index, config, _module_in(names[0]) or names[0])]
     if app.json:
         app.out_json(found)
     elif found:
@@ -278,6 +325,8 @@ def _report(
     fatal = "WARNING" if switches["all"] else "FATAL"
     for is_fatal, text in outcome.messages:
         app.say(_line(app, fatal if is_fatal else "ERROR", text))
+    if outcome.status and not outcome.actions and Path(names[0]).is_file() and "/" not in names[0]:
+        app.say(f"hint: a file is named by its path: kodojo modprobe ./{clean(names[0])}")
     from kodojo.report.log import log_lines  # noqa: PLC0415
     from kodojo.report.refusal import advice_lines  # noqa: PLC0415
 

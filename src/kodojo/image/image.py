@@ -20,6 +20,7 @@ from kodojo.image.tree import ModuleTree
 if TYPE_CHECKING:
     import os
 
+    from kodojo.image.additions import Additions
     from kodojo.image.btf import Btf
     from kodojo.image.config import Config
     from kodojo.image.described.image import DescribedImage
@@ -67,6 +68,7 @@ class Image:
         self._config_path = config
         self._index_directory = index_directory
         self._account: dict[str, None] | None = None
+        self._additions_directory: Path | None = None
 
     # Opening
 
@@ -130,19 +132,23 @@ class Image:
         modules: Path | None = None,
         config: Path | None = None,
         index_directory: Path | None = None,
+        additions_directory: Path | None = None,
     ) -> Image:
         """Take a kernel and what belongs to it by path.
 
         :param modules: ``lib/modules/RELEASE``, or a root with that; without it the image has no modules.
         :param config: the kernel's ``.config``; without it, what is inside the kernel (``CONFIG_IKCONFIG``).
         :param index_directory: as in :meth:`from_directory`.
+        :param additions_directory: of :attr:`additions`.
         """
-        return cls(
+        image = cls(
             Path(vmlinuz).absolute(),
             Path(modules).absolute() if modules is not None else None,
             Path(config).absolute() if config is not None else None,
             index_directory,
         )
+        image._additions_directory = additions_directory
+        return image
 
     @classmethod
     def _from_kernel(cls, vmlinuz: Path) -> Image:
@@ -156,7 +162,7 @@ class Image:
         return f"<Image {decode(known.facts['release']) if known else self.path}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "_modules_directory", "_config_path", "_index_directory", "_account")
+        kept = ("path", "_modules_directory", "_config_path", "_index_directory", "_account", "_additions_directory")
         return {name: self.__dict__[name] for name in kept}
 
     @cached_property
@@ -482,6 +488,13 @@ class Image:
     def builtin(self) -> frozenset[str]:
         """The names of the modules that are built into the kernel."""
         return self.modules.builtin
+
+    @property
+    def additions(self) -> Additions:
+        """What was installed for it (``kodojo kernel install``); nothing for a kernel that is not in the store."""
+        from kodojo.image.additions import Additions  # noqa: PLC0415  most commands do not ask
+
+        return Additions(self._additions_directory, self.modules.root)
 
 
 def _store() -> Store:

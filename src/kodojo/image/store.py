@@ -11,6 +11,8 @@
             lib/modules/      the module tree, if it came in a package; one given as a directory is
                               referred to where it is
             index/            what Image computed once from the above
+            etc/, lib/firmware/, updates/ of the module tree
+                              what `kodojo kernel install` brought (image/additions.py)
         snapshots/IDENTITY/   of the kernel with this content
         machine/              the state that lasts from one command to the next
         current               the image that commands use when none is named
@@ -43,8 +45,9 @@ from kodojo.image.locate import KernelFiles, files_around, find_kernel_or_descri
 from kodojo.image.versions import version_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from kodojo.image.additions import Addition, Given
     from kodojo.image.image import Image
 
 __all__ = ["Progress", "Store", "lock", "read_checked", "write_atomically", "write_checked"]
@@ -363,6 +366,49 @@ class Store:
             raise disk_error(self._images / name, error, "remove") from error
         return name
 
+    # -- what a person adds to a kernel: image/additions.py ----------------------------------------------
+    def install(self, name: str | None, files: Iterable[Given]) -> Image:
+        """Add modules, configuration and firmware to a kernel, whose identity and snapshots stay what they are.
+
+        :param files: of :func:`kodojo.image.additions.given_modules` and its like.
+        :raises InputError: there is no such kernel, it is only described, or its module tree is not the store's own.
+        :raises StoreError: the store cannot be written; nothing was added then.
+        """
+        name = self.resolve(name)
+        with lock(self.root / "lock"):
+            self._take_over_tree(name)
+            image = self.open(name)
+            image.additions.install(files)
+        return self.open(name)
+
+    def uninstall(self, name: str | None, words: Iterable[str]) -> tuple[Addition, ...]:
+        """Remove what :meth:`install` brought, by the names of modules and files; what was removed.
+
+        :raises InputError: there is no such kernel, or nothing of that name was installed.
+        """
+        name = self.resolve(name)
+        with lock(self.root / "lock"):
+            return self.open(name).additions.uninstall(words)
+
+    def _take_over_tree(self, name: str) -> None:
+        """See to it that a kernel has a module tree in the store."""
+        description = _Description.read(self._images / name)
+        if description.headers:
+            raise InputError(
+                f"{name}: is only described, and loads no modules", hint="install into a kernel that can be booted"
+            )
+        if description.modules is None:
+            description = description._replace(modules=f"lib/modules/{description.release}")
+            for parent in ("lib", "lib/modules", description.modules):
+                (self._images / name / str(parent)).mkdir(mode=0o700, exist_ok=True)
+            write_checked(self._images / name / "description", description.pack(), "image")
+        elif Path(description.modules).is_absolute():
+            raise InputError(
+                f"{name}: its module tree is {description.modules}, outside of the store, and is not written to",
+                hint="load the files from where they are (kodojo modprobe ./FILE.ko finds what lies beside it),"
+                " or add the kernel from its package",
+            )
+
     def _identity(self, name: str) -> str:
         try:
             return _Description.read(self._images / name).identity
@@ -405,7 +451,7 @@ def _of_file(path: Path) -> KernelFiles | DescriptionFiles:
 def _open_image(files: KernelFiles, index: Path) -> Image:
     from kodojo.image.image import Image  # noqa: PLC0415  (Image.open looks into the store: it imports this)
 
-    return Image.from_files(files.vmlinuz, config=files.config, modules=files.modules, index_directory=index)
+    return Image.from_files(files.vmlinuz, files.modules, files.config, index, additions_directory=index.parent)
 
 
 def _lock_directory(path: Path) -> int:

@@ -21,7 +21,7 @@ _FLAGS_MASK = _DAIF | 0xF
 _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
 _TASK_SIZE = 1 << 48
 _AT_FDCWD = (1 << 64) - 100
-_OPENAT, _UNLINKAT = 56, 35
+_OPENAT, _UNLINKAT, _MKDIRAT = 56, 35, 34
 _HERE = 1 << 32  # beside a number: the directory is the current one
 
 # Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
@@ -36,9 +36,10 @@ class Arm64Abi:
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
     # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it:
-    # open and unlink are what a C library makes of them.
+    # open, unlink and mkdir are what a C library makes of them.
     system_calls = {  # noqa: RUF012  a table
-        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "unlinkat": _UNLINKAT, "unlink": _HERE | _UNLINKAT,
+        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": _MKDIRAT, "mkdir": _HERE | _MKDIRAT,
+        "unlinkat": _UNLINKAT, "unlink": _HERE | _UNLINKAT,
         "symlinkat": 36, "renameat": 38, "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53,
         "openat": _OPENAT, "open": _HERE | _OPENAT, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62,
         "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "nanosleep": 101,

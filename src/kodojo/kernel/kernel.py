@@ -15,6 +15,7 @@ from kodojo.errors import (
     LoadError,
     LogRecord,
     MachineError,
+    Refusal,
     UnloadError,
     UnmodelledError,
     decode,
@@ -27,6 +28,7 @@ from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
 from kodojo.kernel.file_calls import FileCalls, as_operation
 from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, Files
+from kodojo.kernel.firmware import bring_firmware
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
 from kodojo.kernel.new_code import NewCode
@@ -45,12 +47,14 @@ from kodojo.loader.syscalls import (
     sys_finit_module,
     sys_init_module,
 )
-from kodojo.loader.target import ModuleState
+from kodojo.loader.target import Module as LoadedModule
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 
 if TYPE_CHECKING:
     from kodojo.image.store import Store
+    from kodojo.kmod.config import ModprobeConfig
+    from kodojo.kmod.known import KnownModules
 
 __all__ = ["Kernel"]
 
@@ -83,7 +87,10 @@ class Kernel(FileCalls):
         self.tasks = Tasks(self.calls, self.memory)
         self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
         self.requests = ModuleRequests(self.calls, self.memory, self.tasks)
+        self.requests.knows_modules = lambda: self._has_siblings or bool(self.image.modules)
         self.new_code = NewCode(self.calls)
+        self._known: KnownModules | None = None
+        self._has_siblings = False
         self.answers_requests = True
         self.target = BootedTarget(
             image,
@@ -186,25 +193,43 @@ class Kernel(FileCalls):
     def _modprobe(self, name: str) -> int:
         """``modprobe -q -- NAME``: its exit status."""
         # Only when something is asked for.
-        from kodojo.kmod.config import ModprobeConfig  # noqa: PLC0415
-        from kodojo.kmod.index import ModuleIndex  # noqa: PLC0415
-        from kodojo.kmod.modprobe import modprobe_quietly  # noqa: PLC0415
-
-        def loaded(wanted: str) -> bool:
-            return any(m.name == wanted and m.state is ModuleState.LIVE for m in self.target.modules())
-
-        def insmod(path: Path, options: str) -> None:
-            self._insmod(read_module(path), options, Steps())
+        from kodojo.kernel.probing import answer, known_modules  # noqa: PLC0415
 
         def pause() -> None:
             # While a process starts or ends, others finish: init memory of modules is freed in the background.
             self.calls("schedule_timeout_uninterruptible", round(_PROCESS_START * self.hertz))
 
         pause()
-        config = ModprobeConfig.read(command_line=self.command_line)
-        status = modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
+        known = self._known or known_modules(self.image)
+        status = answer(known, self._modprobe_config(), name, self.target.modules, self._insmod_file)
         pause()
         return status
+
+    def _modprobe_config(self, path: str | os.PathLike[str] | None = None) -> ModprobeConfig:
+        """What the kernel's command line says, and this file or directory, or else those installed for the kernel."""
+        from kodojo.kmod.config import ModprobeConfig  # noqa: PLC0415  as in _modprobe
+
+        return ModprobeConfig.read(
+            self.image.additions.modprobe_d if path is None else [Path(path)], self.command_line
+        )
+
+    @contextmanager
+    def beside(self, *places: str | os.PathLike[str]) -> Iterator[KnownModules]:
+        """In the ``with`` block modprobe finds these modules, before those of the same names in the kernel's tree.
+
+        So does the kernel with what it asks for itself (``request_module()``). The value is what is known then.
+
+        :param places: ``.ko`` files, and directories with modules in them or below them.
+        :raises InputError: a directory has none.
+        """
+        from kodojo.kernel.probing import known_modules  # noqa: PLC0415  as in _modprobe
+
+        before = self._known, self._has_siblings
+        self._known, self._has_siblings = known_modules(self.image, places), bool(places)
+        try:
+            yield self._known
+        finally:
+            self._known, self._has_siblings = before
 
     @property
     def command_line(self) -> str:
@@ -299,13 +324,41 @@ class Kernel(FileCalls):
             yield
 
     # -- modules --------------------------------------------------------------------------------------
-    @as_operation
+    def modprobe(
+        self,
+        name: str | os.PathLike[str],
+        *parameters: str,
+        path: str | os.PathLike[str] | None = None,
+        config: str | os.PathLike[str] | None = None,
+    ) -> Module:
+        """Load a module with what it depends on, as ``modprobe`` does; what is loaded already stays as it is.
+
+        Modules are looked for in the kernel's tree and, before that, beside the file and at ``path``. While the load
+        runs, the kernel finds them there, too, if it asks for one itself (``request_module()``).
+
+        :param name: a module's name, an alias, or the path of a ``.ko`` file (a text with a slash, or a PathLike).
+        :param parameters: ``NAME=VALUE`` words for that module.
+        :param path: a directory with modules in it or below it, or one of the modules in a directory.
+        :param config: a directory like /etc/modprobe.d, or a file, instead of what was installed for the kernel.
+        :raises LoadError: the kernel refuses the module, or one that it needs. InputError: nothing is called so, or
+            it is built in. UnmodelledError: modprobe.d wants a command to be run.
+        """
+        from kodojo.kernel.probing import Probe, places_of  # noqa: PLC0415  as in _modprobe
+
+        self._alive()
+        with self.beside(*places_of(name, path)) as known, self.operation():
+            self.tasks.set_name("modprobe")
+            probe = Probe(known, self._modprobe_config(config), self.target.modules, self._insmod_file)
+            mod, steps = probe.load(name, parameters)
+            return Module(self, mod.address, steps)
+
     def insmod(
         self,
         file: str | os.PathLike[str] | bytes,
         *parameters: str,
         force_modversion: bool = False,
         force_vermagic: bool = False,
+        with_dependencies: bool = False,
     ) -> Module:
         """Load a module as ``insmod`` does: by finit_module, or by init_module if user space had to unpack it.
 
@@ -313,25 +366,61 @@ class Kernel(FileCalls):
         :param parameters: ``NAME=VALUE`` words, joined with blanks.
         :param force_modversion: the CRCs of the symbols that it uses do not count (``modprobe --force-modversion``).
         :param force_vermagic: nor does its version magic. Either taints the kernel.
+        :param with_dependencies: load first what it depends on, from the kernel's tree and the file's directory.
         :raises LoadError: the kernel refuses it, or kmod cannot unpack it. InputError: the file cannot be read.
             ImageError: it is larger than any module. MachineFault, MachineHang: guest code crashed, or did not
             come back.
         """
+        flags = MODULE_INIT_IGNORE_MODVERSIONS if force_modversion else 0
+        flags |= MODULE_INIT_IGNORE_VERMAGIC if force_vermagic else 0
+        if not with_dependencies:
+            return self._insmod_alone(file, parameters, flags)
+        from kodojo.kernel.probing import Probe, places_of  # noqa: PLC0415  as in _modprobe
+
+        if isinstance(file, bytes):
+            raise InputError("a module that is given as bytes has no directory", hint="write it to a file")
+        self._alive()
+        with self.beside(*places_of(Path(file))) as known:
+            with self.operation():
+                self.tasks.set_name("modprobe")
+                Probe(known, self._modprobe_config(), self.target.modules, self._insmod_file).load_needed(file)
+            return self._insmod_alone(file, parameters, flags)
+
+    @as_operation
+    def _insmod_alone(self, file: str | os.PathLike[str] | bytes, parameters: tuple[str, ...], flags: int) -> Module:
         steps = Steps()
         self.tasks.set_name(_LOADER_NAME)
-        name = "the module" if isinstance(file, bytes) else os.fspath(file)
+        name = "" if isinstance(file, bytes) else os.fspath(file)
         payload = read_module(file)
         warnings = other_answers(self.image, payload)
         try:
-            flags = MODULE_INIT_IGNORE_MODVERSIONS if force_modversion else 0
-            flags |= MODULE_INIT_IGNORE_VERMAGIC if force_vermagic else 0
             mod = self._insmod(payload, " ".join(parameters), steps, flags)
         except LoadError as error:
-            raise type(error)(f"{name}: {error.message}", error.refusal, tuple(steps), warnings) from error
+            refusal = self._advised(error.refusal, file)
+            message = f"{name or 'the module'}: {error.message}"
+            raise type(error)(message, refusal, tuple(steps), warnings, file=name) from error
         return Module(self, mod.address, tuple(steps), warnings)
 
-    def _insmod(self, payload: Payload, arguments: str, steps: Steps, flags: int = 0) -> Any:
+    def _advised(self, refusal: Refusal, file: str | os.PathLike[str] | bytes) -> Refusal:
+        """With the modules that have the symbols which it lacks."""
+        if refusal.slug != "unknown-symbol":
+            return refusal
+        from kodojo.kernel.probing import advised  # noqa: PLC0415  as in _modprobe
+
+        return advised(self.image, self._known, refusal, file)
+
+    def _bring_firmware(self) -> None:
+        installed = self.image.additions.firmware
+        if installed:
+            bring_firmware(self.files, self.user, self.tasks, installed)
+
+    def _insmod(self, payload: Payload, arguments: str, steps: Steps, flags: int = 0) -> LoadedModule:
+        self._bring_firmware()
         return insmod(self.target, self.user, payload, arguments, steps, flags)
+
+    def _insmod_file(self, path: Path, arguments: str, steps: Steps) -> LoadedModule:
+        """What modprobe does with each file."""
+        return self._insmod(read_module(path), arguments, steps)
 
     @as_operation
     def rmmod(self, name: str, *, force: bool = False) -> None:
@@ -370,6 +459,7 @@ class Kernel(FileCalls):
         :param args: likewise, a string.
         :param length: the length that the caller claims; that of ``image`` by default.
         """
+        self._bring_firmware()
         with self._in_user_memory(image) as (umod, size), self._string_in_user_memory(args) as uargs:
             try:
                 sys_init_module(self.target, umod, size if length is None else length, uargs)
@@ -383,6 +473,7 @@ class Kernel(FileCalls):
 
         :param fd: a descriptor of this Python process.
         """
+        self._bring_firmware()
         with self._string_in_user_memory(args) as uargs:
             try:
                 sys_finit_module(self.target, fd, uargs, flags)

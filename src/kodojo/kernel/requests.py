@@ -27,9 +27,10 @@ _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 class ModuleRequests:
     """Watches for the kernel's calls of modprobe.
 
-    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, and where the image
-        has no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where somebody
+    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, and where there are
+        no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where somebody
         has written another program's path to the sysctl ``kernel.modprobe``.
+    :attr knows_modules: whether there are modules: in the image's tree, if nobody says otherwise.
     """
 
     def __init__(self, calls: Calls, memory: KernelMemory, tasks: Tasks) -> None:
@@ -38,6 +39,7 @@ class ModuleRequests:
         self._tasks = tasks
         self._modprobe_path = calls.address("modprobe_path")
         self.answer: Callable[[str], int] | None = None
+        self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
         self._later: list[str] = []
         calls.cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
 
@@ -74,7 +76,7 @@ class ModuleRequests:
     def _is_modprobe(self, info: StructView) -> bool:
         """Whether it is our modprobe that is to be run, and there is one."""
         path = info.get("path")
-        if not path or self.answer is None or not self._calls.image.modules:
+        if not path or self.answer is None or not self.knows_modules():
             return False
         program = self._memory.string(path)
         return program in _PROGRAMS and program == self._memory.string(self._modprobe_path)

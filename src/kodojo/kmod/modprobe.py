@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from kodojo.errors import InputError, LoadError, UnloadError, UnmodelledError
+from kodojo.image.tree import module_name
 from kodojo.kmod.config import ModprobeConfig, Softdep
-from kodojo.kmod.index import ModuleIndex
+from kodojo.kmod.known import KnownModules
 from kodojo.kmod.names import alias_normalize
 
 __all__ = [
@@ -150,7 +151,7 @@ class Outcome:
     removed: list[str] = field(default_factory=list)
 
 
-def lookup(index: ModuleIndex, config: ModprobeConfig, name: str) -> list[Candidate]:
+def lookup(index: KnownModules, config: ModprobeConfig, name: str) -> list[Candidate]:
     """The modules that a name or alias stands for (``kmod_module_new_from_lookup``); none if it is unknown.
 
     Asked in this order, until one answers: aliases of modprobe.d, module names, symbols, modules with an install or
@@ -174,7 +175,7 @@ def lookup(index: ModuleIndex, config: ModprobeConfig, name: str) -> list[Candid
     return [Candidate(module, alias) for module in index.by_builtin_alias(alias)]
 
 
-def lookup_name(index: ModuleIndex, name: str) -> list[Candidate]:
+def lookup_name(index: KnownModules, name: str) -> list[Candidate]:
     """The module of that name, or what is built in under it (``kmod_module_new_from_name_lookup``); no alias."""
     folded = name.replace("-", "_")
     if folded in index or index.is_builtin(folded):
@@ -183,7 +184,7 @@ def lookup_name(index: ModuleIndex, name: str) -> list[Candidate]:
 
 
 def resolve(
-    index: ModuleIndex, config: ModprobeConfig, name: str, options: str = "", flags: Flags | None = None
+    index: KnownModules, config: ModprobeConfig, name: str, options: str = "", flags: Flags | None = None
 ) -> list[Action]:
     """All that modprobe would do for a name in a kernel without modules, in order; nothing if it is unknown.
 
@@ -204,7 +205,7 @@ def _is_blacklisted(config: ModprobeConfig, candidate: Candidate, flags: Flags) 
 class _Plan:
     """The order of one load (``kmod_module_get_probe_list``)."""
 
-    def __init__(self, index: ModuleIndex, config: ModprobeConfig, flags: Flags) -> None:
+    def __init__(self, index: KnownModules, config: ModprobeConfig, flags: Flags) -> None:
         self._index = index
         self._config = config
         self._flags = flags
@@ -278,7 +279,7 @@ class Modprobe:
 
     def __init__(
         self,
-        index: ModuleIndex,
+        index: KnownModules,
         config: ModprobeConfig,
         flags: Flags | None = None,
         show: Callable[[str], None] | None = None,
@@ -305,6 +306,29 @@ class Modprobe:
         if not candidates:
             self._complain(f"Module {name} not found in directory {self._index.root}", fatal=True)
             return self._failed()
+        return self._insert_each(loader, candidates, options)
+
+    def insert_file(self, loader: Loader, file: str, options: str = "") -> bool:
+        """Load a module by its file, with what it needs; the index has it. Raises likewise."""
+        return self._until_end(lambda: self._insert_file(loader, file, options))
+
+    def _insert_file(self, loader: Loader, file: str, options: str) -> bool:
+        name = module_name(file)
+        try:
+            os.stat(file)  # noqa: PTH116  as it was typed
+        except OSError as error:
+            self._complain(f"Failed to get module from path {file}: {error.strerror}", fatal=True)
+            return self._failed()
+        if name is None:
+            self._complain(f"Failed to get module from path {file}: {self._errno_text(ENOENT)}", fatal=True)
+            return self._failed()
+        return self._insert_each(loader, [Candidate(name)], options)
+
+    def insert_module(self, loader: Loader, name: str, options: str = "") -> bool:
+        """Load the module of that name, whatever else the name may be an alias of. Raises likewise."""
+        return self._until_end(lambda: self._insert_each(loader, [Candidate(name)], options))
+
+    def _insert_each(self, loader: Loader, candidates: list[Candidate], options: str) -> bool:
         good = True
         for candidate in candidates:  # the last one's fate is the command's, as kmod has it
             errno = self._probe(loader, candidate, options)
@@ -509,7 +533,7 @@ class _Callbacks:
 
 
 def modprobe_quietly(
-    index: ModuleIndex,
+    index: KnownModules,
     config: ModprobeConfig,
     name: str,
     loaded: Callable[[str], bool],
@@ -527,7 +551,7 @@ def modprobe_quietly(
 
 
 def answer_request(
-    index: ModuleIndex, config: ModprobeConfig, argv: list[str], loaded: Callable[[str], bool] = lambda _name: False
+    index: KnownModules, config: ModprobeConfig, argv: list[str], loaded: Callable[[str], bool] = lambda _name: False
 ) -> list[Action]:
     """What a call of modprobe by the kernel would load: ``argv`` is ``/sbin/modprobe -q -- NAME``.
 

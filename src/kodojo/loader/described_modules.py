@@ -57,6 +57,11 @@ class DescribedModules:
                 ),
             )
 
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """The dependencies that the description does not know: no modules of that kernel."""
+        return tuple(mod.name for mod in self._unlisted)
+
     def presume(self, name: str, *, gplok: bool) -> Symbol | None:
         """A symbol that nothing exports which is known to be loaded, but that may be there all the same."""
         if name == "module_layout":

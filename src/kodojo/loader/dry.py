@@ -355,6 +355,11 @@ class DryTarget:
                 self._exports[mod, ""], self._exports[mod, "gpl_"] = exports
                 self._modules.insert(0, mod)
 
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Modules that count as loaded though nobody knows what they are, or whether they would load."""
+        return self._described.unlisted
+
     def _export_table(self, mod: Module, prefix: str) -> ExportTable:
         if (mod, prefix) not in self._exports:
             fields = self._fields[mod]

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kodojo.errors import LoadError
 
@@ -107,6 +107,13 @@ class Steps(list[Step]):
 
     def also(self, error: LoadError) -> None:
         """One of several refusals of a step that looks at everything before it gives up."""
+
+    def all_of(self, errors: Sequence[LoadError]) -> LoadError:
+        """The refusal of such a step: the last one, with the details of all that have its reason."""
+        last = errors[-1]
+        same = (error.refusal for error in errors if error.refusal.slug == last.slug)
+        last.refusal = replace(last.refusal, details=tuple(detail for each in same for detail in each.details))
+        return last
 
     def conclude(self) -> None:
         """The last step is done; a survey refuses now if it has met refusals."""

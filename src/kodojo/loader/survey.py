@@ -13,7 +13,7 @@ from kodojo.errors import DamageError, LoadError
 from kodojo.loader.steps import Step, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kodojo.errors import Refusal
     from kodojo.loader.target import Target
@@ -90,6 +90,10 @@ class Survey(Steps):
         log = self._target.log_since(self._mark)
         self._mark = self._target.log_mark()
         self._noted.append((error, replace(refusal, step=refusal.step or self.current, log=log)))
+
+    def all_of(self, errors: Sequence[LoadError]) -> LoadError:
+        """The last one: they have been noted one by one."""
+        return errors[-1]
 
     def ended(self, error: LoadError) -> None:
         """A refusal has ended it, behind which nothing can be told.

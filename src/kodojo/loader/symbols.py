@@ -54,7 +54,7 @@ def simplify_symbols(target: Target, mod: Module, info: LoadInfo) -> dict[str, i
         bases[info.index.pcpu] = mod.percpu
     symbols["st_value"][defined] += bases[shndx[defined]]
 
-    failure: LoadError | None = None
+    failures: list[LoadError] = []
     looked_up = 0
     silent = defined | (shndx == SHN_ABS) | (shndx == SHN_LIVEPATCH)
     silent[:1] = True
@@ -70,9 +70,9 @@ def simplify_symbols(target: Target, mod: Module, info: LoadInfo) -> dict[str, i
             error = _invalid_section_index(target, mod, info, index, name)
         if error is not None:
             info.steps.also(error)
-            failure = error
-    if failure is not None:
-        raise failure
+            failures.append(error)
+    if failures:
+        raise info.steps.all_of(failures)
     return {
         "symbols": len(symbols),
         "looked up": looked_up,

@@ -79,6 +79,8 @@ def check(
 
     A refusal is an answer, not an exception, whether it is the kernel's or kmod's, which does not get to the module
     in a damaged file. InputError if the file cannot be read, ImageError if it is larger than any module.
+    MissingInformationError if the kernel is only described, and the module depends on one that the description does
+    not know.
 
     :param file: a path or the bytes of a module, or what was read of it; compressed ones are unpacked as kmod does
         (:mod:`kodojo.image.payload`).
@@ -101,6 +103,7 @@ def judge(
 
     :param prepare: loads them.
     :return: the verdict, and the kernel on paper; the module is the newest of its ``modules()`` if it would load.
+    :raises MissingInformationError: the kernel is only described, and the module needs one that is not known there.
     """
     target = DryTarget(image)
     verdict = _dry_load(target, payload, args, prepare)
@@ -108,6 +111,13 @@ def judge(
         from kodojo.loader.presumptions import settle  # noqa: PLC0415  (only for kernels that are described)
 
         verdict = settle(verdict, target.image, lambda other: _dry_load(DryTarget(other), payload, args, prepare))
+    if verdict.ok and target.unlisted:
+        names = ", ".join(target.unlisted)
+        raise MissingInformationError(
+            f"it depends on {names}: not in this kernel's Module.symvers, and so no module of its own;"
+            " nothing else speaks against it",
+            hint="Check it together with the modules that it needs (kodojo check A.ko B.ko).",
+        )
     warnings = other_answers(image, payload)
     return (replace(verdict, warnings=warnings) if warnings else verdict), target
 

@@ -64,6 +64,7 @@ class KernelFacts:
     :param config_inferred: there was no config file; the values are what the kernel itself shows.
     :param size: bytes that the kernel takes in the store, without snapshots.
     :param kind: ``kernel``, or ``headers`` for one that is only described.
+    :param installed: what a person has added to it.
     :param missing: facts that are not known (of :data:`kodojo.image.image.FACTS`).
     :param warnings: what is incomplete or contradictory.
     """
@@ -84,6 +85,7 @@ class KernelFacts:
     kind: str
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
+    installed: tuple[str, ...] = ()
 
 
 def architecture(image: Image) -> str:
@@ -123,6 +125,7 @@ def kernel_facts(
         kind=image.kind,
         missing=tuple(sorted(FACTS - image.describes - {"module exports"})),
         warnings=image.warnings,
+        installed=tuple(addition.label for addition in image.additions.listed()),
     )
 
 
@@ -184,6 +187,7 @@ def show_rows(facts: KernelFacts) -> list[tuple[str, str]]:
     if facts.kind != "kernel":
         rows.append(("not known", ", ".join(facts.missing)))
         return rows + [("warning", warning) for warning in facts.warnings]
+    rows += [("installed", label) for label in facts.installed]
     rows += [("snapshot", _snapshot_text(snapshot)) for snapshot in facts.snapshots] or [("snapshot", "none yet")]
     return rows
 

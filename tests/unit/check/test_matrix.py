@@ -224,7 +224,9 @@ def test_kernels_that_are_only_described(series, built, tmp_path):
     assert [result.slug for result in matrix] == ["ok", "ok", "unknown-symbol"]
     assert matrix.kernels[0].kind == "headers"
     (alone,) = check_matrix([Kernel("k", headers)], examine(find_modules(paths[:1], spool), spool), run_here)
-    assert any("kd_export" in sentence for sentence in alone.unmade)
+    assert (alone.status, alone.verdict) == (Status.UNCHECKED, None)
+    assert "kd_export" in alone.failure
+    assert alone.advice.endswith(f"kodojo check {paths[0]} {paths[1]}")
     assert not any("kd_export" in sentence for sentence in matrix.results[paths[0], "k"].unmade)
 
 
@@ -241,3 +243,20 @@ def test_own_module_of_a_given_name(given, tmp_path):
     for name in ("one", "two"):
         rows = {label: matrix.results[label, name].slug for label in matrix.modules}
         assert rows == {"m.ko": "unknown-symbol", "./m.ko": "ok", "other.ko": "ok"}
+
+
+def test_what_lies_beside_and_was_not_given(given, tmp_path):
+    """A file that a module needs, lies beside it and was not given is named, whether depends= names it or not."""
+    modules = {
+        "named.ko": simple_module("named", needs=("helper",), depends="part"),
+        "unnamed.ko": simple_module("unnamed", needs=("helper",)),
+        "part.ko": simple_module("part", exports=("helper",)),
+    }
+    for name, content in modules.items():
+        Path(name).write_bytes(content)
+    del modules["part.ko"]
+    matrix = check_matrix([Kernel("k", paper_kernel())], given(modules), run_here)
+    for name in modules:
+        result = matrix.results[name, "k"]
+        assert (result.status, result.slug) == (Status.REFUSED, "unknown-symbol")
+        assert result.hint == f"part.ko lies beside it: give it too: kodojo check {name} part.ko"

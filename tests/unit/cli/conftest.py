@@ -16,7 +16,10 @@ from click.testing import CliRunner, Result
 from kodojo.cli.app import App
 from kodojo.cli.group import cli
 from kodojo.errors import GuestOSError, InputError, LogRecord, UnloadError
+from kodojo.image.additions import Additions
 from kodojo.kernel.files import FileStatus
+from kodojo.kernel.probing import known_modules
+from kodojo.kmod.known import KnownModules
 
 
 @dataclass
@@ -50,7 +53,11 @@ class CardKernel:
         self.printk = CardPrintk()
         self.modules: list[CardModule] = []
         self.image = SimpleNamespace(
-            builtin=frozenset({"loop"}), release="6.1.0-test", modules={}, architecture="x86_64"
+            builtin=frozenset({"loop"}),
+            release="6.1.0-test",
+            modules={},
+            architecture="x86_64",
+            additions=Additions(None, None),
         )
         self.time = 3.0
         self.loaded: list[tuple[str, ...]] = []
@@ -87,10 +94,14 @@ class CardKernel:
     def limit(self, seconds: float) -> None:
         self.limits.append(seconds)
 
-    def insmod(self, file: str, *parameters: str, **forcing: bool) -> CardModule:
-        self.loaded.append((file, *parameters))
+    def insmod(self, file: str, *parameters: str, with_dependencies: bool = False, **forcing: bool) -> CardModule:
+        self.loaded.append((file, *parameters, *(["with dependencies"] if with_dependencies else [])))
         self.forced.append(forcing)
         return self.on_insmod()
+
+    @contextmanager
+    def beside(self, *files: Path) -> Iterator[KnownModules]:
+        yield known_modules(self.image, files)
 
     def rmmod(self, name: str, *, force: bool = False) -> None:
         self.forced.append({"force": force})

@@ -273,3 +273,19 @@ def test_name_in_any_bytes(run, kernel, tmp_path):
     result = run("insmod", path)
     assert kernel.loaded == [(path,)]
     assert r"/\xff\x1b.ko: Invalid module format" in result.stderr.splitlines()[0]
+
+
+def test_with_dependencies(run, kernel, ko, tmp_path):
+    """--with-dependencies is the kernel's business; of what is refused on the way the file is named."""
+    assert run("insmod", "--with-dependencies", ko, "a=1").exit_code == 0
+    assert kernel.loaded == [(ko, "a=1", "with dependencies")]
+
+    needed = tmp_path / "needed.ko"
+    needed.write_bytes(Path(ko).read_bytes())
+
+    def refuse():
+        raise LoadError("no", Refusal(2, "simplify_symbols", "unknown-symbol"), file=str(needed))
+
+    kernel.on_insmod = refuse
+    first = run("insmod", "--with-dependencies", ko).stderr.splitlines()[0]
+    assert first == f"insmod: ERROR: could not insert module {needed}: Unknown symbol in module"

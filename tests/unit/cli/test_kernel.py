@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from kodojo.errors import CorruptError, InputError, PackageError
+from kodojo.image.additions import Additions
 from kodojo.image.config import Config
 from kodojo.image.image import FACTS
 from kodojo.kernel import snapshots
@@ -27,6 +28,7 @@ def _image(store, release, modules=3, kind="kernel"):
         modules={f"m{i}": None for i in range(modules)},
         builtin=frozenset({"loop"}),
         path=store.root / "images" / release / "boot" / f"vmlinuz-{release}",
+        additions=Additions(store.root / "images" / release, None),
     )
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from kodojo.errors import LoadError, LogRecord, Refusal, UnloadError
+from kodojo.image.additions import Additions
 from kodojo.image.tree import ModuleTree
 from tests.support.elf_writer import module_writer
 
@@ -24,7 +25,12 @@ def tree(tmp_path, kernel, cards):
     for name, writer in (("base", base), ("user", user)):
         (root / f"{name}.ko").write_bytes(writer.build())
     index = SimpleNamespace(directory=tmp_path / "index")
-    kernel.image = SimpleNamespace(release="9.9-paper", modules=ModuleTree(root), index_directory=index.directory)
+    kernel.image = SimpleNamespace(
+        release="9.9-paper",
+        modules=ModuleTree(root),
+        index_directory=index.directory,
+        additions=Additions(tmp_path / "additions", root),
+    )
     cards.images["9.9-paper"] = kernel.image
     return root
 
@@ -239,3 +245,66 @@ def test_modinfo_json_has_the_fields_in_order(run):
     (shape,) = json.loads(run("modinfo", "--json", "user").output)
     assert shape["ok"] is True
     assert [field["key"] for field in shape["fields"]][:4] == ["license", "retpoline", "intree", "name"]
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A module that is not in the tree, with what it needs beside it; the working directory is theirs."""
+    directory = tmp_path / "driver"
+    directory.mkdir()
+    part = module_writer(name="part", info={"alias": "own-part"})
+    part.add("__ksymtab", b"\0" * 12, 2)
+    part.symbol("part_get", ".text")
+    part.symbol("__ksymtab_part_get", "__ksymtab")
+    whole = module_writer(name="whole")
+    whole.symbol("part_get")
+    whole.symbol("base_get")
+    for name, writer in (("part", part), ("whole", whole)):
+        (directory / f"{name}.ko").write_bytes(writer.build())
+    monkeypatch.chdir(directory)
+    return directory
+
+
+def test_a_file_is_loaded_with_what_lies_beside_it(run, kernel, tree, driver):
+    result = run("modprobe", "./whole.ko", "a=1")
+    assert (result.exit_code, result.output) == (0, "")
+    assert sorted(kernel.loaded[:2]) == sorted([(f"{tree}/base.ko",), ("part.ko",)])
+    assert kernel.loaded[2:] == [("whole.ko", "a=1")]
+
+
+def test_several_files_and_a_directory(run, kernel, tree, driver, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run("modprobe", "-a", "driver/whole.ko", "user").exit_code == 0
+    assert {words[0] for words in kernel.loaded} == {f"{tree}/base.ko", f"{tree}/user.ko"} | {
+        f"driver/{name}.ko" for name in ("part", "whole")
+    }
+    kernel.loaded.clear()
+    assert run("modprobe", "--path", "driver", "own-part").exit_code == 0
+    assert kernel.loaded == [("driver/part.ko",)]
+    assert run("modprobe", "-R", "--path", "driver", "own-part").output == "part\n"
+    assert run("modprobe", "--path", "nothing", "own-part").exit_code == 1
+
+
+def test_what_is_no_file_of_a_module_is_said_in_kmods_words(run, kernel, driver):
+    (driver / "text").write_text("")
+    for name, reason in (("./gone.ko", "No such file or directory"), ("./text", "No such file or directory")):
+        result = run("modprobe", name)
+        text = f"modprobe: FATAL: Failed to get module from path {name}: {reason}\n"
+        assert (result.exit_code, result.stderr) == (1, text)
+    assert kernel.loaded == []
+
+
+def test_a_file_without_a_slash_is_a_name_and_the_hint_says_so(run, driver):
+    assert run("modprobe", "whole.ko").stderr.splitlines()[-1] == (
+        "hint: a file is named by its path: kodojo modprobe ./whole.ko"
+    )
+
+
+def test_what_was_installed_for_the_kernel_is_read_unless_c_names_other_configuration(run, kernel, tree, tmp_path):
+    place = tmp_path / "additions/etc/modprobe.d"
+    place.mkdir(parents=True)
+    (place / "own.conf").write_text("options base a=1\n")
+    (tmp_path / "other.conf").write_text("options base b=2\n")
+    run("modprobe", "base")
+    run("modprobe", "-C", str(tmp_path / "other.conf"), "base")
+    assert kernel.loaded == [(f"{tree}/base.ko", "a=1 "), (f"{tree}/base.ko", "b=2 ")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kodojo.check.explain.case import exporters
 from kodojo.check.explain.nearest import nearest
 from kodojo.errors import Detail
+from kodojo.kmod.providers import listed, load_command
 
 if TYPE_CHECKING:
     from kodojo.check.explain.case import Case
@@ -54,12 +55,13 @@ def unknown_symbol(case: Case, problem: Refusal) -> Refusal:
     owners = sorted({str(detail.facts["module"]) for detail in details if "module" in detail.facts})
     hint = problem.hint
     if owners:
-        names = ", ".join(owners)
-        hint = f"Load {names} first: modprobe does, if depends= of the module names it."
+        files = {name: path for name in owners if (path := case.beside(name)) is not None}
+        hint = f"Load {listed(owners)} first: {load_command(*(files.get(name, name) for name in owners))}."
+        if case.file is not None and all("module" in detail.facts for detail in details):
+            hint += f" Or all at once: {load_command(case.file)}."
         if not case.depends.issuperset(owners):
-            hint = (
-                f"Load {names} first. modprobe does not do it by itself, for depends= does not name it:"
-                " modinfo of the module would, had it been built with that module's Module.symvers."
+            hint += (
+                " depends= does not name it, as it would had the module been built with that module's Module.symvers."
             )
     elif absent := sorted(name for name in case.depends if name not in case.image.modules):
         names = ", ".join(absent)
@@ -90,8 +92,13 @@ def _unknown(case: Case, detail: Detail) -> Detail:
 
 def _of_another_module(case: Case, detail: Detail, owner: str) -> Detail:
     named = owner in case.depends
-    text = f"module {owner} exports it, which is in the kernel's tree but not loaded"
-    more = () if named else (f"depends= of this module does not name {owner}, so modprobe would not load it first",)
+    path = case.beside(owner)
+    text = (
+        f"module {owner} exports it, which is in the kernel's tree but not loaded"
+        if path is None
+        else f"{path.name}, which lies beside it, exports it"
+    )
+    more = () if named else (f"depends= of this module does not name {owner}",)
     facts = detail.facts | {"found": "another module", "module": owner, "in depends": "yes" if named else "no"}
     return replace(detail, text=text, facts=facts, more=more)
 
