@@ -11,6 +11,7 @@
             lib/modules/      the module tree, if it came in a package; one given as a directory is
                               referred to where it is
             index/            what Image computed once from the above
+        headers/RELEASE-MACHINE/  what modules for a kernel are built against, unpacked (kodojo check --build)
         snapshots/IDENTITY/   of the kernel with this content
         machine/              the state that lasts from one command to the next
         current               the image that commands use when none is named
@@ -116,6 +117,11 @@ class Store:
     def machine_directory(self) -> Path:
         """Where the state of the current machine is kept; created by who writes there."""
         return self.root / "machine"
+
+    @property
+    def headers_directory(self) -> Path:
+        """Where headers that modules are built against are kept, by release; created by who writes there."""
+        return self.root / "headers"
 
     def snapshots_directory(self, image: Image) -> Path:
         """Where the snapshots of a kernel are kept, found by its content; created by who writes there."""

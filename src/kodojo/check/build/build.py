@@ -1,0 +1,312 @@
+"""Sources times kernels: each is built once, in a sandbox of its own, and what comes out is checked like any module."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from kodojo.check.build.compiler import Tools, tools_for
+from kodojo.check.build.complaints import complaints, missing_on_this_machine
+from kodojo.check.build.dkms import BUILD, CLEAN, EVALUATE, MAKE, Conf, read_answers
+from kodojo.check.build.headers import Headers, given_headers, headers_for
+from kodojo.check.build.sandbox import Cancelled, Done, Limits, Sandbox
+from kodojo.check.build.sources import Source
+from kodojo.check.examine import examine
+from kodojo.check.matrix import Built
+from kodojo.check.results import NotBuilt, Result
+from kodojo.check.sources import GivenModule
+from kodojo.durable import disk_error
+from kodojo.errors import InputError, KodojoError
+
+if TYPE_CHECKING:
+    from kodojo.check.matrix import Kernel
+    from kodojo.check.sources import Spool
+    from kodojo.durable import Progress
+
+__all__ = ["Settings", "build_all"]
+
+_KEPT = 1 << 16  # bytes of answers that are read
+_CHUNK = 1 << 18
+
+
+class Settings(NamedTuple):
+    """How to build.
+
+    :param headers: directories and packages with headers, for kernels whose headers are not elsewhere.
+    :param store: the directory in which fetched headers are kept.
+    :param logs: the directory in which everything that builds print is kept; None: it is not.
+    :param sandbox: False: with this process's rights, without a sandbox. :param jobs: processes of compilers.
+    """
+
+    store: Path
+    headers: tuple[str, ...] = ()
+    logs: Path | None = None
+    sandbox: bool = True
+    jobs: int = 1
+    limits: Limits = Limits()
+
+
+class _Outcome(NamedTuple):
+    """Of one source and one kernel.
+
+    :param names: the labels of its modules, as far as they are known. :param modules: those that were built.
+    :param failure: why it could not be tried. :param not_built: why there are none.
+    """
+
+    names: tuple[str, ...] = ()
+    modules: tuple[GivenModule, ...] = ()
+    failure: KodojoError | None = None
+    not_built: NotBuilt | None = None
+    note: str = ""
+
+
+class _Place(NamedTuple):
+    """A kernel with what modules for it are built against and with."""
+
+    kernel: str
+    machine: str
+    headers: Headers
+    tools: Tools
+
+
+def build_all(
+    sources: Sequence[Source],
+    kernels: Sequence[Kernel],
+    settings: Settings,
+    spool: Spool,
+    progress: Progress | None = None,
+) -> dict[str, Built]:
+    """Build every source for every kernel. What cannot be built is a result, too.
+
+    :return: by the kernels' names.
+    :raises InputError: headers that were given are none; no sandbox can be made here.
+    :raises KodojoError: the disk is full.
+    """
+    end = threading.Event()
+    outcomes: dict[tuple[str, str], _Outcome] = {}
+    with tempfile.TemporaryDirectory(prefix="kodojo-build-", ignore_cleanup_errors=True) as temporary:
+        directory = Path(temporary).resolve()
+        directory.chmod(0o711)
+        given = given_headers(settings.headers, _new(directory / "headers"))
+        builds: list[tuple[Source, _Place]] = []
+        for kernel in kernels:
+            if kernel.image is None:
+                failed = _Outcome(failure=InputError(kernel.problem, hint=kernel.hint))
+                outcomes |= {(source.label, kernel.name): failed for source in sources}
+                continue
+            try:
+                headers = headers_for(kernel.image, given, settings.store, progress)
+                machine = kernel.image.architecture
+                place = _Place(kernel.name, machine, headers, tools_for(headers, machine))
+            except InputError as error:
+                outcomes |= {(source.label, kernel.name): _Outcome(failure=error) for source in sources}
+                continue
+            builds += [(source, place) for source in sources]
+        workers = max(1, min(settings.jobs, len(builds)))
+        each = settings._replace(jobs=max(1, settings.jobs // workers))
+        with ThreadPoolExecutor(workers) as pool:
+            futures = {
+                pool.submit(_build, source, place, each, directory / str(number), spool, end.is_set): (source, place)
+                for number, (source, place) in enumerate(builds)
+            }
+            try:
+                for done, future in enumerate(as_completed(futures)):
+                    source, place = futures[future]
+                    outcomes[source.label, place.kernel] = future.result()
+                    if progress is not None:
+                        progress(done + 1, len(futures), f"building {source.title} for {place.kernel}")
+            except BaseException:
+                end.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    return {kernel.name: _built(sources, kernel.name, outcomes, spool) for kernel in kernels}
+
+
+def _built(sources: Iterable[Source], kernel: str, outcomes: dict[tuple[str, str], _Outcome], spool: Spool) -> Built:
+    modules: list[GivenModule] = []
+    others: list[Result] = []
+    notes: dict[str, None] = {}
+    for source in sources:
+        outcome = outcomes[source.label, kernel]
+        if outcome.note:
+            notes[outcome.note] = None
+        modules += outcome.modules
+        if outcome.modules:
+            continue
+        known = dict.fromkeys(
+            name for (label, _), each in outcomes.items() if label == source.label for name in each.names
+        )
+        for name in known or [source.label]:
+            result = Result(name, kernel, not_built=outcome.not_built)
+            if outcome.failure is not None:
+                result = replace(result, failure=outcome.failure.message, advice=outcome.failure.hint)
+            others.append(result)
+    return Built(tuple(examine(modules, spool)), tuple(others), tuple(notes))
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def _build(
+    source: Source, place: _Place, settings: Settings, directory: Path, spool: Spool, cancelled: Callable[[], bool]
+) -> _Outcome:
+    """One build, from an empty directory to modules in the spool."""
+    try:
+        directory.mkdir(mode=0o755)
+        sandbox = Sandbox(
+            directory,
+            shown=[place.headers.shown, *place.tools.shown],
+            links=place.headers.links(),
+            namespaces=settings.sandbox,
+            limits=settings.limits,
+            cancelled=cancelled,
+        )
+        try:
+            return _Build(source, place, settings, sandbox, spool).run()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(directory, error) from error
+    except Cancelled:
+        return _Outcome()
+
+
+class _Build:
+    """A build on its way."""
+
+    def __init__(self, source: Source, place: _Place, settings: Settings, sandbox: Sandbox, spool: Spool) -> None:
+        self._source = source
+        self._place = place
+        self._settings = settings
+        self._sandbox = sandbox
+        self._spool = spool
+        self._log: list[str] = []
+        work = sandbox.work
+        place.tools.write_names(work / "bin")
+        path = f"{work / 'bin'}:{place.tools.environment['PATH']}"
+        self._environment = place.tools.environment | {
+            "PATH": path,
+            "kernelver": place.headers.release,
+            "arch": place.machine,
+            "kernel_source_dir": str(place.headers.build),
+            "dkms_tree": str(work / "dkms"),
+            "source_tree": "/usr/src" if settings.sandbox else str(work),
+        }
+
+    def run(self) -> _Outcome:
+        source = self._sandbox.work / "source"
+        shutil.copytree(self._source.place, source, symlinks=True)
+        conf = self._conf(source)
+        if isinstance(conf, str):
+            return self._failed((), conf)
+        names = tuple(self._source.module_label(f"{record.name}.ko") for record in conf.modules)
+        if conf.excluded:
+            return self._failed(names, f"dkms.conf excludes this kernel: {conf.excluded}")
+        build = self._sandbox.work / "dkms" / conf.name / conf.version / "build"
+        self._sandbox.links |= {
+            f"/usr/src/{conf.name}-{conf.version}": str(source),
+            "/var/lib/dkms": str(self._sandbox.work / "dkms"),
+        }
+        make = conf.make + _for_clang(self._place.headers)
+        environment = self._environment | conf._replace(make=make).variables()
+        done = self._run([BUILD, "build", str(source), str(build), str(self._settings.jobs)], environment)
+        library = missing_on_this_machine(done.output)
+        if library:
+            hint = "install the package that has it (libelf.so.1: libelf1 on Debian)"
+            return _Outcome(names, failure=InputError(f"a program that building needs wants {library}", hint=hint))
+        if done.stopped or done.status != 0:
+            return self._failed(names, self._why(done), build)
+        return self._taken(conf, build, names)
+
+    def _run(self, script: Sequence[str], environment: dict[str, str]) -> Done:
+        done = self._sandbox.run(["bash", "--norc", "-c", *script], environment)
+        self._log.append(done.output)
+        return done
+
+    def _conf(self, source: Path) -> Conf | str:
+        """What the package says about this kernel; for a directory without ``dkms.conf``, what kbuild does.
+
+        :return: if it says nonsense, what is wrong with it.
+        """
+        if self._source.kind == "kbuild":
+            for path in source.rglob("*.ko"):  # of an earlier build
+                path.unlink()
+            return Conf(re.sub(r"[^\w.+-]", "_", self._source.title) or "module", "0", (), f"{MAKE} modules", CLEAN)
+        answers = self._sandbox.work / "answers"
+        # As DKMS has it: dkms.conf may ask where it lies.
+        done = self._run([EVALUATE, "dkms.conf", str(source / "dkms.conf"), str(answers)], self._environment)
+        if done.stopped:
+            return f"dkms.conf: its evaluation was stopped: {done.stopped}"
+        try:
+            with self._sandbox.open(answers) as file:
+                return read_answers(file.read(_KEPT))
+        except InputError as error:
+            return error.message
+
+    def _taken(self, conf: Conf, build: Path, names: tuple[str, ...]) -> _Outcome:
+        """What was built, in the spool."""
+        if self._source.kind == "kbuild":
+            paths = {
+                self._source.module_label(str(path.relative_to(build))): path for path in sorted(build.rglob("*.ko"))
+            }
+        else:
+            paths = {
+                name: build / record.location / f"{record.built}.ko"
+                for name, record in zip(names, conf.modules, strict=True)
+            }
+        modules = []
+        for name, path in paths.items():
+            try:
+                with self._sandbox.open(path) as file:
+                    modules.append(GivenModule(name, self._spool.write(_pieces(file))))
+            except InputError as error:
+                return self._failed(names, f"it was built, but {error.message}", build)
+        if not modules:
+            return self._failed(names, "it was built, and there is no module", build)
+        self._keep_log()
+        return _Outcome(tuple(paths), tuple(modules), note=self._place.tools.note)
+
+    def _why(self, done: Done) -> str:
+        return f"the build was stopped: {done.stopped}" if done.stopped else ""
+
+    def _failed(self, names: tuple[str, ...], why: str, build: Path | None = None) -> _Outcome:
+        """It does not build. If nothing else is known, the log says why."""
+        directories = [str(path) for path in (build, self._place.headers.build, self._place.headers.shown) if path]
+        found = [] if why else complaints(self._log[-1] if self._log else "", directories)
+        why = why or (found[0] if found else "the build failed without a word")
+        return _Outcome(names, not_built=NotBuilt(self._source.label, why, tuple(found), self._keep_log()))
+
+    def _keep_log(self) -> str:
+        """Write everything that was printed where the user wants it; its path, or nothing."""
+        logs = self._settings.logs
+        if logs is None:
+            return ""
+        title = re.sub(r"[^\w.+~-]", "_", f"{self._source.title}-{self._place.kernel}")
+        path = logs / f"{title}.log"
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(self._log), "utf-8", "replace")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        return str(path)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while data := file.read(_CHUNK):
+        yield data
+
+
+def _for_clang(headers: Headers) -> str:
+    """What DKMS adds to the command for a kernel that clang built."""
+    config = headers.config()
+    compiler = " CC=clang" if config.get("CONFIG_CC_IS_CLANG") == "y" else ""
+    return compiler + (" LD=ld.lld" if config.get("CONFIG_LD_IS_LLD") == "y" else "")

@@ -1,0 +1,49 @@
+"""What a build complains about: the lines of its log that say why there is no module."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["complaints", "missing_on_this_machine"]
+
+_MOST = 10
+_LONGEST = 300
+
+# In the order of how much they say; those of the first kind that occur are the complaints.
+_KINDS = (
+    re.compile(r"^(?!make)\S+:\d+:(?:\d+:)? (?:fatal )?error: .+"),  # the compiler
+    re.compile(r"^(?:ERROR: modpost: |ERROR: )\S.*"),  # modpost
+    re.compile(r"^(?:\S*ld\S*: |\S+: undefined reference).+"),  # the linker
+    re.compile(r"^(?:configure: error: |error: |!+ ?Error|Error[:!] ).+"),  # scripts
+    re.compile(r"^(?:\S+: )?(?:line \d+: )?\S+: (?:command not found|not found|No such file or directory)$"),
+    re.compile(r"^\S*Makefile\S*:\d+: \*\*\* .+"),  # $(error ...)
+    re.compile(r"^make(?:\[\d+\])?: \*\*\* .+"),
+)
+_PROGRAM = re.compile(r"error while loading shared libraries: (?P<library>[\w.+-]+):", re.MULTILINE)
+_NOISE = re.compile(r"\s*\[(?:-W\S+|enabled by default)\]$")
+
+
+def complaints(log: str, directories: list[str]) -> list[str]:
+    """The first lines that say what went wrong, each once; the last line if none does.
+
+    :param directories: of the build and of the headers: their paths are left out.
+    """
+    lines = [_short(line, directories) for line in log.splitlines()]
+    for kind in _KINDS:
+        found = dict.fromkeys(line[:_LONGEST] for line in lines if kind.match(line))
+        if found:
+            return list(found)[:_MOST]
+    said = [line for line in lines if line.strip() and not line.startswith("# ")]
+    return [line[:_LONGEST] for line in said[-1:]]
+
+
+def _short(line: str, directories: list[str]) -> str:
+    for directory in directories:
+        line = line.replace(directory + "/", "")
+    return _NOISE.sub("", line.rstrip())
+
+
+def missing_on_this_machine(log: str) -> str:
+    """A library that the kernel's own programs of the build need and that is not here; empty if none."""
+    found = _PROGRAM.search(log)
+    return found["library"] if found else ""
