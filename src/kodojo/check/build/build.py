@@ -280,7 +280,8 @@ class _Build:
 
     def _failed(self, names: tuple[str, ...], why: str, build: Path | None = None) -> _Outcome:
         """It does not build. If nothing else is known, the log says why."""
-        directories = [str(path) for path in (build, self._place.headers.build, self._place.headers.shown) if path]
+        beside = self._place.headers.build.parent.glob("linux-headers-*")
+        directories = [str(path) for path in (build, *beside, self._place.headers.build) if path]
         found = [] if why else complaints(self._log[-1] if self._log else "", directories)
         why = why or (found[0] if found else "the build failed without a word")
         return _Outcome(names, not_built=NotBuilt(self._source.label, why, tuple(found), self._keep_log()))

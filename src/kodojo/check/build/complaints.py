@@ -9,9 +9,11 @@ __all__ = ["complaints", "missing_on_this_machine"]
 _MOST = 10
 _LONGEST = 300
 
+_COMPILER = re.compile(r"^(?!make)\S+:\d+:(?:\d+:)? (?:fatal )?error: .+")
+
 # In the order of how much they say; those of the first kind that occur are the complaints.
 _KINDS = (
-    re.compile(r"^(?!make)\S+:\d+:(?:\d+:)? (?:fatal )?error: .+"),  # the compiler
+    _COMPILER,
     re.compile(r"^(?:ERROR: modpost: |ERROR: )\S.*"),  # modpost
     re.compile(r"^(?:\S*ld\S*: |\S+: undefined reference).+"),  # the linker
     re.compile(r"^(?:configure: error: |error: |!+ ?Error|Error[:!] ).+"),  # scripts
@@ -20,6 +22,8 @@ _KINDS = (
     re.compile(r"^make(?:\[\d+\])?: \*\*\* .+"),
 )
 _PROGRAM = re.compile(r"error while loading shared libraries: (?P<library>[\w.+-]+):", re.MULTILINE)
+_IN_HEADER = re.compile(r"include/\S+:\d+:(?:\d+:)? (?P<text>(?:fatal )?error: .+)")
+_EXPANSION = re.compile(r"(?P<place>(?P<path>[^\s:]+):\d+(?::\d+)?): note: in expansion of macro ")
 _NOISE = re.compile(r"\s*\[(?:-W\S+|enabled by default)\]$")
 
 
@@ -28,13 +32,30 @@ def complaints(log: str, directories: list[str]) -> list[str]:
 
     :param directories: of the build and of the headers: their paths are left out.
     """
-    lines = [_short(line, directories) for line in log.splitlines()]
+    lines = _at_their_places([_short(line, directories) for line in log.splitlines()])
     for kind in _KINDS:
         found = dict.fromkeys(line[:_LONGEST] for line in lines if kind.match(line))
         if found:
             return list(found)[:_MOST]
     said = [line for line in lines if line.strip() and not line.startswith("# ")]
     return [line[:_LONGEST] for line in said[-1:]]
+
+
+def _at_their_places(lines: list[str]) -> list[str]:
+    """Errors in a header's macro, at the place that uses it: that is what has to be changed."""
+    result = list(lines)
+    for number, line in enumerate(lines):
+        error = _IN_HEADER.match(line)
+        if error is None:
+            continue
+        for note in lines[number + 1 :]:
+            if _COMPILER.match(note):
+                break
+            used = _EXPANSION.match(note)
+            if used is not None and not used["path"].startswith("include/"):
+                result[number] = f"{used['place']}: {error['text']}"
+                break
+    return result
 
 
 def _short(line: str, directories: list[str]) -> str:

@@ -1,0 +1,141 @@
+"""See :mod:`tests.dkms`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "dkms.json"
+PAGE = ROOT / "docs" / "dkms.md"
+PACKAGES = """
+    acpi-call-dkms adv-17v35x-dkms apfs-dkms bbswitch-dkms dahdi-dkms ddcci-dkms digimend-dkms dm-writeboost-dkms
+    dpdk-kmods-dkms evdi-dkms falcosecurity-scap-dkms gost-crypto-dkms iptables-netflow-dkms jool-dkms langford-dkms
+    librem-ec-acpi-dkms lime-forensics-dkms lttng-modules-dkms nat-rtsp-dkms openafs-modules-dkms
+    openrazer-driver-dkms openvpn-dco-dkms rapiddisk-dkms rtpengine-kernel-dkms tp-smapi-dkms v4l2loopback-dkms
+    vpoll-dkms west-chamber-dkms xtables-addons-dkms xtrx-dkms
+""".split()
+WORDS = {"ok": "loads", "refused": "would not load", "not-built": "does not build", "unchecked": "not checked"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.dkms")
+    parser.add_argument("--kernel", action="append", default=[], help="a kernel of the store")
+    parser.add_argument("--packages", type=Path, help="a directory to keep the packages in, and to find them in")
+    parser.add_argument("--jobs", default="1")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    options = parser.parse_args()
+    if not options.page:
+        if not options.kernel:
+            parser.error("--kernel is needed")
+        with tempfile.TemporaryDirectory() as directory:
+            run(options.packages or Path(directory), options.kernel, options.jobs)
+    PAGE.write_text(page(json.loads(RESULTS.read_text())))
+    return 0
+
+
+def run(directory: Path, kernels: list[str], jobs: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name in PACKAGES:
+        package = fetched(directory, name)
+        shape = checked(package, kernels, jobs)
+        found[name] = row(package, shape)
+        print(name, {kernel: cell["summary"] for kernel, cell in found[name]["kernels"].items()}, flush=True)  # noqa: T201
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    RESULTS.parent.mkdir(exist_ok=True)
+    columns = list(next(iter(found.values()))["kernels"])
+    counts = {
+        kernel: {
+            "packages_built": sum(cell["kernels"][kernel]["built"] for cell in found.values()),
+            "modules": dict(sum((Counter(cell["kernels"][kernel]["modules"].values()) for cell in found.values()), Counter())),
+        }
+        for kernel in columns
+    }
+    shape = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit.strip(),
+        "kernels": columns,
+        "packages": found,
+        "counts": counts,
+    }
+    RESULTS.write_text(json.dumps(shape, indent=1) + "\n")
+
+
+def fetched(directory: Path, name: str) -> Path:
+    packages = sorted(directory.glob(f"{name}_*.deb"))
+    if not packages:
+        command = ["apt-get", "-oAPT::Sandbox::User=root", "--quiet=2", "download", name]
+        subprocess.run(command, cwd=directory, check=True)
+        packages = sorted(directory.glob(f"{name}_*.deb"))
+    return packages[-1]
+
+
+def checked(package: Path, kernels: list[str], jobs: str) -> dict:
+    """What ``kodojo check --build`` says."""
+    words = [word for kernel in kernels for word in ("--kernel", kernel)]
+    command = [sys.executable, "-m", "kodojo", "check", "--build", package.name, "--json", f"--jobs={jobs}", *words]
+    done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr}") from None
+
+
+def row(package: Path, shape: dict) -> dict:
+    kernels = {}
+    for kernel in shape["kernels"]:
+        name = kernel["name"] if isinstance(kernel, dict) else kernel[0]
+        results = [each for each in shape["results"] if each["kernel"] == name]
+        bad = [each for each in results if each["status"] != "ok"]
+        counts = Counter(each["status"] for each in results)
+        kernels[name] = {
+            "built": any(each["status"] in ("ok", "refused") for each in results),
+            "summary": dict(counts),
+            "why": bad[0]["why"] if bad else "",
+            "modules": {each["module"].rpartition(":")[2]: each["status"] for each in results},
+            "slugs": sorted({each["slug"] for each in bad}),
+        }
+    return {"version": package.name.split("_")[1].replace("%3a", ":"), "kernels": kernels}
+
+
+def page(shape: dict) -> str:
+    """The table, for people."""
+    kernels = shape["kernels"]
+    lines = [
+        "# Debian's DKMS packages by `kodojo check --build`",
+        "",
+        "Written by `python -m tests.dkms` from [results/dkms.json](../results/dkms.json): "
+        f"{shape['date']}, {len(shape['packages'])} packages of Debian 12, commit `{shape['commit'][:12]}`.",
+        "",
+        "Each package was built for each kernel with Debian's headers and gcc, by the rules of DKMS, and what it gave was",
+        "checked against that kernel. `does not build` comes with the first line that the build complains about.",
+        "",
+    ]
+    for kernel in kernels:
+        counts = shape["counts"][kernel]
+        words = ", ".join(f"{count} {WORDS[status]}" for status, count in counts["modules"].items())
+        lines.append(f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; modules: {words}")
+    lines += ["", f"| package | version | {' | '.join(kernels)} |", "|---|---|" + "---|" * len(kernels)]
+    for name, package in shape["packages"].items():
+        cells = [cell(package["kernels"][kernel]) for kernel in kernels]
+        lines.append(f"| {name.removesuffix('-dkms')} | {package['version']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(kernel: dict) -> str:
+    words = ", ".join(f"{count} {WORDS[status]}" for status, count in kernel["summary"].items() if status != "not-built")
+    if not kernel["built"]:
+        words = words or WORDS["not-built"]
+    why = kernel["why"].replace("|", "\\|").replace("`", "'")
+    return f"{words}: `{why}`" if why else words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
