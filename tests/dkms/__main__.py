@@ -54,7 +54,9 @@ def run(directory: Path, kernels: list[str], jobs: str) -> None:
     counts = {
         kernel: {
             "packages_built": sum(cell["kernels"][kernel]["built"] for cell in found.values()),
-            "modules": dict(sum((Counter(cell["kernels"][kernel]["modules"].values()) for cell in found.values()), Counter())),
+            "modules": dict(
+                sum((Counter(cell["kernels"][kernel]["modules"].values()) for cell in found.values()), Counter())
+            ),
         }
         for kernel in columns
     }
@@ -121,7 +123,9 @@ def page(shape: dict) -> str:
     for kernel in kernels:
         counts = shape["counts"][kernel]
         words = ", ".join(f"{count} {WORDS[status]}" for status, count in counts["modules"].items())
-        lines.append(f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; modules: {words}")
+        lines.append(
+            f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; modules: {words}"
+        )
     lines += ["", f"| package | version | {' | '.join(kernels)} |", "|---|---|" + "---|" * len(kernels)]
     for name, package in shape["packages"].items():
         cells = [cell(package["kernels"][kernel]) for kernel in kernels]
@@ -130,7 +134,9 @@ def page(shape: dict) -> str:
 
 
 def cell(kernel: dict) -> str:
-    words = ", ".join(f"{count} {WORDS[status]}" for status, count in kernel["summary"].items() if status != "not-built")
+    words = ", ".join(
+        f"{count} {WORDS[status]}" for status, count in kernel["summary"].items() if status != "not-built"
+    )
     if not kernel["built"]:
         words = words or WORDS["not-built"]
     why = kernel["why"].replace("|", "\\|").replace("`", "'")

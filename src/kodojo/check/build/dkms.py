@@ -26,6 +26,7 @@ CLEAN = f"{MAKE} clean"
 # Arguments: dkms.conf, the file for the answers. The variables that dkms.conf may use are in the environment.
 EVALUATE = r"""
 conf=$1 answers=$2
+export -n kernelver arch kernel_source_dir dkms_tree source_tree
 unset CLEAN MAKE MAKE_MATCH PATCH PATCH_MATCH PRE_BUILD POST_BUILD PACKAGE_NAME PACKAGE_VERSION \
     BUILT_MODULE_NAME BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION BUILD_DEPENDS \
     BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX BUILD_EXCLUSIVE_ARCH \
@@ -78,13 +79,15 @@ exit 0
 # Arguments: the source, the directory to build in, how many jobs; from then on what the environment has.
 BUILD = r"""
 source=$1 build=$2 jobs=$3
+export -n kernelver arch kernel_source_dir dkms_tree source_tree \
+    make_command clean_command patches pre_build post_build  # none of it is for make
 mkdir -p "$(dirname "$build")" && cp -a "$source" "$build" && cd "$build" || exit 1
 [[ -e ${build%/*}/source ]] || ln -s "$source" "${build%/*}/source"
 while IFS= read -r patch; do
     [[ $patch ]] || continue
     echo "# patch -p1 < patches/$patch"
     patch -p1 < "patches/$patch" || { echo "error: patch $patch cannot be applied"; exit 1; }
-done <<< "$PATCHES"
+done <<< "$patches"
 script() {
     [[ $1 ]] || return 0
     if [[ -x ./${1%% *} ]]; then
@@ -94,13 +97,13 @@ script() {
         echo "# $1 is not executable: it is left out, as DKMS does"
     fi
 }
-script "$PRE_BUILD"
-( eval "$CLEAN_COMMAND" ) > /dev/null 2>&1
-command=${MAKE_COMMAND/#make/make -j$jobs KERNELRELEASE=$kernelver}
+script "$pre_build"
+( eval "$clean_command" ) > /dev/null 2>&1
+command=${make_command/#make/make -j$jobs KERNELRELEASE=$kernelver}
 echo "# $command"
 ( eval "{ $command
 }" ) || exit
-script "$POST_BUILD"
+script "$post_build"
 exit 0
 """
 
@@ -138,11 +141,11 @@ class Conf(NamedTuple):
     def variables(self) -> dict[str, str]:
         """For the script that builds."""
         return {
-            "MAKE_COMMAND": self.make,
-            "CLEAN_COMMAND": self.clean,
-            "PATCHES": "\n".join(self.patches),
-            "PRE_BUILD": self.before,
-            "POST_BUILD": self.after,
+            "make_command": self.make,
+            "clean_command": self.clean,
+            "patches": "\n".join(self.patches),
+            "pre_build": self.before,
+            "post_build": self.after,
         }
 
 
