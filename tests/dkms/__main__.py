@@ -14,13 +14,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "dkms.json"
 PAGE = ROOT / "docs" / "dkms.md"
-PACKAGES = """
-    acpi-call-dkms adv-17v35x-dkms apfs-dkms bbswitch-dkms dahdi-dkms ddcci-dkms digimend-dkms dm-writeboost-dkms
-    dpdk-kmods-dkms evdi-dkms falcosecurity-scap-dkms gost-crypto-dkms iptables-netflow-dkms jool-dkms langford-dkms
-    librem-ec-acpi-dkms lime-forensics-dkms lttng-modules-dkms nat-rtsp-dkms openafs-modules-dkms
-    openrazer-driver-dkms openvpn-dco-dkms rapiddisk-dkms rtpengine-kernel-dkms tp-smapi-dkms v4l2loopback-dkms
-    vpoll-dkms west-chamber-dkms xtables-addons-dkms xtrx-dkms
-""".split()
+# fmt: off
+PACKAGES = (
+    "acpi-call", "adv-17v35x", "apfs", "bbswitch", "dahdi", "ddcci", "digimend", "dm-writeboost",
+    "dpdk-kmods", "evdi", "falcosecurity-scap", "gost-crypto", "iptables-netflow", "jool", "langford",
+    "librem-ec-acpi", "lime-forensics", "lttng-modules", "nat-rtsp", "openafs-modules", "openrazer-driver",
+    "openvpn-dco", "rapiddisk", "rtpengine-kernel", "tp-smapi", "v4l2loopback", "vpoll", "west-chamber",
+    "xtables-addons", "xtrx",
+)
+# fmt: on
 WORDS = {"ok": "loads", "refused": "would not load", "not-built": "does not build", "unchecked": "not checked"}
 
 
@@ -44,7 +46,7 @@ def run(directory: Path, kernels: list[str], jobs: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in PACKAGES:
-        package = fetched(directory, name)
+        package = fetched(directory, f"{name}-dkms")
         shape = checked(package, kernels, jobs)
         found[name] = row(package, shape)
         print(name, {kernel: cell["summary"] for kernel, cell in found[name]["kernels"].items()}, flush=True)  # noqa: T201
@@ -110,26 +112,24 @@ def row(package: Path, shape: dict) -> dict:
 def page(shape: dict) -> str:
     """The table, for people."""
     kernels = shape["kernels"]
+    when = f"{shape['date']}, {len(shape['packages'])} packages of Debian 12, commit `{shape['commit'][:12]}`."
     lines = [
         "# Debian's DKMS packages by `kodojo check --build`",
         "",
-        "Written by `python -m tests.dkms` from [results/dkms.json](../results/dkms.json): "
-        f"{shape['date']}, {len(shape['packages'])} packages of Debian 12, commit `{shape['commit'][:12]}`.",
+        "Written by `python -m tests.dkms` from [results/dkms.json](../results/dkms.json): " + when,
         "",
-        "Each package was built for each kernel with Debian's headers and gcc, by the rules of DKMS, and what it gave was",
+        "Each package was built for each kernel with Debian's headers and gcc, by DKMS's rules, and what it gave was",
         "checked against that kernel. `does not build` comes with the first line that the build complains about.",
         "",
     ]
     for kernel in kernels:
         counts = shape["counts"][kernel]
         words = ", ".join(f"{count} {WORDS[status]}" for status, count in counts["modules"].items())
-        lines.append(
-            f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; modules: {words}"
-        )
+        lines.append(f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; {words}")
     lines += ["", f"| package | version | {' | '.join(kernels)} |", "|---|---|" + "---|" * len(kernels)]
     for name, package in shape["packages"].items():
         cells = [cell(package["kernels"][kernel]) for kernel in kernels]
-        lines.append(f"| {name.removesuffix('-dkms')} | {package['version']} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {package['version']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

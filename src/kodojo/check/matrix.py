@@ -40,10 +40,12 @@ class Kernel(NamedTuple):
 class Built(NamedTuple):
     """What was built from sources for one kernel.
 
+    :param labels: of all of them, in the order of the sources.
     :param modules: to be checked against that kernel only. :param others: results of what there is no module of.
     :param notes: what a person should know about how they were built.
     """
 
+    labels: tuple[str, ...] = ()
     modules: tuple[Examined, ...] = ()
     others: tuple[Result, ...] = ()
     notes: tuple[str, ...] = ()
@@ -76,8 +78,7 @@ def check_matrix(
     rows: dict[str, None] = {examined.module.label: None for examined in given}
     built = built or {}
     for results_of in built.values():
-        rows |= dict.fromkeys(each.module.label for each in results_of.modules)
-        rows |= dict.fromkeys(each.module for each in results_of.others)
+        rows |= dict.fromkeys(results_of.labels)
     labels = frozenset(rows)
     tasks: list[Task] = []
     cells: list[Result] = []

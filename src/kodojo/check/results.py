@@ -120,7 +120,8 @@ class KernelColumn(NamedTuple):
     """A kernel as a column.
 
     :param name: tells it from the others.
-    :param kind: ``kernel``, or ``headers`` if it is only described. :param warnings: what is wrong with that, or should be known.
+    :param kind: ``kernel``, or ``headers`` if it is only described.
+    :param warnings: what is wrong with that, or should be known.
     :param problem: why it cannot be used at all.
     """
 
@@ -161,7 +162,7 @@ class Matrix:
 
     @property
     def exit_status(self) -> int:
-        """0 all load, 1 some would not or do not build, 2 something could not be checked (whatever the others are)."""
+        """0 all load, 1 some would not or do not build, 2 something could not be checked, whatever the others are."""
         counts = self.counts()
         if counts[Status.UNCHECKED] or not self.results:
             return 2

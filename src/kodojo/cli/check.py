@@ -74,7 +74,8 @@ def check(
     where another one depends on it. PARAM=VALUE is for a single module.
 
     With --build, FILE may be source, too: a DKMS package, a directory with a dkms.conf, or one with a Kbuild or
-    Makefile that has obj-m. It is built for each kernel in a sandbox: without network, with limits, writing nowhere else.
+    Makefile that has obj-m. It is built for each kernel in a sandbox: without network, with limits, read-only but for
+    its own directory.
 
     K is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory. It may be given several times.
 
@@ -181,8 +182,8 @@ class _Building(NamedTuple):
             if not sources:
                 raise InputError(
                     f"{words[0] if words else '--all'}: there is nothing to build in it",
-                    hint="--build is for DKMS packages, and for directories with a dkms.conf, or a Kbuild or Makefile "
-                    "that has obj-m",
+                    hint="--build is for DKMS packages, and for directories with a dkms.conf, or with a Kbuild or "
+                    "Makefile that has obj-m",
                 )
             return others, build_all(sources, columns, settings, spool, bar.update)
 

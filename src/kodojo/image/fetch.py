@@ -89,9 +89,9 @@ def fetch_headers(release: str, machine: str, destination: Path, progress: Progr
     :raises StoreError: ``destination`` cannot be written.
     """
     hint = "give the headers: --headers PACKAGE or DIRECTORY"
-    fetch = {_fetch_by_apt: _headers_by_apt, _fetch_by_dnf: _headers_by_dnf, None: None}[_manager()]
-    if fetch is None:
+    if _manager() is None:
         raise InputError(f"{release}: there is neither apt nor dnf here to fetch its headers", hint=hint)
+    fetch = _headers_by_apt if _manager() is _fetch_by_apt else _headers_by_dnf
     try:
         found = _in_temporary(destination, lambda packages: fetch(release, machine, packages, progress))
     except InputError as error:

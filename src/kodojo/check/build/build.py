@@ -1,4 +1,4 @@
-"""Sources times kernels: each is built once, in a sandbox of its own, and what comes out is checked like any module."""
+"""Sources times kernels: each is built once, in a sandbox of its own; what comes out is checked like any module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -16,7 +17,7 @@ from kodojo.check.build.compiler import Tools, tools_for
 from kodojo.check.build.complaints import complaints, missing_on_this_machine
 from kodojo.check.build.dkms import BUILD, CLEAN, EVALUATE, MAKE, Conf, read_answers
 from kodojo.check.build.headers import Headers, given_headers, headers_for
-from kodojo.check.build.sandbox import Cancelled, Done, Limits, Sandbox
+from kodojo.check.build.sandbox import CancelledError, Done, Limits, Sandbox
 from kodojo.check.build.sources import Source
 from kodojo.check.examine import examine
 from kodojo.check.matrix import Built
@@ -103,6 +104,8 @@ def build_all(
                 continue
             try:
                 headers = headers_for(kernel.image, given, settings.store, progress)
+                if not settings.sandbox:
+                    headers.check_in_place()
                 machine = kernel.image.architecture
                 place = _Place(kernel.name, machine, headers, tools_for(headers, machine))
             except InputError as error:
@@ -130,6 +133,7 @@ def build_all(
 
 
 def _built(sources: Iterable[Source], kernel: str, outcomes: dict[tuple[str, str], _Outcome], spool: Spool) -> Built:
+    labels: list[str] = []
     modules: list[GivenModule] = []
     others: list[Result] = []
     notes: dict[str, None] = {}
@@ -139,16 +143,16 @@ def _built(sources: Iterable[Source], kernel: str, outcomes: dict[tuple[str, str
             notes[outcome.note] = None
         modules += outcome.modules
         if outcome.modules:
+            labels += outcome.names
             continue
-        known = dict.fromkeys(
-            name for (label, _), each in outcomes.items() if label == source.label for name in each.names
-        )
-        for name in known or [source.label]:
-            result = Result(name, kernel, not_built=outcome.not_built)
-            if outcome.failure is not None:
-                result = replace(result, failure=outcome.failure.message, advice=outcome.failure.hint)
-            others.append(result)
-    return Built(tuple(examine(modules, spool)), tuple(others), tuple(notes))
+        result = Result("", kernel, not_built=outcome.not_built)
+        if outcome.failure is not None:
+            result = replace(result, failure=outcome.failure.message, advice=outcome.failure.hint)
+        of_source = (each.names for (label, _), each in outcomes.items() if label == source.label)
+        known = list(dict.fromkeys(chain.from_iterable(of_source))) or [source.label]
+        labels += known
+        others += (replace(result, module=name) for name in known)
+    return Built(tuple(labels), tuple(examine(modules, spool)), tuple(others), tuple(notes))
 
 
 def _new(directory: Path) -> Path:
@@ -176,7 +180,7 @@ def _build(
             shutil.rmtree(directory, ignore_errors=True)
     except OSError as error:
         raise disk_error(directory, error) from error
-    except Cancelled:
+    except CancelledError:
         return _Outcome()
 
 

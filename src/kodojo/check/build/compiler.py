@@ -1,4 +1,4 @@
-"""What modules are built with: the compiler and the tools of this machine, by the names that a kernel's headers use."""
+"""What modules are built with: this machine's compiler and tools, by the names that a kernel's headers use."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ _COMPILER = re.compile(r"^(?!make)\S+:\d+:(?:\d+:)? (?:fatal )?error: .+")
 _KINDS = (
     _COMPILER,
     re.compile(r"^(?:ERROR: modpost: |ERROR: )\S.*"),  # modpost
-    re.compile(r"^(?:\S*ld\S*: |\S+: undefined reference).+"),  # the linker
-    re.compile(r"^(?:configure: error: |error: |!+ ?Error|Error[:!] ).+"),  # scripts
+    re.compile(r"^(?:(?:\S*[-/])?ld(?:\.\w+)?: |\S+: undefined reference).+"),  # the linker
+    re.compile(r"^(?:configure: error: |error: |Error[:!] ).+"),  # scripts
     re.compile(r"^(?:\S+: )?(?:line \d+: )?\S+: (?:command not found|not found|No such file or directory)$"),
     re.compile(r"^\S*Makefile\S*:\d+: \*\*\* .+"),  # $(error ...)
     re.compile(r"^make(?:\[\d+\])?: \*\*\* .+"),

@@ -64,11 +64,12 @@ in_order() { printf '%s\n' "$@" | sort -V -C; }
     exclude BUILD_EXCLUSIVE_KERNEL_MAX "$BUILD_EXCLUSIVE_KERNEL_MAX"
 [[ $BUILD_EXCLUSIVE_ARCH && ! $arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&
     exclude BUILD_EXCLUSIVE_ARCH "$BUILD_EXCLUSIVE_ARCH"
-if [[ $BUILD_EXCLUSIVE_CONFIG && -e $kernel_source_dir/.config ]]; then
+config=$kernel_source_dir/.config
+if [[ $BUILD_EXCLUSIVE_CONFIG && -e $config ]]; then
     for option in $BUILD_EXCLUSIVE_CONFIG; do
         case $option in
-            !*) grep -qE "^${option#!}=[ym]" "$kernel_source_dir/.config" && exclude BUILD_EXCLUSIVE_CONFIG "$option" ;;
-            *) grep -qE "^$option=[ym]" "$kernel_source_dir/.config" || exclude BUILD_EXCLUSIVE_CONFIG "$option" ;;
+            !*) grep -qE "^${option#!}=[ym]" "$config" && exclude BUILD_EXCLUSIVE_CONFIG "$option" ;;
+            *) grep -qE "^$option=[ym]" "$config" || exclude BUILD_EXCLUSIVE_CONFIG "$option" ;;
         esac
     done
 fi

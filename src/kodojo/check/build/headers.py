@@ -37,7 +37,8 @@ class Headers(NamedTuple):
     """Headers of one kernel.
 
     :param build: the directory that make is to be run for (``make -C``).
-    :param shown: what a build has to see besides the system: ``build`` itself, or the directory that its links lead to.
+    :param shown: what a build has to see besides the system: ``build`` itself, or the directory that its links
+        lead to.
     """
 
     release: str
@@ -51,6 +52,19 @@ class Headers(NamedTuple):
         except OSError:
             return {}
         return {match[1]: match[2] or match[3] or "" for match in _OPTION.finditer(text)}
+
+    def check_in_place(self) -> None:
+        """Whether they can be used without a sandbox, which has them where they look for each other.
+
+        :raises InputError: they include what would be there if they were installed.
+        """
+        makefile = self.build / "Makefile"
+        found = _INCLUDE.fullmatch(makefile.read_text("utf-8", "replace").strip())
+        if found is not None and not Path(found[1]).is_file():
+            raise InputError(
+                f"{makefile}: includes {found[1]}, which is not there",
+                hint="give the packages of the headers, or install them; or build in a sandbox",
+            )
 
     def links(self) -> dict[str, str]:
         """Where builds look for them on a system that they are installed on."""
@@ -168,7 +182,7 @@ def _is_of_headers(parts: tuple[str, ...]) -> bool:
 
 
 def _make_movable(makefile: Path) -> None:
-    """Debian's headers include the kernel's Makefile by the path at which it is installed: let it be the one beside."""
+    """Debian's headers include the kernel's Makefile by the path where it is installed: let it be the one beside."""
     text = makefile.read_text("utf-8", "surrogateescape")
     found = _INCLUDE.fullmatch(text.strip())
     if found is not None:
@@ -182,12 +196,11 @@ def _check_complete(headers: Headers, package: Path) -> None:
     for name in ("scripts", "Makefile"):
         path = headers.build / name
         if path.is_symlink() and not path.exists():
-            target = Path(os.readlink(path)).parts
+            target = path.readlink().parts
             lacking += [part for part in target if part.startswith(("linux-kbuild", "linux-headers"))]
     makefile = headers.build / "Makefile"
-    found = re.search(
-        r"\.\./([\w.+~-]+)/Makefile", makefile.read_text("utf-8", "replace") if makefile.is_file() else ""
-    )
+    text = makefile.read_text("utf-8", "replace") if makefile.is_file() else ""
+    found = re.search(r"\.\./([\w.+~-]+)/Makefile", text)
     if found is not None and not (headers.build.parent / found[1]).is_dir():
         lacking.append(found[1])
     if lacking:

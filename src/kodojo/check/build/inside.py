@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import resource
@@ -44,13 +43,13 @@ LOOKS = 10  # at the memory for one at the disk
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """There can be no sandbox; the message says what failed."""
 
 
 def check(what: str, result: int) -> None:
     if result < 0:
-        raise Refused(f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise RefusedError(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
 def mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
@@ -81,9 +80,10 @@ class Root:
         self._extra.update({canonical(path): target for path, target in links.items()})
         self._made: set[str] = set()
         for path in self._extra:
-            while path != "/":
-                path = os.path.dirname(path)
-                self._made.add(path)
+            parent = os.path.dirname(path)
+            while parent != "/":
+                self._made.add(parent)
+                parent = os.path.dirname(parent)
 
     def make(self) -> None:
         mount("kodojo", self.place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64m")
@@ -103,7 +103,7 @@ class Root:
         """Make a directory whose entries are those of the system's, and what has to be there besides."""
         start = directory.rstrip("/") + "/"
         for path in {start + name for name in names} | {
-            path for path in {*self._extra, *self._made} if path != "/" and os.path.dirname(path) == directory
+            path for path in {*self._extra, *self._made} if os.path.dirname(path) == directory
         }:
             if path in self._extra:
                 self._add(path, self._extra[path])
@@ -137,7 +137,7 @@ class Root:
         """Make it the only file system there is, with one directory to write in."""
         os.makedirs(self.place + work, exist_ok=True)
         mount(work, self.place + work, None, MS_BIND | MS_REC)
-        with contextlib.suppress(Refused):  # where /proc is masked, as in containers, there can be no other
+        with contextlib.suppress(RefusedError):  # where /proc is masked, as in containers, there can be no other
             mount("proc", f"{self.place}/proc", "proc", MS_NOSUID | MS_NODEV)
         set_attributes(self.place, AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
         set_attributes(f"{self.place}/tmp", 0, 0, MOUNT_ATTR_RDONLY)
@@ -311,7 +311,7 @@ def first_process(spec: dict[str, Any]) -> None:
         root.make()
         root.enter(spec["work"])
         answer = supervise(spec)
-    except (Refused, OSError) as error:
+    except (RefusedError, OSError) as error:
         answer = {"refused": str(error)}
     report(spec, answer)
 
@@ -330,7 +330,7 @@ def main() -> int:
     try:
         separate()
         child = os.fork()
-    except (Refused, OSError) as error:
+    except (RefusedError, OSError) as error:
         report(spec, {"refused": str(error)})
         return 0
     if child == 0:

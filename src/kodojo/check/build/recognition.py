@@ -12,6 +12,7 @@ Kind = Literal["dkms", "kbuild"]
 
 _CONF = re.compile(r"(?:\./)?(usr/src/[^/]+)/dkms\.conf")
 _OBJECTS = re.compile(rb"^\s*obj-(?:m|\$[({]\w+[)}])\s*[:+?]?=", re.MULTILINE)
+_VERSION = re.compile(r"-\d+(?=[.+~-]|$)")
 _LARGEST_MAKEFILE = 1 << 20
 
 
@@ -23,15 +24,13 @@ def dkms_directory(member: str) -> str | None:
 
 def title_of(directory: str) -> str:
     """What DKMS calls such a source, by the name of its directory: ``vpoll 0.1``."""
-    name, dash, version = directory.rpartition("/")[2].partition("-")
-    while dash and not version[:1].isdigit():  # names have dashes, too
-        more, dash, version = version.partition("-")
-        name = f"{name}-{more}"
-    return f"{name} {version}".strip()
+    name = directory.rpartition("/")[2]
+    found = _VERSION.search(name)  # names have dashes, too
+    return f"{name[: found.start()]} {name[found.start() + 1 :]}" if found else name
 
 
 def kind_of(directory: Path) -> Kind | None:
-    """Whether a directory is a module's source: with a ``dkms.conf``, or with a ``Kbuild`` or ``Makefile`` for kbuild."""
+    """Whether a directory is a module's source: with a ``dkms.conf``, or a ``Kbuild`` or ``Makefile`` for kbuild."""
     if (directory / "dkms.conf").is_file():
         return "dkms"
     for name in ("Kbuild", "Makefile"):

@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from kodojo.errors import InputError
 
-__all__ = ["Cancelled", "Done", "Limits", "Sandbox"]
+__all__ = ["CancelledError", "Done", "Limits", "Sandbox"]
 
 _INSIDE = Path(__file__).with_name("inside.py")
 _NOBODY = 65534
@@ -48,8 +48,11 @@ class Limits(NamedTuple):
     log: int = 8 << 20
 
 
-class Cancelled(Exception):
-    """Whoever waits does not wait any longer."""
+class CancelledError(Exception):
+    """Nobody waits for the command any longer."""
+
+
+_USUAL = Limits()
 
 
 class Done(NamedTuple):
@@ -81,7 +84,7 @@ class Sandbox:
         shown: Sequence[Path] = (),
         links: Mapping[str, str] | None = None,
         namespaces: bool = True,
-        limits: Limits = Limits(),
+        limits: Limits = _USUAL,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.work = directory / "work"
@@ -99,14 +102,14 @@ class Sandbox:
         if not self._namespaces or os.geteuid() != 0:
             return
         for root, directories, files in os.walk(self.work):
-            for path in (root, *(os.path.join(root, name) for name in (*directories, *files))):
+            for path in (root, *(f"{root}/{name}" for name in (*directories, *files))):
                 os.lchown(path, _NOBODY, _NOBODY)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> Done:
         """Run a command to its end, or to the first limit that it reaches.
 
         :raises InputError: there can be no sandbox here.
-        :raises Cancelled: as soon as it is known.
+        :raises CancelledError: as soon as it is known.
         """
         self.hand_over()
         home = {"HOME": str(self.work / "home"), "TMPDIR": str(self.work / "tmp"), "LC_ALL": "C"}
@@ -137,7 +140,7 @@ class Sandbox:
             "disk": f"it wrote more than {self._limits.disk >> 20} MiB",
         }[limit]
 
-    def _run(self, spec: str) -> tuple[dict[str, object], str]:
+    def _run(self, spec: str) -> tuple[dict[str, Any], str]:
         reading, writing = os.pipe()
         try:
             with open(reading, "rb", closefd=False) as status:
@@ -179,7 +182,7 @@ class Sandbox:
             selector.register(pipe, selectors.EVENT_READ)
             while True:
                 if self._cancelled():
-                    raise Cancelled
+                    raise CancelledError
                 if time.monotonic() > end:
                     break
                 if not selector.select(_LOOK):
@@ -210,6 +213,6 @@ class Sandbox:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise InputError(f"{path.name}: is not a regular file")
-            return open(descriptor, "rb")
+            return os.fdopen(descriptor, "rb")
         except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
             raise InputError(f"{path.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -73,9 +73,8 @@ def _write(path: Path, member: Member) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = 0o755 if member.executable else 0o644
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, mode), "wb") as file:
-        for chunk in member.chunks:
-            file.write(chunk)
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.writelines(member.chunks)
 
 
 def copy_directory(source: Path, target: Path) -> None:
@@ -88,7 +87,7 @@ def copy_directory(source: Path, target: Path) -> None:
     for root, directories, names in os.walk(source):
         directories[:] = [name for name in directories if name not in _LEFT_OUT]
         to = target / os.path.relpath(root, source)
-        links = [name for name in directories if os.path.islink(os.path.join(root, name))]
+        links = [name for name in directories if Path(root, name).is_symlink()]
         directories[:] = [name for name in directories if name not in links]
         try:
             to.mkdir(parents=True, exist_ok=True)
