@@ -87,20 +87,18 @@ def check(
     files = [word for word in words if word not in parameters]
     if not files and not own:
         raise click.UsageError("give the modules to check, or --all")
-    if not build and (headers or build_log is not None or no_sandbox):
-        raise click.UsageError("--headers, --build-log and --no-sandbox are for --build")
-    building = _Building(headers, build_log, sandbox=not no_sandbox) if build else None
+    building = _Building.of(build, headers, build_log, no_sandbox)
     try:
         matrix = _check(
             app,
             files,
             kernels,
             parameters,
+            building,
             own=own,
             explain=explain,
             jobs=jobs,
             scheduler=scheduler,
-            building=building,
         )
         if html is not None:
             from kodojo.report.html import page  # noqa: PLC0415
@@ -119,12 +117,12 @@ def _check(
     files: Sequence[str],
     kernels: Sequence[str],
     parameters: tuple[str, ...],
+    building: _Building | None,
     *,
     own: bool,
     explain: bool,
     jobs: int | None,
     scheduler: str | None,
-    building: _Building | None,
 ) -> Matrix:
     from kodojo.check.examine import examine  # noqa: PLC0415  --help needs none of it
     from kodojo.check.matrix import check_matrix  # noqa: PLC0415
@@ -164,6 +162,15 @@ class _Building(NamedTuple):
     headers: tuple[str, ...]
     log: Path | None
     sandbox: bool
+
+    @classmethod
+    def of(cls, build: bool, headers: tuple[str, ...], log: Path | None, no_sandbox: bool) -> _Building | None:
+        """None if nothing is to be built."""
+        if build:
+            return cls(headers, log, sandbox=not no_sandbox)
+        if headers or log is not None or no_sandbox:
+            raise click.UsageError("--headers, --build-log and --no-sandbox are for --build")
+        return None
 
     def build(
         self, app: App, words: Sequence[str], columns: Sequence[Kernel], jobs: int | None, spool: Spool, bar: Bar

@@ -349,7 +349,7 @@ class Store:
         shutil.rmtree(grave, ignore_errors=True)
 
     def remove(self, name: str) -> str:
-        """Remove an image, and its snapshots unless another image has the same kernel.
+        """Remove an image, the headers fetched for it, and its snapshots unless another image has the same kernel.
 
         :return: its full name.
         :raises InputError: there is no such image.
@@ -365,6 +365,8 @@ class Store:
                 self._discard(self._images / name)
                 if identity and identity not in others:
                     shutil.rmtree(self._snapshots(identity), ignore_errors=True)
+                for headers in self.headers_directory.glob(f"{name}-*"):
+                    shutil.rmtree(headers, ignore_errors=True)
         except OSError as error:
             raise disk_error(self._images / name, error, "remove") from error
         return name

@@ -17,8 +17,8 @@ _KINDS = (
     re.compile(r"^(?:ERROR: modpost: |ERROR: )\S.*"),  # modpost
     re.compile(r"^(?:(?:\S*[-/])?ld(?:\.\w+)?: |\S+: undefined reference).+"),  # the linker
     re.compile(r"^(?:configure: error: |error: |Error[:!] ).+"),  # scripts
-    re.compile(r"^(?:\S+: )?(?:line \d+: )?\S+: (?:command not found|not found|No such file or directory)$"),
     re.compile(r"^\S*Makefile\S*:\d+: \*\*\* .+"),  # $(error ...)
+    re.compile(r"^\S.*: (?:command )?not found$"),
     re.compile(r"^make(?:\[\d+\])?: \*\*\* .+"),
 )
 _PROGRAM = re.compile(r"error while loading shared libraries: (?P<library>[\w.+-]+):", re.MULTILINE)

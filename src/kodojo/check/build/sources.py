@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def find_sources(words: Iterable[str], directory: Path) -> tuple[list[Source], l
     """
     sources: list[Source] = []
     others = []
-    for number, word in enumerate(words):
+    for number, word in enumerate(_expanded(words)):
         path, place = Path(word), directory / str(number)
         kind = kind_of(path) if path.is_dir() else None
         if kind is not None:
@@ -55,6 +56,13 @@ def find_sources(words: Iterable[str], directory: Path) -> tuple[list[Source], l
         else:
             others.append(word)
     return sources, others
+
+
+def _expanded(words: Iterable[str]) -> Iterator[str]:
+    """The words, with what patterns match in their places."""
+    for word in words:
+        is_pattern = not os.path.lexists(word) and glob.has_magic(word)
+        yield from (sorted(glob.iglob(word, recursive=True)) if is_pattern else ()) or [word]  # noqa: PTH207
 
 
 def _in_package(path: Path, place: Path) -> list[Source]:

@@ -77,7 +77,7 @@ def test_without_build(tmp_path, monkeypatch):
 
 
 def test_find_sources(tmp_path):
-    """Sources and other words are told apart; a package may have several; nothing is built in the user's directory."""
+    """Sources and other words are told apart; a package may have several; all are copied or unpacked elsewhere."""
     two = tmp_path / "two.deb"
     two.write_bytes(deb(files({f"./usr/src/{name}/dkms.conf": b"" for name in ("a-1", "b-2")} | {"./etc/x": b""})))
     source = write_source(tmp_path / "plain")
