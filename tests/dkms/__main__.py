@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "dkms.md"
 PACKAGES = (
     "acpi-call", "adv-17v35x", "apfs", "bbswitch", "dahdi", "ddcci", "digimend", "dm-writeboost",
     "dpdk-kmods", "evdi", "falcosecurity-scap", "gost-crypto", "iptables-netflow", "jool", "langford",
-    "librem-ec-acpi", "lime-forensics", "lttng-modules", "nat-rtsp", "openafs-modules", "openrazer-driver",
+    "librem-ec-acpi", "lime-forensics", "lttng-modules", "nat-rtsp", "openrazer-driver",
     "openvpn-dco", "rapiddisk", "rtpengine-kernel", "tp-smapi", "v4l2loopback", "vpoll", "west-chamber",
     "xtables-addons", "xtrx",
 )
@@ -50,26 +50,26 @@ def run(directory: Path, kernels: list[str], jobs: str) -> None:
         shape = checked(package, kernels, jobs)
         found[name] = row(package, shape)
         print(name, {kernel: cell["summary"] for kernel, cell in found[name]["kernels"].items()}, flush=True)  # noqa: T201
+        write(found)  # a run takes long, and may be ended
+
+
+def write(found: dict) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    RESULTS.parent.mkdir(exist_ok=True)
     columns = list(next(iter(found.values()))["kernels"])
-    counts = {
-        kernel: {
-            "packages_built": sum(cell["kernels"][kernel]["built"] for cell in found.values()),
-            "modules": dict(
-                sum((Counter(cell["kernels"][kernel]["modules"].values()) for cell in found.values()), Counter())
-            ),
-        }
-        for kernel in columns
-    }
     shape = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit.strip(),
         "kernels": columns,
         "packages": found,
-        "counts": counts,
+        "counts": {kernel: counted([cell["kernels"][kernel] for cell in found.values()]) for kernel in columns},
     }
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(shape, indent=1) + "\n")
+
+
+def counted(cells: list[dict]) -> dict:
+    modules = sum((Counter(cell["summary"]) for cell in cells), Counter())
+    return {"packages_built": sum(cell["built"] for cell in cells), "modules": dict(modules)}
 
 
 def fetched(directory: Path, name: str) -> Path:
