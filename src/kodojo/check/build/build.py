@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -35,6 +36,7 @@ __all__ = ["Settings", "build_all"]
 
 _KEPT = 1 << 16  # bytes of answers that are read
 _CHUNK = 1 << 18
+_MOST_MODULES = 1000
 
 
 class Settings(NamedTuple):
@@ -96,24 +98,15 @@ def build_all(
         directory = Path(temporary).resolve()
         directory.chmod(0o711)
         given = given_headers(settings.headers, _new(directory / "headers"))
-        builds: list[tuple[Source, _Place]] = []
-        for kernel in kernels:
-            if kernel.image is None:
-                failed = _Outcome(failure=InputError(kernel.problem, hint=kernel.hint))
-                outcomes |= {(source.label, kernel.name): failed for source in sources}
-                continue
-            try:
-                headers = headers_for(kernel.image, given, settings.store, progress)
-                if not settings.sandbox:
-                    headers.check_in_place()
-                machine = kernel.image.architecture
-                place = _Place(kernel.name, machine, headers, tools_for(headers, machine))
-            except InputError as error:
-                outcomes |= {(source.label, kernel.name): _Outcome(failure=error) for source in sources}
-                continue
-            builds += [(source, place) for source in sources]
+        places = _places(kernels, given, settings, progress)
+        for name, place in places.items():
+            if isinstance(place, KodojoError):
+                outcomes |= {(source.label, name): _Outcome(failure=place) for source in sources}
+        builds = [(source, place) for place in places.values() if isinstance(place, _Place) for source in sources]
         workers = max(1, min(settings.jobs, len(builds)))
         each = settings._replace(jobs=max(1, settings.jobs // workers))
+        if progress is not None and builds:
+            progress(0, len(builds), f"building {builds[0][0].title} for {builds[0][1].kernel}")
         with ThreadPoolExecutor(workers) as pool:
             futures = {
                 pool.submit(_build, source, place, each, directory / str(number), spool, end.is_set): (source, place)
@@ -130,6 +123,26 @@ def build_all(
                 pool.shutdown(cancel_futures=True)
                 raise
     return {kernel.name: _built(sources, kernel.name, outcomes, spool) for kernel in kernels}
+
+
+def _places(
+    kernels: Iterable[Kernel], given: dict[str, Headers], settings: Settings, progress: Progress | None
+) -> dict[str, _Place | KodojoError]:
+    """Headers and tools for each kernel, by its name; or why there are none."""
+    places: dict[str, _Place | KodojoError] = {}
+    for kernel in kernels:
+        if kernel.image is None:
+            places[kernel.name] = InputError(kernel.problem, hint=kernel.hint)
+            continue
+        try:
+            headers = headers_for(kernel.image, given, settings.store, progress)
+            if not settings.sandbox:
+                headers.check_in_place()
+            machine = kernel.image.architecture
+            places[kernel.name] = _Place(kernel.name, machine, headers, tools_for(headers, machine))
+        except InputError as error:
+            places[kernel.name] = error
+    return places
 
 
 def _built(sources: Iterable[Source], kernel: str, outcomes: dict[tuple[str, str], _Outcome], spool: Spool) -> Built:
@@ -242,7 +255,7 @@ class _Build:
         :return: if it says nonsense, what is wrong with it.
         """
         if self._source.kind == "kbuild":
-            for path in source.rglob("*.ko"):  # of an earlier build
+            for path in _modules_below(source):  # of an earlier build
                 path.unlink()
             return Conf(re.sub(r"[^\w.+-]", "_", self._source.title) or "module", "0", (), f"{MAKE} modules", CLEAN)
         answers = self._sandbox.work / "answers"
@@ -259,9 +272,7 @@ class _Build:
     def _taken(self, conf: Conf, build: Path, names: tuple[str, ...]) -> _Outcome:
         """What was built, in the spool."""
         if self._source.kind == "kbuild":
-            paths = {
-                self._source.module_label(str(path.relative_to(build))): path for path in sorted(build.rglob("*.ko"))
-            }
+            paths = {self._source.module_label(os.path.relpath(path, build)): path for path in _modules_below(build)}
         else:
             paths = {
                 name: build / record.location / f"{record.built}.ko"
@@ -295,7 +306,7 @@ class _Build:
         logs = self._settings.logs
         if logs is None:
             return ""
-        title = re.sub(r"[^\w.+~-]", "_", f"{self._source.title}-{self._place.kernel}")
+        title = re.sub(r"[^\w.+~-]", "_", f"{self._source.label}-{self._place.kernel}".lstrip("./"))[-200:]
         path = logs / f"{title}.log"
         try:
             logs.mkdir(parents=True, exist_ok=True)
@@ -303,6 +314,14 @@ class _Build:
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from error
         return str(path)
+
+
+def _modules_below(directory: Path) -> list[Path]:
+    """The modules in a directory, by path; of a great many the first ones."""
+    found = (
+        Path(root, name) for root, _, names in os.walk(directory) for name in names if name.endswith(".ko")
+    )  # links to directories are not followed
+    return sorted(islice(found, _MOST_MODULES))
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
