@@ -124,6 +124,10 @@ def headers_for(image: Image, given: Mapping[str, Headers], store: Path, progres
     release, machine = image.release, image.architecture
     if release in given:
         return given[release]
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+~-]{0,99}", release, re.ASCII):
+        raise InputError(
+            f"{release!r}: not a release whose headers could be fetched", hint="give them: --headers DIR"
+        )
     places = [image.path, *(Path(place.format(release)) for place in _INSTALLED), store / f"{release}-{machine}"]
     for place in places:
         found = _in_directory(place.resolve()) if place.is_dir() else {}
@@ -133,10 +137,6 @@ def headers_for(image: Image, given: Mapping[str, Headers], store: Path, progres
 
 
 def _fetched(release: str, machine: str, store: Path, progress: Progress | None) -> Headers:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+~-]{0,99}", release, re.ASCII):
-        raise InputError(
-            f"{release!r}: not a release whose headers could be fetched", hint="give them: --headers DIR"
-        )
     place = store / f"{release}-{machine}"
     with lock(store / "lock", timeout=None):
         found = _in_directory(place) if place.is_dir() else {}  # another process may have been faster

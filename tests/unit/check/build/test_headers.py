@@ -68,7 +68,7 @@ def test_fetched_once(fetched, tmp_path):
 
 
 def test_they_find_each_other(fetched, tmp_path):
-    """Wherever they are unpacked, the Makefile is found, and readable for whom builds run as; all is shown to builds."""
+    """Wherever they are, the Makefile is found, others may read all, and links lead to what is shown to builds."""
     old = os.umask(0o077)
     try:
         headers = headers_for(image(tmp_path), {}, tmp_path / "store")
