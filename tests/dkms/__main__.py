@@ -23,7 +23,14 @@ PACKAGES = (
     "xtables-addons", "xtrx",
 )
 # fmt: on
-WORDS = {"ok": "loads", "refused": "would not load", "not-built": "does not build", "unchecked": "not checked"}
+# Of one, of several.
+WORDS = {
+    "ok": ("loads", "load"),
+    "refused": ("would not load", "would not load"),
+    "not-built": ("does not build", "do not build"),
+    "unchecked": ("was not checked", "were not checked"),
+}
+LONGEST = 130  # characters of a reason on the page
 
 
 def main() -> int:
@@ -31,21 +38,22 @@ def main() -> int:
     parser.add_argument("--kernel", action="append", default=[], help="a kernel of the store")
     parser.add_argument("--packages", type=Path, help="a directory to keep the packages in, and to find them in")
     parser.add_argument("--jobs", default="1")
+    parser.add_argument("--only", action="append", metavar="PACKAGE", help="renew the results of this one")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     options = parser.parse_args()
     if not options.page:
         if not options.kernel:
             parser.error("--kernel is needed")
         with tempfile.TemporaryDirectory() as directory:
-            run(options.packages or Path(directory), options.kernel, options.jobs)
+            run(options.packages or Path(directory), options.kernel, options.jobs, options.only or PACKAGES)
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
     return 0
 
 
-def run(directory: Path, kernels: list[str], jobs: str) -> None:
+def run(directory: Path, kernels: list[str], jobs: str, names: list[str] | tuple[str, ...]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for name in PACKAGES:
+    found = json.loads(RESULTS.read_text())["packages"] if len(names) < len(PACKAGES) else {}
+    for name in names:
         package = fetched(directory, f"{name}-dkms")
         shape = checked(package, kernels, jobs)
         found[name] = row(package, shape)
@@ -54,13 +62,11 @@ def run(directory: Path, kernels: list[str], jobs: str) -> None:
 
 
 def write(found: dict) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     columns = list(next(iter(found.values()))["kernels"])
     shape = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit.strip(),
         "kernels": columns,
-        "packages": found,
+        "packages": dict(sorted(found.items())),
         "counts": {kernel: counted([cell["kernels"][kernel] for cell in found.values()]) for kernel in columns},
     }
     RESULTS.parent.mkdir(exist_ok=True)
@@ -106,13 +112,16 @@ def row(package: Path, shape: dict) -> dict:
             "modules": {each["module"].rpartition(":")[2]: each["status"] for each in results},
             "slugs": sorted({each["slug"] for each in bad}),
         }
-    return {"version": package.name.split("_")[1].replace("%3a", ":"), "kernels": kernels}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    version = package.name.split("_")[1].replace("%3a", ":")
+    return {"version": version, "commit": commit.strip()[:12], "kernels": kernels}
 
 
 def page(shape: dict) -> str:
     """The table, for people."""
     kernels = shape["kernels"]
-    when = f"{shape['date']}, {len(shape['packages'])} packages of Debian 12, commit `{shape['commit'][:12]}`."
+    commits = ", ".join(sorted({package["commit"] for package in shape["packages"].values()}))
+    when = f"{shape['date']}, {len(shape['packages'])} packages of Debian 12, commits {commits}."
     lines = [
         "# Debian's DKMS packages by `kodojo check --build`",
         "",
@@ -124,7 +133,7 @@ def page(shape: dict) -> str:
     ]
     for kernel in kernels:
         counts = shape["counts"][kernel]
-        words = ", ".join(f"{count} {WORDS[status]}" for status, count in counts["modules"].items())
+        words = ", ".join(number(count, status) for status, count in counts["modules"].items())
         lines.append(f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; {words}")
     lines += ["", f"| package | version | {' | '.join(kernels)} |", "|---|---|" + "---|" * len(kernels)]
     for name, package in shape["packages"].items():
@@ -133,13 +142,15 @@ def page(shape: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def number(count: int, status: str) -> str:
+    return f"{count} {WORDS[status][count != 1]}"
+
+
 def cell(kernel: dict) -> str:
-    words = ", ".join(
-        f"{count} {WORDS[status]}" for status, count in kernel["summary"].items() if status != "not-built"
-    )
-    if not kernel["built"]:
-        words = words or WORDS["not-built"]
+    words = ", ".join(number(count, status) for status, count in kernel["summary"].items() if status != "not-built")
     why = kernel["why"].replace("|", "\\|").replace("`", "'")
+    why = f"{why[:LONGEST]}..." if len(why) > LONGEST else why
+    words = words or "does not build"
     return f"{words}: `{why}`" if why else words
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from kodojo.check.build.compiler import Tools, tools_for
-from kodojo.check.build.complaints import complaints, missing_on_this_machine
+from kodojo.check.build.complaints import complaints, last_words, missing_on_this_machine
 from kodojo.check.build.dkms import BUILD, CLEAN, EVALUATE, MAKE, Conf, read_answers
 from kodojo.check.build.headers import Headers, given_headers, headers_for
 from kodojo.check.build.sandbox import CancelledError, Done, Limits, Sandbox
@@ -224,10 +224,10 @@ class _Build:
         shutil.copytree(self._source.place, source, symlinks=True)
         conf = self._conf(source)
         if isinstance(conf, str):
-            return self._failed((), conf)
+            return self._failed((), conf, heard=False)
         names = tuple(self._source.module_label(f"{record.name}.ko") for record in conf.modules)
         if conf.excluded:
-            return self._failed(names, f"dkms.conf excludes this kernel: {conf.excluded}")
+            return self._failed(names, f"dkms.conf excludes this kernel: {conf.excluded}", heard=False)
         build = self._sandbox.work / "dkms" / conf.name / conf.version / "build"
         self._sandbox.links |= {
             f"/usr/src/{conf.name}-{conf.version}": str(source),
@@ -240,8 +240,10 @@ class _Build:
         if library:
             hint = "install the package that has it (libelf.so.1: libelf1 on Debian)"
             return _Outcome(names, failure=InputError(f"a program that building needs wants {library}", hint=hint))
-        if done.stopped or done.status != 0:
-            return self._failed(names, self._why(done), build)
+        if done.stopped:
+            return self._failed(names, f"the build was stopped: {done.stopped}", heard=False)
+        if done.status != 0:
+            return self._failed(names, "", build)
         return self._taken(conf, build, names)
 
     def _run(self, script: Sequence[str], environment: dict[str, str]) -> Done:
@@ -290,15 +292,16 @@ class _Build:
         self._keep_log()
         return _Outcome(tuple(paths), tuple(modules), note=self._place.tools.note)
 
-    def _why(self, done: Done) -> str:
-        return f"the build was stopped: {done.stopped}" if done.stopped else ""
+    def _failed(self, names: tuple[str, ...], why: str, build: Path | None = None, *, heard: bool = True) -> _Outcome:
+        """It does not build.
 
-    def _failed(self, names: tuple[str, ...], why: str, build: Path | None = None) -> _Outcome:
-        """It does not build. If nothing else is known, the log says why."""
+        :param why: if the log does not say more about it. :param heard: False: the log is not asked.
+        """
         beside = self._place.headers.build.parent.glob("linux-headers-*")
         directories = [str(path) for path in (build, *beside, self._place.headers.build) if path]
-        found = [] if why else complaints(self._log[-1] if self._log else "", directories)
-        why = why or (found[0] if found else "the build failed without a word")
+        log = self._log[-1] if self._log and heard else ""
+        found = complaints(log, directories)
+        why = found[0] if found else why or last_words(log) or "the build failed without a word"
         return _Outcome(names, not_built=NotBuilt(self._source.label, why, tuple(found), self._keep_log()))
 
     def _keep_log(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["complaints", "missing_on_this_machine"]
+__all__ = ["complaints", "last_words", "missing_on_this_machine"]
 
 _MOST = 10
 _LONGEST = 300
@@ -16,7 +16,7 @@ _KINDS = (
     _COMPILER,
     re.compile(r"^(?:ERROR: modpost: |ERROR: )\S.*"),  # modpost
     re.compile(r"^(?:(?:\S*[-/])?ld(?:\.\w+)?: |\S+: undefined reference).+"),  # the linker
-    re.compile(r"^(?:configure: error: |error: |Error[:!] ).+"),  # scripts
+    re.compile(r"^(?:configure: error: |error: |(?:! ?)?Error[:!] ).+"),  # scripts
     re.compile(r"^\S*Makefile\S*:\d+: \*\*\* .+"),  # $(error ...)
     re.compile(r"^\S.*: (?:command )?not found$"),
     re.compile(r"^make(?:\[\d+\])?: \*\*\* .+"),
@@ -28,7 +28,7 @@ _NOISE = re.compile(r"\s*\[(?:-W\S+|enabled by default)\]$")
 
 
 def complaints(log: str, directories: list[str]) -> list[str]:
-    """The first lines that say what went wrong, each once; the last line if none does.
+    """The first lines that say what went wrong, each once; none if no line does.
 
     :param directories: of the build and of the headers: their paths are left out.
     """
@@ -37,8 +37,13 @@ def complaints(log: str, directories: list[str]) -> list[str]:
         found = dict.fromkeys(line[:_LONGEST] for line in lines if kind.match(line))
         if found:
             return list(found)[:_MOST]
-    said = [line for line in lines if line.strip() and not line.startswith("# ")]
-    return [line[:_LONGEST] for line in said[-1:]]
+    return []
+
+
+def last_words(log: str) -> str:
+    """The last line of a log; empty if it has none."""
+    said = [line.rstrip() for line in log.splitlines() if line.strip() and not line.startswith("# ")]
+    return said[-1][:_LONGEST] if said else ""
 
 
 def _at_their_places(lines: list[str]) -> list[str]:

@@ -126,6 +126,7 @@ def test_commands_of_a_package(check, tmp_path):
     [
         (CONF + 'BUILD_EXCLUSIVE_KERNEL="^5"', 'dkms.conf excludes this kernel: BUILD_EXCLUSIVE_KERNEL="^5"'),
         ("PACKAGE_NAME=x", "dkms.conf: it has no PACKAGE_VERSION"),
+        (CONF + "MAKE='echo a.c:1:1: error: odd; true'", "a.c:1:1: error: odd"),
         (CONF + "MAKE=true", "it was built, but hello.ko: cannot be read: No such file or directory"),
         (CONF + 'PATCH[0]="nothing.patch"', "error: patch nothing.patch cannot be applied"),
         (CONF + "MAKE='ln -s /etc/passwd hello.ko'", "it was built, but hello.ko: leads out of the directory"),

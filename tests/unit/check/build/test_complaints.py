@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kodojo.check.build.complaints import complaints, missing_on_this_machine
+from kodojo.check.build.complaints import complaints, last_words, missing_on_this_machine
 
 COMPILER = """\
 make -C /headers M=/build
@@ -41,7 +41,7 @@ def test_compilers():
         ("Makefile:3: *** too old a kernel.  Stop.", "Makefile:3: *** too old a kernel.  Stop."),
         ("ld: a.o: file not recognized\nmake: *** [b] Error 1", "ld: a.o: file not recognized"),
         ("make: *** No rule to make target 'x'.  Stop.", "make: *** No rule to make target 'x'.  Stop."),
-        ("# make\nstrange\n\nthe last words\n", "the last words"),
+        ("looking...\n! Error: Can not find iptables\n", "! Error: Can not find iptables"),
     ],
 )  # fmt: skip
 def test_others(log, complaint):
@@ -56,6 +56,13 @@ def test_bounds():
     assert len(found) == 10
     assert max(map(len, found)) == 300
     assert complaints("", []) == []
+
+
+def test_last_words():
+    """Where no line is a complaint, the last one is what there is; our own lines are not meant."""
+    assert complaints("# make\nstrange\n\nthe last words\n# make\n", []) == []
+    assert last_words("# make\nstrange\n\nthe last words\n# make\n") == "the last words"
+    assert last_words("") == ""
 
 
 def test_what_the_machine_lacks():
