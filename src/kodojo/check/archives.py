@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kodojo.check.build.recognition import build_hint, dkms_directory, title_of
 from kodojo.check.sources import GivenModule, Spool, unreadable
 from kodojo.errors import ImageError, PackageError
 from kodojo.image import cpio, rpm
@@ -57,8 +58,12 @@ def _compressed_cpio(file: BinaryIO, name: str) -> bool:
 def _unpacked(path: Path, members: Iterator[Member], spool: Spool) -> Iterator[GivenModule]:
     """The modules in an archive; those before its damage, if it has one, too."""
     found: dict[str, Path] = {}
+    sources: list[str] = []
     try:
         for member in members:
+            source = dkms_directory(member.name)
+            if source is not None:
+                sources.append(title_of(source))
             if module_name(member.name) is None:
                 continue
             label = f"{path}:{member.name.removeprefix('./')}"
@@ -75,5 +80,8 @@ def _unpacked(path: Path, members: Iterator[Member], spool: Spool) -> Iterator[G
     except PackageError as error:
         yield GivenModule(str(path), path, problem=error.message, hint=error.hint)
     else:
-        if not found:
+        if not found and sources:
+            problem = f"{path}: source for DKMS ({', '.join(sources)}), which has no modules in it"
+            yield GivenModule(str(path), path, problem=problem, hint=build_hint(str(path)))
+        elif not found:
             yield unreadable(path, "has no modules in it")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kodojo.durable import Progress
     from kodojo.image.image import Image
 
-__all__ = ["Kernel", "check_matrix", "make_tasks"]
+__all__ = ["Built", "Kernel", "check_matrix", "make_tasks"]
 
 Executor = Callable[[Sequence[Task]], Iterator[list[Result]]]
 
@@ -37,11 +37,26 @@ class Kernel(NamedTuple):
     hint: str = ""
 
 
+class Built(NamedTuple):
+    """What was built from sources for one kernel.
+
+    :param labels: of all of them, in the order of the sources.
+    :param modules: to be checked against that kernel only. :param others: results of what there is no module of.
+    :param notes: what a person should know about how they were built.
+    """
+
+    labels: tuple[str, ...] = ()
+    modules: tuple[Examined, ...] = ()
+    others: tuple[Result, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def check_matrix(
     kernels: Sequence[Kernel],
     given: Sequence[Examined],
     execute: Executor,
     *,
+    built: Mapping[str, Built] | None = None,
     own: bool = False,
     parameters: tuple[str, ...] = (),
     explain: bool = False,
@@ -53,6 +68,7 @@ def check_matrix(
 
     :param given: modules for all kernels.
     :param execute: does tasks; results may come in any order.
+    :param built: what was built for each kernel, by its name; they and the given modules see each other.
     :param own: check the modules of each kernel's own tree against that kernel, too.
     :param parameters: ``NAME=VALUE`` each, for all modules. :param explain: find out what is behind refusals, too.
     :param relatives: further kernels, by release, that modules may have been built for; for explanations.
@@ -60,21 +76,26 @@ def check_matrix(
     :param progress: told how many results there are.
     """
     rows: dict[str, None] = {examined.module.label: None for examined in given}
+    built = built or {}
+    for results_of in built.values():
+        rows |= dict.fromkeys(results_of.labels)
     labels = frozenset(rows)
     tasks: list[Task] = []
     cells: list[Result] = []
     known = {**(relatives or {}), **_by_release(kernels)} if explain else {}
     for kernel in kernels:
-        modules = [examined.module for examined in given]
+        here = [*given, *built.get(kernel.name, Built()).modules]
+        modules = [examined.module for examined in here]
+        cells += built.get(kernel.name, Built()).others
         if kernel.image is None:
             cells += (Result(each.label, kernel.name, failure=kernel.problem, advice=kernel.hint) for each in modules)
             continue
         if own:
             modules += _told_apart(own_modules(kernel.image), labels)
-        pieces = make_tasks(kernel.name, kernel.image, given, modules, jobs=jobs)
+        pieces = make_tasks(kernel.name, kernel.image, here, modules, jobs=jobs)
         tasks += (piece._replace(parameters=parameters, explain=explain, relatives=known) for piece in pieces)
         rows |= dict.fromkeys(module.label for module in modules)
-    matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(map(_column, kernels)))
+    matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(_column(kernel, built) for kernel in kernels))
     matrix.add(cells)
     total = sum(len(task.jobs) for task in tasks)
     done = 0
@@ -120,8 +141,9 @@ def _by_release(kernels: Iterable[Kernel]) -> dict[str, Image]:
     return {kernel.image.release: kernel.image for kernel in kernels if kernel.image is not None}
 
 
-def _column(kernel: Kernel) -> KernelColumn:
+def _column(kernel: Kernel, built: Mapping[str, Built]) -> KernelColumn:
     image = kernel.image
     if image is None:
         return KernelColumn(kernel.name, problem=kernel.problem)
-    return KernelColumn(kernel.name, image.release, image.architecture, image.kind, image.warnings)
+    warnings = (*image.warnings, *(built[kernel.name].notes if kernel.name in built else ()))
+    return KernelColumn(kernel.name, image.release, image.architecture, image.kind, warnings)

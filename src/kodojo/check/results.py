@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from kodojo.loader.verdict import Verdict
 
-__all__ = ["UNCHECKED", "KernelColumn", "Matrix", "Result", "Status"]
+__all__ = ["NOT_BUILT", "UNCHECKED", "KernelColumn", "Matrix", "NotBuilt", "Result", "Status"]
 
 UNCHECKED = "could-not-be-checked"
 """The slug of a result without a verdict."""
+
+NOT_BUILT = "does-not-build"
+"""The slug of a result of a source from which no module could be built for the kernel."""
 
 
 class Status(Enum):
@@ -22,7 +25,26 @@ class Status(Enum):
 
     OK = "ok"
     REFUSED = "refused"
+    NOT_BUILT = "not-built"
     UNCHECKED = "unchecked"
+
+
+class NotBuilt(NamedTuple):
+    """Why there is no module to check: its source cannot be built for the kernel.
+
+    :param source: the label of the source. :param why: the first complaint, or which limit the build reached.
+    :param complaints: the compiler's and others', at most a few. :param log: the file with all of the build's output;
+        empty if that was not kept.
+    """
+
+    source: str
+    why: str
+    complaints: tuple[str, ...] = ()
+    log: str = ""
+
+    @property
+    def hint(self) -> str:
+        return f"the whole log: {self.log}" if self.log else "see all that the build printed: --build-log DIRECTORY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,7 @@ class Result:
     :param notes: what a person should know besides.
     :param sha256: of the module, decompressed; empty if it could not be read. :param size: likewise, in bytes.
     :param suitable: kernels of the store that it is for, where this one is another.
+    :param not_built: it had to be built first, and that failed.
     """
 
     module: str
@@ -49,15 +72,20 @@ class Result:
     sha256: str = ""
     size: int = 0
     suitable: tuple[str, ...] = ()
+    not_built: NotBuilt | None = None
 
     @property
     def status(self) -> Status:
+        if self.not_built is not None:
+            return Status.NOT_BUILT
         if self.verdict is None:
             return Status.UNCHECKED
         return Status.OK if self.verdict.ok else Status.REFUSED
 
     @property
     def slug(self) -> str:
+        if self.not_built is not None:
+            return NOT_BUILT
         return self.verdict.slug if self.verdict else UNCHECKED
 
     @property
@@ -77,10 +105,14 @@ class Result:
 
     @property
     def why(self) -> str:
+        if self.not_built is not None:
+            return self.not_built.why
         return self.verdict.why if self.verdict else self.failure
 
     @property
     def hint(self) -> str:
+        if self.not_built is not None:
+            return self.not_built.hint
         return self.verdict.hint if self.verdict else self.advice
 
 
@@ -88,7 +120,8 @@ class KernelColumn(NamedTuple):
     """A kernel as a column.
 
     :param name: tells it from the others.
-    :param kind: ``kernel``, or ``headers`` if it is only described. :param warnings: what is wrong with that.
+    :param kind: ``kernel``, or ``headers`` if it is only described.
+    :param warnings: what is wrong with that, or should be known.
     :param problem: why it cannot be used at all.
     """
 
@@ -129,8 +162,8 @@ class Matrix:
 
     @property
     def exit_status(self) -> int:
-        """0 all load, 1 some would not, 2 something could not be checked (whatever the others are)."""
+        """0 all load, 1 some would not or do not build, 2 something could not be checked, whatever the others are."""
         counts = self.counts()
         if counts[Status.UNCHECKED] or not self.results:
             return 2
-        return 1 if counts[Status.REFUSED] else 0
+        return 1 if counts[Status.REFUSED] or counts[Status.NOT_BUILT] else 0

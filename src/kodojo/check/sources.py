@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from kodojo.check.build.recognition import build_hint, kind_of
 from kodojo.errors import ImageError, InputError, KodojoError
 from kodojo.image.payload import MODULE_SIZE_LIMIT, Payload, read_stored, unpacked
 from kodojo.image.tree import module_name
@@ -231,7 +232,12 @@ def _in_directory(root: Path) -> Iterator[GivenModule]:
                 path = Path(directory, name)
                 yield GivenModule(str(path), path) if path.is_file() else unreadable(path, "is not a regular file")
     if empty:
-        yield unreadable(root, "has no modules in it")
+        kind = kind_of(root)
+        if kind is None:
+            yield unreadable(root, "has no modules in it")
+        else:
+            what = "the source of a module for DKMS" if kind == "dkms" else "the source of a module"
+            yield GivenModule(str(root), root, problem=f"{root}: {what}", hint=build_hint(str(root)))
 
 
 def _in_file(path: Path, spool: Spool) -> Iterator[GivenModule]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -16,10 +16,12 @@ from kodojo.errors import InputError, KodojoError
 
 if TYPE_CHECKING:
     from kodojo.check.examine import Examined
-    from kodojo.check.matrix import Kernel
+    from kodojo.check.matrix import Built, Kernel
     from kodojo.check.results import Matrix, Result
+    from kodojo.check.sources import Spool
     from kodojo.check.work import Task
     from kodojo.image.image import Image
+    from kodojo.report.progress import Bar
 
 __all__ = ["check"]
 
@@ -33,6 +35,14 @@ _UNCHECKED = 2
 @click.option("--all", "own", is_flag=True, help="Check the modules of each kernel's own tree.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 1024), metavar="N", help="How many processes to use. [all cores]"
+)
+@click.option(
+    "--build", is_flag=True, help="Build what is source first, for each kernel: DKMS packages, directories."
+)
+@click.option("--headers", multiple=True, metavar="PATH", help="Headers to build against, where none can be fetched.")
+@click.option("--build-log", type=click.Path(path_type=Path), metavar="DIR", help="Keep what builds print in DIR.")
+@click.option(
+    "--no-sandbox", is_flag=True, help="Build with all that this user may do, where no sandbox can be made."
 )
 @click.option("--explain", is_flag=True, help="Look into what is behind refusals, as kodojo explain does.")
 @click.option("--scheduler", metavar="ADDRESS", help="Have a Dask cluster do it: tcp://HOST:PORT.")
@@ -52,6 +62,10 @@ def check(
     form: str | None,
     output: Path | None,
     html: Path | None,
+    build: bool,
+    headers: tuple[str, ...],
+    build_log: Path | None,
+    no_sandbox: bool,
 ) -> None:
     """Tell whether kernels would load the modules in FILE..., and if not, why. Nothing is booted, and nothing runs.
 
@@ -59,18 +73,33 @@ def check(
     Modules that are given together see each other's exports. A module that the kernel's own tree has is there, too,
     where another one depends on it. PARAM=VALUE is for a single module.
 
+    With --build, FILE may be source, too: a DKMS package, a directory with a dkms.conf, or one with a Kbuild or
+    Makefile that has obj-m. It is built for each kernel in a sandbox: without network, with limits, read-only but for
+    its own directory.
+
     K is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory. It may be given several times.
 
-    Exit status: 0 if all modules would load into all kernels; 1 if some would not; 2 if something could not be
-    checked, whatever the rest is.
+    Exit status: 0 if all modules would load into all kernels; 1 if some would not, or do not build; 2 if something
+    could not be checked, whatever the rest is.
     """
     app.json = app.json or form == "json"
     parameters = tuple(word for word in words if _PARAMETER.match(word) and not os.path.lexists(word))
     files = [word for word in words if word not in parameters]
     if not files and not own:
         raise click.UsageError("give the modules to check, or --all")
+    building = _Building.of(build, headers, build_log, no_sandbox)
     try:
-        matrix = _check(app, files, kernels, parameters, own=own, explain=explain, jobs=jobs, scheduler=scheduler)
+        matrix = _check(
+            app,
+            files,
+            kernels,
+            parameters,
+            building,
+            own=own,
+            explain=explain,
+            jobs=jobs,
+            scheduler=scheduler,
+        )
         if html is not None:
             from kodojo.report.html import page  # noqa: PLC0415
 
@@ -88,6 +117,7 @@ def _check(
     files: Sequence[str],
     kernels: Sequence[str],
     parameters: tuple[str, ...],
+    building: _Building | None,
     *,
     own: bool,
     explain: bool,
@@ -101,14 +131,17 @@ def _check(
 
     columns = _kernels(app, kernels)
     with Spool() as spool, app.bar() as bar:
+        files, built = building.build(app, files, columns, jobs, spool, bar) if building else (files, {})
         given = examine(find_modules(files, spool), spool, bar.update)
-        if parameters and (own or len(given) != 1):
-            raise InputError(f"{parameters[0]}: parameters are for one module, not for {len(given)}")
-        execute, processes = _executor(jobs, scheduler, alone=len(given) * len(columns) == 1 and not own)
+        size = len(given) + max((len(each.modules) + len(each.others) for each in built.values()), default=0)
+        if parameters and (own or size != 1):
+            raise InputError(f"{parameters[0]}: parameters are for one module, not for {size}")
+        execute, processes = _executor(jobs, scheduler, alone=size * len(columns) == 1 and not own)
         matrix = check_matrix(
             columns,
             given,
             execute,
+            built=built,
             own=own,
             parameters=parameters,
             explain=explain,
@@ -121,6 +154,45 @@ def _check(
 
         name_suitable_kernels(matrix, StoreKernels(app.store), columns, given)
     return matrix
+
+
+class _Building(NamedTuple):
+    """What the options say about building."""
+
+    headers: tuple[str, ...]
+    log: Path | None
+    sandbox: bool
+
+    @classmethod
+    def of(cls, build: bool, headers: tuple[str, ...], log: Path | None, no_sandbox: bool) -> _Building | None:
+        """None if nothing is to be built."""
+        if build:
+            return cls(headers, log, sandbox=not no_sandbox)
+        if headers or log is not None or no_sandbox:
+            raise click.UsageError("--headers, --build-log and --no-sandbox are for --build")
+        return None
+
+    def build(
+        self, app: App, words: Sequence[str], columns: Sequence[Kernel], jobs: int | None, spool: Spool, bar: Bar
+    ) -> tuple[Sequence[str], dict[str, Built]]:
+        """The words that are no sources, and what the sources gave."""
+        from tempfile import TemporaryDirectory  # noqa: PLC0415  seldom wanted, like the rest
+
+        from kodojo.check.build.build import Settings, build_all  # noqa: PLC0415
+        from kodojo.check.build.sources import find_sources  # noqa: PLC0415
+        from kodojo.check.pool import available_cores  # noqa: PLC0415
+
+        store = app.store.headers_directory
+        settings = Settings(store, self.headers, self.log, self.sandbox, jobs or available_cores())
+        with TemporaryDirectory(prefix="kodojo-sources-") as directory:
+            sources, others = find_sources(words, Path(directory))
+            if not sources:
+                raise InputError(
+                    f"{words[0] if words else '--all'}: there is nothing to build in it",
+                    hint="--build is for DKMS packages, and for directories with a dkms.conf, or with a Kbuild or "
+                    "Makefile that has obj-m",
+                )
+            return others, build_all(sources, columns, settings, spool, bar.update)
 
 
 def _relatives(app: App, given: Sequence[Examined]) -> dict[str, Image]:

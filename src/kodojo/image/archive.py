@@ -46,12 +46,14 @@ class Member:
     :param name: as the archive has it; nothing is known to be good about it.
     :param target: of a ``symlink``, or the name of the member that a ``hardlink`` repeats.
     :param chunks: the content of a ``file``; to be consumed before the next member is asked for.
+    :param executable: a ``file`` that its owner may run.
     """
 
     name: str
     kind: Literal["file", "directory", "symlink", "hardlink", "special"]
     target: str = ""
     chunks: Iterator[bytes] = field(default_factory=lambda: iter(()))
+    executable: bool = False
 
 
 class Readable(Protocol):

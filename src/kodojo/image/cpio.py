@@ -100,7 +100,7 @@ def _gather_links(entries: Iterator[Entry]) -> Iterator[Member]:
         elif entry.links > 1 and entry.size == 0:
             waiting.setdefault(entry.file, []).append(entry.name)
         else:
-            yield Member(entry.name, "file", chunks=entry.chunks)
+            yield Member(entry.name, "file", chunks=entry.chunks, executable=bool(entry.mode & stat.S_IXUSR))
             for name in waiting.pop(entry.file, ()) if entry.links > 1 else ():
                 yield Member(name, "hardlink", entry.name)
     for names in waiting.values():  # empty files with several names

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kodojo.durable import Progress
 
-__all__ = ["fetch_newest", "fetch_package"]
+__all__ = ["fetch_headers", "fetch_newest", "fetch_package"]
 
 _QUERY_TIMEOUT = 120.0  # seconds for a question to the package manager
 _UPDATE_TIMEOUT = 900.0  # seconds to fetch package lists
@@ -78,6 +78,26 @@ def fetch_package(name: str, destination: Path, progress: Progress | None = None
         f"{name}: there is neither apt nor dnf here to fetch it",
         hint="download the package elsewhere and give its path to: kodojo kernel add",
     )
+
+
+def fetch_headers(release: str, machine: str, destination: Path, progress: Progress | None = None) -> list[Path]:
+    """Fetch the packages that modules for a kernel are built against, in the directory ``destination``.
+
+    :param release: of the kernel. :param machine: its architecture, as ``uname -m`` says.
+    :return: the packages, those with the programs of the build for this computer.
+    :raises InputError: they cannot be had; the hint says what to do.
+    :raises StoreError: ``destination`` cannot be written.
+    """
+    hint = "give the headers: --headers PACKAGE or DIRECTORY"
+    if _manager() is None:
+        raise InputError(f"{release}: there is neither apt nor dnf here to fetch its headers", hint=hint)
+    fetch = _headers_by_apt if _manager() is _fetch_by_apt else _headers_by_dnf
+    try:
+        found = _in_temporary(destination, lambda packages: fetch(release, machine, packages, progress))
+    except InputError as error:
+        error.hint = hint
+        raise
+    return sorted(destination.iterdir()) if found == destination else [found]
 
 
 def _manager() -> Callable[[str | None, Path, Progress | None], None] | None:
@@ -200,12 +220,20 @@ def _size(directory: Path) -> int:
     return size
 
 
+def _apt_name(machine: str) -> str:
+    """What apt calls an architecture."""
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "ppc64le": "ppc64el", "i686": "i386"}.get(
+        machine, machine
+    )
+
+
 class _Apt:
     """apt's commands, with the system's package lists or with private ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: str = "amd64") -> None:
         self._options: list[str] = []
-        self._foreign = platform.machine() not in ("x86_64", "amd64")
+        self._architecture = architecture
+        self._foreign = _apt_name(platform.machine()) != architecture
 
     def cache(self, *arguments: str) -> str:
         return _run(["apt-cache", *self._options, *arguments])
@@ -222,7 +250,7 @@ class _Apt:
         if os.geteuid() == 0:
             settings.append("APT::Sandbox::User=root")  # user _apt may not write into our directory
         if self._foreign:
-            settings += ["APT::Architecture=amd64", "APT::Architectures=amd64"]
+            settings += [f"APT::{name}={self._architecture}" for name in ("Architecture", "Architectures")]
         self._options = [word for setting in settings for word in ("-o", setting)]
         try:
             _download(self.get("update"), directory, 0, progress, "fetching package lists")
@@ -262,6 +290,21 @@ class _Apt:
             waiting += [depend for depend in depends if _PART.fullmatch(depend)]
         return sorted(found)
 
+    def header_parts(self, release: str) -> list[str]:
+        """The packages with a kernel's headers, and with the programs that building against them runs.
+
+        :raises InputError: apt does not know them.
+        """
+        name = f"linux-headers-{release}"
+        try:
+            output = self.cache("depends", name)
+        except InputError:
+            output = ""
+        depends = re.findall(r"^ [ |]Depends: (\S+)$", output, re.MULTILINE)
+        if not depends:
+            raise InputError(f"apt knows no {name}")
+        return [name, *(each for each in depends if re.fullmatch(r"linux-(headers|kbuild)-\d\S*", each))]
+
     def choose(self, name: str) -> str:
         """The newest package that a name, the beginning of one, or a pattern stands for."""
         output = self.cache("search", "--names-only", "^linux-image-")
@@ -277,27 +320,48 @@ class _Apt:
 
 
 def _fetch_by_apt(name: str | None, packages: Path, progress: Progress | None) -> None:
-    apt = _Apt()
+    _by_apt(_Apt(), lambda apt: _download_by_apt(apt, name, packages, progress), packages, progress)
+
+
+def _headers_by_apt(release: str, machine: str, packages: Path, progress: Progress | None) -> None:
+    native = _apt_name(platform.machine())
+    parts: dict[str, list[str]] = {}
+
+    def of_kernel(apt: _Apt) -> None:
+        names = apt.header_parts(release)
+        foreign = architecture != native
+        parts[native] = [name for name in names if foreign and name.startswith("linux-kbuild-")]
+        _get_by_apt(apt, [name for name in names if name not in parts[native]], packages, progress)
+
+    architecture = _apt_name(machine)
+    _by_apt(_Apt(architecture), of_kernel, packages, progress)
+    if parts[native]:  # its programs run here, whatever the kernel is for; the same source makes them
+        _by_apt(_Apt(native), lambda apt: _get_by_apt(apt, parts[native], packages, progress), packages, progress)
+
+
+def _by_apt(apt: _Apt, download: Callable[[_Apt], None], packages: Path, progress: Progress | None) -> None:
+    """Download with the system's package lists, or with private ones where those are missing or old."""
     lists = packages.parent / "apt"
+    before = set(packages.iterdir())
     if apt.needs_private_lists or not apt.has_lists():
         apt.use_private_lists(lists, progress)
-        _download_by_apt(apt, name, packages, progress)
+        download(apt)
         return
     first: InputError
     try:
-        _download_by_apt(apt, name, packages, progress)
+        download(apt)
     except InputError as error:
         first = error
     else:
         return
     if first.hint:  # not a matter of old lists
         raise first
-    for path in packages.iterdir():
+    for path in set(packages.iterdir()) - before:
         path.unlink()
     # A mirror drops a kernel when the next one comes: with old lists the download fails.
     apt.use_private_lists(lists, progress)
     try:
-        _download_by_apt(apt, name, packages, progress)
+        download(apt)
     except InputError as error:
         error.hint = error.hint or "check the network and the free space, try again"
         raise
@@ -307,6 +371,10 @@ def _download_by_apt(apt: _Apt, name: str | None, packages: Path, progress: Prog
     names = _newest_parts(apt) if name is None else apt.parts(apt.choose(name))
     if not names:
         raise InputError(f"{name}: not a kernel package", hint="see: apt-cache search ^linux-image-")
+    _get_by_apt(apt, names, packages, progress)
+
+
+def _get_by_apt(apt: _Apt, names: Sequence[str], packages: Path, progress: Progress | None) -> None:
     uris = _run(apt.get("download", "--print-uris", *names))
     total = sum(int(size) for size in re.findall(r"^'[^']*' \S+ (\d+) ", uris, re.MULTILINE))
     _download(apt.get("download", *names), packages, total, progress, f"fetching {names[0]}")
@@ -349,6 +417,12 @@ def _fetch_by_dnf(name: str | None, packages: Path, progress: Progress | None) -
     except InputError as error:
         error.hint = "check the network; `dnf download` needs the package dnf-plugins-core on older systems"
         raise
+
+
+def _headers_by_dnf(release: str, machine: str, packages: Path, progress: Progress | None) -> None:
+    name = f"kernel-devel-{release.removesuffix(f'.{machine}')}"
+    command = ["dnf", "-q", "-y", "download", f"--arch={machine}", f"--destdir={packages}", name]
+    _download(command, packages, 0, progress, f"fetching {name}")
 
 
 def _host_kernel(why: str) -> Path:

@@ -23,6 +23,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -251,7 +252,8 @@ def _tar_members(window: Window) -> Iterator[Member]:
         if info is None:
             break
         kind = "special" if info.issparse() else _TAR_KINDS.get(info.type, "special")
-        yield Member(info.name, kind, info.linkname, _tar_chunks(archive, info, window.name))  # type: ignore[arg-type]
+        chunks = _tar_chunks(archive, info, window.name)
+        yield Member(info.name, kind, info.linkname, chunks, bool(info.mode & stat.S_IXUSR))  # type: ignore[arg-type]
     while stream.read(CHUNK):  # what pads the archive; the checksum of the compression comes after it
         pass
 

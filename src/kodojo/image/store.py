@@ -13,6 +13,7 @@
             index/            what Image computed once from the above
             etc/, lib/firmware/, updates/ of the module tree
                               what `kodojo kernel install` brought (image/additions.py)
+        headers/RELEASE-MACHINE/  what modules for a kernel are built against, unpacked (kodojo check --build)
         snapshots/IDENTITY/   of the kernel with this content
         machine/              the state that lasts from one command to the next
         current               the image that commands use when none is named
@@ -119,6 +120,11 @@ class Store:
     def machine_directory(self) -> Path:
         """Where the state of the current machine is kept; created by who writes there."""
         return self.root / "machine"
+
+    @property
+    def headers_directory(self) -> Path:
+        """Where headers that modules are built against are kept, by release; created by who writes there."""
+        return self.root / "headers"
 
     def snapshots_directory(self, image: Image) -> Path:
         """Where the snapshots of a kernel are kept, found by its content; created by who writes there."""
@@ -346,7 +352,7 @@ class Store:
         shutil.rmtree(grave, ignore_errors=True)
 
     def remove(self, name: str) -> str:
-        """Remove an image, and its snapshots unless another image has the same kernel.
+        """Remove an image, the headers fetched for it, and its snapshots unless another image has the same kernel.
 
         :return: its full name.
         :raises InputError: there is no such image.
@@ -362,6 +368,8 @@ class Store:
                 self._discard(self._images / name)
                 if identity and identity not in others:
                     shutil.rmtree(self._snapshots(identity), ignore_errors=True)
+                for headers in self.headers_directory.glob(f"{name}-*"):
+                    shutil.rmtree(headers, ignore_errors=True)
         except OSError as error:
             raise disk_error(self._images / name, error, "remove") from error
         return name

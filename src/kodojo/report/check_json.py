@@ -53,6 +53,7 @@ def result_json(result: Result) -> dict[str, Any]:
         "warnings": list(result.warnings),
         "notes": list(result.notes),
         "suitable_kernels": list(result.suitable),
+        "build": _build(result),
         "sha256": result.sha256,
         "size": result.size,
     }
@@ -69,3 +70,10 @@ def _problem(problem: Problem) -> dict[str, Any]:
         "log": record_list(problem.log),
         "details": list(problem.details),
     }
+
+
+def _build(result: Result) -> dict[str, Any] | None:
+    found = result.not_built
+    if found is None:
+        return None
+    return {"source": found.source, "complaints": list(found.complaints), "log": found.log}

@@ -1,7 +1,8 @@
 """The answers of ``kodojo check`` as JUnit XML, which systems for continuous integration read.
 
-A kernel is a test suite, a module a test case. A refusal is a failure of the type of its reason; what could not
-be checked is an error. What the kernel would print, and warnings about the file, is the case's output.
+A kernel is a test suite, a module a test case. A refusal is a failure of the type of its reason, and so is what does
+not build; what could not be checked is an error. What the kernel would print, and warnings about the file, is the
+case's output.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["junit"]
 
+_FAILURES = (Status.REFUSED, Status.NOT_BUILT)
 _NO_CHARACTER = re.compile("[\ufffe\uffff]")  # clean() has seen to the rest of what XML cannot hold
 
 
@@ -37,7 +39,7 @@ def junit(matrix: Matrix) -> str:
 def _counts(results: list[Result]) -> dict[str, str]:
     return {
         "tests": str(len(results)),
-        "failures": str(sum(1 for result in results if result.status is Status.REFUSED)),
+        "failures": str(sum(1 for result in results if result.status in _FAILURES)),
         "errors": str(sum(1 for result in results if result.status is Status.UNCHECKED)),
     }
 
@@ -46,7 +48,7 @@ def _add_case(suite: ET.Element, result: Result, kernel: KernelColumn) -> None:
     name = _text(result.module)
     case = ET.SubElement(suite, "testcase", name=name, classname=_text(kernel.name))
     if result.status is not Status.OK:
-        kind = "failure" if result.status is Status.REFUSED else "error"
+        kind = "failure" if result.status in _FAILURES else "error"
         trouble = ET.SubElement(case, kind, type=_text(result.slug), message=_text(result.why))
         trouble.text = _text("\n".join(verdict_lines(result, kernel.name, Paint(enabled=False))))
     log = result.verdict.log if result.verdict else ()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from kodojo.check.results import UNCHECKED, Matrix, Result, Status
+from kodojo.check.results import NOT_BUILT, UNCHECKED, Matrix, Result, Status
 from kodojo.report.errnos import errno_name
 from kodojo.report.explain import file_warnings, problem_lines
 from kodojo.report.paint import Paint, clean, clean_line
@@ -22,7 +22,12 @@ __all__ = ["drawn_matrix", "kernel_lines", "matrix_rows", "reason_lines", "short
 _FEW = 24
 """Modules that are listed one by one on a terminal; more are put together by their answers."""
 _NAMES_SHOWN = 8
-_MARKS = {Status.OK: ("✓", "green"), Status.REFUSED: ("✗", "red"), Status.UNCHECKED: ("?", "yellow")}
+_MARKS = {
+    Status.OK: ("✓", "green"),
+    Status.REFUSED: ("✗", "red"),
+    Status.NOT_BUILT: ("✗", "magenta"),
+    Status.UNCHECKED: ("?", "yellow"),
+}
 
 
 # -- one module, one kernel -------------------------------------------------------------------------------
@@ -31,6 +36,11 @@ _MARKS = {Status.OK: ("✓", "green"), Status.REFUSED: ("✗", "red"), Status.UN
 def verdict_lines(result: Result, release: str, paint: Paint) -> list[str]:
     """All that is known of one module and one kernel; the kernel's own answer comes first."""
     name, kernel = clean_line(result.module), clean_line(release)
+    if result.not_built is not None:
+        head = f"{paint('✗', 'bold', 'magenta')} {name} does not build for {kernel}"
+        lines = [f"{paint('|', 'dim')} {clean_line(line)}" for line in result.not_built.complaints]
+        why = "" if lines else result.why
+        return [head, *lines, *advice_lines(why, "", result.hint, paint), *_notes(result, paint)]
     if result.verdict is None:
         head = f"{paint('?', 'bold', 'yellow')} {name} could not be checked against {kernel}"
         return [head, *advice_lines(result.failure, "", result.advice, paint), *_notes(result, paint)]
@@ -79,6 +89,8 @@ def summary(matrix: Matrix) -> str:
     words = [f"{counts[Status.OK]} load" if counts[Status.OK] != 1 else "1 loads"]
     if counts[Status.REFUSED]:
         words.append(f"{counts[Status.REFUSED]} would not")
+    if counts[Status.NOT_BUILT]:
+        words.append(f"{counts[Status.NOT_BUILT]} {'does' if counts[Status.NOT_BUILT] == 1 else 'do'} not build")
     if counts[Status.UNCHECKED]:
         words.append(f"{counts[Status.UNCHECKED]} could not be checked")
     return f"{_many(len(matrix.modules), 'module')}, {_many(len(matrix.kernels), 'kernel')}: {', '.join(words)}"
@@ -100,6 +112,8 @@ def cell_text(result: Result | None) -> str:
     """``ok``, or errno and reason, or what there is instead."""
     if result is None:
         return "-"
+    if result.status is Status.NOT_BUILT:
+        return "does not build"
     if result.status is Status.OK:
         return "ok"
     name = errno_name(result.errno)
@@ -182,6 +196,9 @@ def reason_lines(matrix: Matrix, paint: Paint) -> list[str]:
         if slug == UNCHECKED:
             lines += [f"{paint(slug, 'bold')}{times}:", *_failures(matrix, paint)]
             continue
+        if slug == NOT_BUILT:
+            lines += [f"{paint('does not build', 'bold')}{times}:", *_builds(matrix, paint)]
+            continue
         lines.append(f"{paint(slug, 'bold')}{times}, as in {clean_line(name)}: {clean_line(example.why)}")
         if example.hint:
             lines.append(f"  {paint('hint:', 'cyan')} {clean(example.hint)}")
@@ -216,3 +233,16 @@ def _failures(matrix: Matrix, paint: Paint) -> list[str]:
         if hint:
             lines.append(f"  {paint('hint:', 'cyan')} {clean(hint)}")
     return lines
+
+
+def _builds(matrix: Matrix, paint: Paint) -> list[str]:
+    """What the compiler complains about first, for each source and kernel."""
+    said: dict[tuple[str, str], Result] = {}
+    for result in matrix:
+        if result.not_built is not None:
+            said.setdefault((result.not_built.source, result.kernel), result)
+    lines = [
+        f"  {clean_line(os.path.basename(source))} for {clean_line(kernel)}: {clean_line(result.why)}"  # noqa: PTH119
+        for (source, kernel), result in said.items()
+    ]
+    return [*lines, f"  {paint('hint:', 'cyan')} {clean(next(iter(said.values())).hint)}"]

@@ -218,6 +218,10 @@ class CardStore:
         del self.images[self.resolve(name)]
         return name
 
+    @property
+    def headers_directory(self) -> Path:
+        return self.root / "headers"
+
     def snapshots_directory(self, image: Any) -> Path:
         return self.root / "snapshots" / image.release
 

@@ -6,7 +6,7 @@ import pytest
 
 from kodojo.errors import InputError
 from kodojo.image import fetch
-from kodojo.image.fetch import fetch_newest, fetch_package
+from kodojo.image.fetch import fetch_headers, fetch_newest, fetch_package
 
 # What the fake apt knows. `lists` is empty while the machine's own lists are absent, as in a fresh container.
 APT_CACHE = r"""#!/bin/sh
@@ -240,3 +240,52 @@ def test_stalled_download(machine, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="nothing arrived"):
         fetch_newest(tmp_path / "out")
     assert names(tmp_path / "out") == []
+
+
+# -- headers ----------------------------------------------------------------------------------------------
+
+HEADERS = {
+    "linux-headers-6.1.0-56-amd64": "  Depends: linux-headers-6.1.0-56-common\n  Depends: linux-kbuild-6.1\n"
+    "  Depends: linux-compiler-gcc-12-x86\n",
+    "linux-headers-6.1.0-56-arm64": "  Depends: linux-headers-6.1.0-56-common\n  Depends: linux-kbuild-6.1\n",
+}
+
+
+def test_headers(machine, tmp_path):
+    """The headers of a release come with what they refer to, and without the compiler."""
+    machine.know(HEADERS, "lists", "network")
+    found = fetch_headers("6.1.0-56-amd64", "x86_64", tmp_path / "out")
+    assert [path.name for path in found] == [
+        "linux-headers-6.1.0-56-amd64_1_amd64.deb",
+        "linux-headers-6.1.0-56-common_1_amd64.deb",
+        "linux-kbuild-6.1_1_amd64.deb",
+    ]
+
+
+def test_headers_of_another_architecture(machine, tmp_path):
+    """They are asked for as that architecture's, but the programs of the build as this machine's."""
+    machine.know(HEADERS, "lists", "network")
+    found = fetch_headers("6.1.0-56-arm64", "aarch64", tmp_path / "out")
+    assert {path.name.partition("_")[0] for path in found} == {
+        "linux-headers-6.1.0-56-arm64",
+        "linux-headers-6.1.0-56-common",
+        "linux-kbuild-6.1",
+    }
+    downloads = [call for call in machine.calls if " download " in call and "print-uris" not in call]
+    assert ["APT::Architecture=arm64" in call for call in downloads] == [True, False]
+    assert downloads[1].endswith("download linux-kbuild-6.1")
+
+
+@pytest.mark.parametrize("facts", [("lists", "network"), ("lists",), ()])
+def test_headers_that_cannot_be_had(machine, tmp_path, facts):
+    """Whatever fails, the next step is to give them."""
+    machine.know(HEADERS, *facts)
+    with pytest.raises(InputError) as caught:
+        fetch_headers("6.1.0-2-amd64", "x86_64", tmp_path / "out")
+    assert caught.value.hint == "give the headers: --headers PACKAGE or DIRECTORY"
+
+
+def test_headers_without_a_package_manager(machine, tmp_path):
+    """Where neither apt nor dnf is, that is said."""
+    with pytest.raises(InputError, match="neither apt nor dnf"):
+        fetch_headers("6.1.0-2-amd64", "x86_64", tmp_path / "out")

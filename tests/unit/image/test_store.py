@@ -229,8 +229,9 @@ def test_current(store, tmp_path):
 
 
 def test_remove(store, tmp_path):
-    """Removing an image removes its files and its snapshots, and nothing of the others."""
+    """Removing an image removes its files, its snapshots and its headers, and nothing of the others."""
     for release in ("6.1.0", "6.12.3"):
+        (store.headers_directory / f"{release}-x86_64" / "usr").mkdir(parents=True)
         snapshots = store.snapshots_directory(store.add(make_tree(tmp_path / release, release)))
         snapshots.mkdir(parents=True)
         (snapshots / "state").touch()
@@ -238,6 +239,7 @@ def test_remove(store, tmp_path):
     assert store.remove("6.1") == "6.1.0"
     assert store.names() == ["6.12.3"]
     assert list((store.root / "snapshots").iterdir()) == [kept]
+    assert [path.name for path in store.headers_directory.iterdir()] == ["6.12.3-x86_64"]
     assert not list((store.root / "images").glob(".*"))
     assert (tmp_path / "6.1.0/lib/modules/6.1.0/kernel/dummy.ko").exists()
 

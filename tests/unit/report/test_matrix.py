@@ -9,8 +9,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kodojo.check.results import KernelColumn, Matrix, Result
+from kodojo.check.results import KernelColumn, Matrix, NotBuilt, Result
+from kodojo.loader.verdict import Verdict
 from kodojo.report.check_json import matrix_json
+from kodojo.report.html import page
 from kodojo.report.json import dumps
 from kodojo.report.junit import junit
 from kodojo.report.matrix import drawn_matrix, matrix_rows, reason_lines, short_names, summary, verdict_lines
@@ -88,12 +90,62 @@ def test_reasons():
     assert lines[1].strip() == "hint: build it again"
 
 
+# -- what does not build ----------------------------------------------------------------------------------
+
+
+def unbuilt(log: str = "") -> Matrix:
+    """Two modules of one source, which loads into one kernel and does not build for another one."""
+    made = Matrix(("a.deb:x.ko", "a.deb:y.ko"), (KernelColumn("old"), KernelColumn("new")))
+    failed = NotBuilt("a.deb", "x.c:1:2: error: gone", ("x.c:1:2: error: gone", "x.c:3:4: error: more"), log)
+    for label in made.modules:
+        made.add([Result(label, "old", Verdict(ok=True)), Result(label, "new", not_built=failed)])
+    return made
+
+
+def test_a_table_with_what_does_not_build():
+    """It stands beside what loads, and the first complaint is printed once for each source and kernel."""
+    made = unbuilt()
+    assert matrix_rows(made)[0] == ("a.deb:x.ko", "ok", "does not build")
+    assert summary(made) == "2 modules, 2 kernels: 2 load, 2 do not build"
+    lines = reason_lines(made, PLAIN)
+    assert lines[:2] == ["does not build (2 times):", "  a.deb for new: x.c:1:2: error: gone"]
+    assert "--build-log" in lines[2]
+    assert len(lines) == 3
+    assert made.exit_status == 1
+
+
+def test_what_does_not_build_at_length():
+    """All complaints that are kept, and where the log is."""
+    lines = verdict_lines(unbuilt("logs/a.log").results["a.deb:x.ko", "new"], "new", PLAIN)
+    assert lines[:3] == [
+        "✗ a.deb:x.ko does not build for new",
+        "| x.c:1:2: error: gone",
+        "| x.c:3:4: error: more",
+    ]
+    assert "logs/a.log" in "\n".join(lines[3:])
+
+
+def test_what_does_not_build_for_programs():
+    """JSON and JUnit have it as a failure of its own kind; a page is made of it."""
+    made = unbuilt("logs/a.log")
+    value = matrix_json(made)
+    assert value["counts"] == {"ok": 2, "refused": 0, "not-built": 2, "unchecked": 0}
+    result = value["results"][1]
+    assert (result["status"], result["slug"], result["errno"]) == ("not-built", "does-not-build", 0)
+    complaints = ["x.c:1:2: error: gone", "x.c:3:4: error: more"]
+    assert result["build"] == {"source": "a.deb", "complaints": complaints, "log": "logs/a.log"}
+    assert value["results"][0]["build"] is None
+    failures = ET.fromstring(junit(made)).findall(".//failure")
+    assert [failure.get("type") for failure in failures] == ["does-not-build"] * 2
+    assert "<h1>2 of 2 modules are not built for at least one kernel</h1>" in page(made)
+
+
 # -- JSON -------------------------------------------------------------------------------------------------
 
 RESULT_NAMES = {
     "module", "kernel", "status", "ok", "errno", "errno_name", "step", "slug", "why", "hint", "log", "problems",
-    "unchecked_parameters", "unmade_checks", "loaded_first", "warnings", "notes", "suitable_kernels", "sha256",
-    "size",
+    "unchecked_parameters", "unmade_checks", "loaded_first", "warnings", "notes", "suitable_kernels", "build",
+    "sha256", "size",
 }  # fmt: skip
 
 
@@ -102,7 +154,7 @@ def test_json():
     value = json.loads(dumps(matrix_json(matrix("m.ko"))))
     assert set(value) == {"schema", "ok", "exit_status", "counts", "kernels", "modules", "results"}
     assert (value["schema"], value["exit_status"]) == ("kodojo-check/1", 2)
-    assert value["counts"] == {"ok": 1, "refused": 1, "unchecked": 1}
+    assert value["counts"] == {"ok": 1, "refused": 1, "not-built": 0, "unchecked": 1}
     assert value["kernels"][2] == {
         "name": "gone", "release": "", "architecture": "", "kind": "", "warnings": [], "problem": "no such file",
     }  # fmt: skip

@@ -62,15 +62,18 @@ def _policy(style: str, script: str) -> str:
 def _headline(data: dict[str, Any]) -> str:
     """What came out, in one sentence."""
     refused = {result["module"] for result in data["results"] if result["status"] == "refused"}
+    unbuilt = {result["module"] for result in data["results"] if result["status"] == "not-built"}
     doubtful = {result["module"] for result in data["results"] if not result["ok"]}
     number = len(data["modules"])
     if number == 1:
         (name,) = data["modules"]
-        verb = "is refused" if refused else "is not known to load" if doubtful else "loads"
+        verb = "does not build" if unbuilt else "is not known to load" if doubtful else "loads"
+        verb = "is refused" if refused else verb
         return f"{name.rpartition('/')[2]} {verb}"
-    for some, verb in ((refused, "refused"), (doubtful, "not known to load")):
+    for some, verb in ((refused, "refused"), (unbuilt, "not built"), (doubtful, "not known to load")):
         if some:
-            where = " by at least one kernel" if some is refused and len(data["kernels"]) > 1 else ""
+            word = {"refused": "by", "not built": "for"}.get(verb)
+            where = f" {word} at least one kernel" if word and len(data["kernels"]) > 1 else ""
             return f"{len(some):,} of {number:,} modules {'is' if len(some) == 1 else 'are'} {verb}{where}"
     return f"All {number:,} modules load" if number else "No modules"
 
