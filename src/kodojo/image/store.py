@@ -52,7 +52,7 @@ __all__ = ["Progress", "Store", "lock", "read_checked", "write_atomically", "wri
 _INCOMING = ".incoming-"
 _HEADERS = "+headers"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
-_PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*")
+_PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*(/[a-z][a-z0-9-]*)?")
 _LARGEST_KERNEL = 1 << 30  # bytes; a vmlinux with debug information has about 0.5 GiB
 
 
@@ -254,6 +254,7 @@ class Store:
                     return self.open(self._place(directory, described))
                 _check_size(files.vmlinuz)
                 image = _open_image(files._replace(modules=None), directory / "index")
+                _check_readable(image)
                 files = _override(files, modules and find_modules(modules, image.release), config)
                 description = _describe(image, files, directory, digest)
             description = description._replace(source=str(source or path.name), package=package)
@@ -427,6 +428,20 @@ def _check_overrides(modules: Path | None, config: Path | None) -> None:
         raise InputError(f"{modules}: not a directory", hint="--modules takes a directory of modules")
     if config is not None and not config.is_file():
         raise InputError(f"{config}: not a file", hint="--config takes the kernel's configuration (config-RELEASE)")
+
+
+def _check_readable(image: Image) -> None:
+    """Nothing that can neither be booted nor checked against comes into the store."""
+    from kodojo.image.suites import BOOTS  # noqa: PLC0415  (as in _obtain)
+
+    try:
+        _ = image.describes
+    except ImageError as error:
+        error.hint = error.hint or (
+            "kodojo can neither boot this kernel nor check modules against it; take another one, by its name: "
+            f"kodojo kernel add {BOOTS}"
+        )
+        raise
 
 
 def _check_size(vmlinuz: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kodojo.errors import FaultReport, ImageError, InputError, MachineFault
+from kodojo.errors import FaultReport, ImageError, InputError, MachineFault, MissingInformationError
 from kodojo.image.image import Image
+from kodojo.image.suites import BOOTS
 from kodojo.kernel.boot_arm64 import Arm64Boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
 from kodojo.kernel.calls import Calls
@@ -34,6 +35,7 @@ __all__ = [
     "init_program",
     "load",
     "make_initramfs",
+    "missing_symbols",
     "run_to_user_space",
     "trap_time_stamp_reads",
 ]
@@ -88,8 +90,25 @@ def command_line(architecture: str, extra: str = "") -> str:
     return f"{_PROTOCOLS[architecture].command_line} {extra}".strip()
 
 
+def missing_symbols(image: Image) -> list[str]:
+    """What a boot is steered by and this kernel has not; empty if it can be booted."""
+    protocol = _PROTOCOLS[image.architecture]
+    wanted = ("panic", protocol.passes, protocol.leaves)
+    return [name for name in wanted if image.kallsyms.get(name) is None]
+
+
 def load(cpu: Cpu, image: Image, cmdline: str) -> None:
-    """Put the kernel, its boot parameters and the initramfs into memory and point the CPU at them."""
+    """Put the kernel, its boot parameters and the initramfs into memory and point the CPU at them.
+
+    :raises MissingInformationError: the kernel is one that cannot be booted here.
+    """
+    missing = missing_symbols(image)
+    if missing:
+        raise MissingInformationError(
+            f"kodojo cannot boot {image.release}: it has no function {' or '.join(missing)}",
+            hint=f"take another kernel, by its name: kodojo kernel add {BOOTS}; "
+            "modules can be checked against this one: kodojo check",
+        )
     ram, protocol = cpu.ram, _PROTOCOLS[cpu.architecture]
     base = ram.base + protocol.kernel_offset
     kernel_end = _load_segments(ram, image, base)

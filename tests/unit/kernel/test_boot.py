@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kodojo.errors import ImageError, InputError, MachineFault
+from kodojo.errors import ImageError, InputError, MachineFault, MissingInformationError
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.kernel import boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
@@ -291,3 +291,15 @@ def test_progress():
     told: list[float] = []
     boot.run_to_user_space(machine.cpu, image, told.append)
     assert told == [0.0, 0.5]
+
+
+def test_a_kernel_that_cannot_be_booted():
+    """What a boot needs and the kernel has not is said before anything begins, with a kernel that can be booted."""
+    image = SimpleNamespace(
+        release="9.9", architecture="x86_64", kallsyms={"panic": 1, "start_thread": 2, "syscall_exit_to_user_mode": 3}
+    )
+    assert boot.missing_symbols(image) == []
+    del image.kallsyms["syscall_exit_to_user_mode"]
+    with pytest.raises(MissingInformationError, match=r"cannot boot 9\.9: .*syscall_exit_to_user_mode") as caught:
+        boot.load(Machine(MEMORY).cpu, image, "")
+    assert "kodojo kernel add linux-image-" in caught.value.hint
