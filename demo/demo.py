@@ -1,7 +1,7 @@
 """A session with kodojo: what ``make demo`` shows. Every line after a ``$`` is a command that you can type.
 
-The kernel is the distribution's newest, or the one that is named: ``make demo KERNEL=linux-image-6.12/bookworm``, or a
-package's file.
+The kernel is the distribution's newest, or the one that is given, by its name or as a package's file:
+``make demo KERNEL=linux-image-6.12/bookworm``.
 """
 
 from __future__ import annotations

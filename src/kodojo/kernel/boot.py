@@ -31,6 +31,7 @@ __all__ = [
     "BootProtocol",
     "RestingPlace",
     "base_command_lines",
+    "check_bootable",
     "command_line",
     "init_program",
     "load",
@@ -97,18 +98,26 @@ def missing_symbols(image: Image) -> list[str]:
     return [name for name in wanted if image.kallsyms.get(name) is None]
 
 
-def load(cpu: Cpu, image: Image, cmdline: str) -> None:
-    """Put the kernel, its boot parameters and the initramfs into memory and point the CPU at them.
+def check_bootable(image: Image) -> None:
+    """Refuse a kernel that cannot be booted here, before it is tried.
 
-    :raises MissingInformationError: the kernel is one that cannot be booted here.
+    :raises ImageError: it is for a machine that kodojo does not have, or lacks what the boot is steered by.
     """
+    against = "modules can be checked against it: kodojo check --kernel"
+    if image.architecture not in BOOTABLE:
+        raise ImageError(
+            f"{image.release}: a kernel for {image.architecture}, which kodojo does not run", hint=against
+        )
     missing = missing_symbols(image)
     if missing:
         raise MissingInformationError(
-            f"kodojo cannot boot {image.release}: it has no function {' or '.join(missing)}",
-            hint=f"take another kernel, by its name: kodojo kernel add {BOOTS}; "
-            "modules can be checked against this one: kodojo check",
+            f"{image.release}: kodojo cannot boot this kernel: it has no function {' or '.join(missing)}",
+            hint=f"take another one, by its name: kodojo kernel add {BOOTS}; {against}",
         )
+
+
+def load(cpu: Cpu, image: Image, cmdline: str) -> None:
+    """Put the kernel, its boot parameters and the initramfs into memory and point the CPU at them."""
     ram, protocol = cpu.ram, _PROTOCOLS[cpu.architecture]
     base = ram.base + protocol.kernel_offset
     kernel_end = _load_segments(ram, image, base)

@@ -178,7 +178,7 @@ def test_use_and_remove(run, two):
         ({"describes": frozenset()}, "checked against it\n"),
         (
             {"kallsyms": {"panic": 1, "start_thread": 1}},
-            "it has no function syscall_exit_to_user_mode. A kernel that",
+            "no function syscall_exit_to_user_mode. A kernel that",
         ),
     ],
 )

@@ -167,7 +167,7 @@ KNOWN = dict.fromkeys([line.partition(" ")[0] for line in NAMES.splitlines()], "
 
 
 def test_another_suite(machine, tmp_path, monkeypatch):
-    """A kernel of another suite comes from the machine's mirror, by sources that name that suite and its keys only."""
+    """A kernel of another suite comes from the machine's mirror, by sources of that suite only, with their keys."""
     machine.know(KNOWN, "lists", "network")
     (machine.root / "targets").write_text(
         "cdrom://[Debian]/ main\nhttp://other/thing main\nhttp://mine/debian/ contrib\n"
