@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parents[1]
 KERNEL = sys.argv[1:]  # none: the distribution's newest
 # A store for each, so that the kernel of the demo is the one in it.
-NAME = "-".join(["demo", *(re.sub(r"[^\w.+-]+", "-", Path(kernel).stem) for kernel in KERNEL)])
+NAME = "-".join(["demo", *(re.sub(r"[^\w.+-]+", "-", kernel) for kernel in KERNEL)])[:100]
 STORE = Path(os.environ.setdefault("KODOJO_STORE", str(HERE / ".cache" / NAME)))
 ANOTHER = "linux-image-6.12/bookworm"
 
