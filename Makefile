@@ -1,4 +1,5 @@
-# What a person types. Nothing here needs root; `make demo` and `make test` set up what they need.
+# What a person types. Nothing here needs root (but for `make fresh`); `make demo` and `make test` set up what they
+# need, and say first what this machine lacks (.ci/preflight).
 #
 # Debian packages: python3 (3.11 or newer) with python3-venv, and make. gcc, make's headers and libelf are
 # fetched and unpacked without root where they are missing (tests/support/distribution.py).
@@ -7,17 +8,22 @@ PYTHON ?= python3
 VENV ?= .venv
 ARCH ?= amd64
 BIN := $(VENV)/bin
+READY = @PYTHON='$(PYTHON)' VENV='$(VENV)' .ci/preflight
 export KODOJO_TEST_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help demo test lint bench sweep oracle clean
+.PHONY: help demo test lint bench sweep oracle fresh clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-demo: $(VENV)/.installed ## fetch a kernel, boot it, load real modules, show what happened
-	$(BIN)/python demo/demo.py
+demo: ## fetch a kernel, boot it, load real modules, show what happened [KERNEL=linux-image-6.12/bookworm]
+	$(READY) demo '$(KERNEL)'
+	@$(MAKE) --no-print-directory $(VENV)/.installed
+	$(BIN)/python demo/demo.py $(KERNEL)
 
-test: $(VENV)/.tested ## all tests; fetches both kernels the first time
+test: ## all tests; fetches both kernels the first time
+	$(READY) test
+	@$(MAKE) --no-print-directory $(VENV)/.tested
 	$(BIN)/python -m tests.support.distribution
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
@@ -35,6 +41,9 @@ oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders; fet
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
 	$(BIN)/python -m tests.bench
+
+fresh: ## `make demo` and `make test` on fresh machines: Debian 12, 13, testing; needs root (an hour) [ARGS=demo]
+	.ci/fresh $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -10,12 +10,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.distribution import Apt, DistributionError, cache_directory, locked, replacing
+from tests.support.distribution import locked, replacing
+from tests.support.packages import Apt, DistributionError, apt_of_suite, cache_directory
 
 __all__ = ["FLAVOURS", "Files", "fetch"]
-
-MIRROR = "http://deb.debian.org/debian"
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def fetch(machine: str) -> Files:
     if files.headers.is_dir():
         return files
     with locked():
-        apt = _apt(flavour, directory / "apt")
+        apt = apt_of_suite(flavour.suite, flavour.debian, directory / "apt")
         image = _newest(apt, flavour)
         headers = image.replace("linux-image-", "linux-headers-")
         common = re.findall(r"linux-headers-\S+-common(?=[ ,]|$)", apt.field(headers, "Depends"))
@@ -79,27 +77,6 @@ def fetch(machine: str) -> Files:
                 for deb in apt.download(packages):
                     subprocess.run(["dpkg-deb", "--extract", deb, new], check=True)
     return files
-
-
-def _apt(flavour: Flavour, directory: Path) -> Apt:
-    """apt for another architecture, on lists of its own: the host knows nothing of it."""
-    for part in ("lists/partial", "cache/archives/partial"):
-        (directory / part).mkdir(parents=True, exist_ok=True)
-    (directory / "status").touch()
-    sources = directory / "sources.list"
-    sources.write_text(f"deb [signed-by={KEYRING}] {MIRROR} {flavour.suite} main\n")
-    options = {
-        "APT::Architecture": flavour.debian,
-        "APT::Architectures": flavour.debian,
-        "Dir::State::Lists": directory / "lists",
-        "Dir::State::status": directory / "status",
-        "Dir::Cache": directory / "cache",
-        "Dir::Etc::SourceList": sources,
-        "Dir::Etc::SourceParts": "-",
-    }
-    apt = Apt([f"-o{name}={value}" for name, value in options.items()])
-    apt.run("apt-get", "--quiet=2", "--error-on=any", "update")
-    return apt
 
 
 def _newest(apt: Apt, flavour: Flavour) -> str:

@@ -1,9 +1,13 @@
 """The distribution's kernels and build tools for the tests, fetched and unpacked without root.
 
 :func:`kernels` gives both kernel series of Debian 12, for amd64 or arm64: image, headers and kbuild's own programs.
+They come from Debian 12's archive (with updates and security) whatever the machine has, by an apt whose sources and
+lists are the cache's (:mod:`kodojo.image.suites`). Where no apt is, ``$KODOJO_TEST_PACKAGES`` names a directory with
+those packages. Of each series the newest kernel is taken for which answers of QEMU are kept (tests/oracle/answers),
+or the newest of all; to move on to a newer one, delete the directory of a series from the cache.
+
 :func:`tools` gives an environment in which gcc (for arm64 the cross compiler, too), make and libelf are found; what
-the machine lacks is fetched like the kernels. apt decides what is newest, here nothing is pinned: to move on to newer
-packages, delete the directory of a series from the cache.
+the machine lacks is fetched from its own distribution, so that it runs on the libraries that are here.
 
 A series is called "6.1" or "6.12" where it is amd64's, "6.1-arm64" or "6.12-arm64" otherwise.
 
@@ -17,6 +21,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     qemu/, qemu-arm64/       QEMU, likewise (only for `make oracle`)
     chromium/                Chromium, likewise
     apt/                     package lists, where the machine's own are missing or out of date
+    apt-amd64/, apt-arm64/   package lists of Debian 12
 
 ``python -m tests.support.distribution`` fetches what is missing and prints where things are.
 """
@@ -27,19 +32,26 @@ import contextlib
 import ctypes
 import dataclasses
 import fcntl
-import functools
-import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+
+from tests.support.packages import (
+    Apt,
+    DistributionError,
+    cache_directory,
+    packages_of_debian_12,
+    reason,
+    run,
+    say,
+    with_fresh_lists,
+)
 
 __all__ = [
     "ARM64",
@@ -69,12 +81,7 @@ CROSS = {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld
 QEMU = {"amd64": ("qemu-system-x86_64", "qemu-system-x86"), "arm64": ("qemu-system-aarch64", "qemu-system-arm")}
 KMOD = {"kmod": "kmod"}
 CHROMIUM = {"chromium": "chromium"}
-
-Result = TypeVar("Result")
-
-
-class DistributionError(Exception):
-    """Something the tests need cannot be had; the message names the next step."""
+ANSWERS = Path(__file__).resolve().parents[1] / "oracle/answers"
 
 
 @dataclass(frozen=True)
@@ -126,31 +133,6 @@ class ChromiumFiles:
     program: Path
     environment: dict[str, str]
     fonts: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package as apt would download it now."""
-
-    uri: str
-    file_name: str
-    size: int
-    digest: str  # "SHA256:..."; other kinds are not verified here, apt does that itself
-
-    def is_complete(self, path: Path) -> bool:
-        if not path.is_file() or path.stat().st_size != self.size:
-            return False
-        kind, _, value = self.digest.partition(":")
-        with path.open("rb") as file:
-            return kind != "SHA256" or hashlib.file_digest(file, "sha256").hexdigest() == value
-
-
-def cache_directory() -> Path:
-    """Where everything is kept; created if it is not there."""
-    default = Path(__file__).resolve().parents[2] / ".cache"
-    path = Path(os.environ.get("KODOJO_TEST_CACHE") or default).absolute()
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def kernels(names: Sequence[str] = SERIES) -> dict[str, KernelFiles]:
@@ -243,7 +225,7 @@ def _with_programs(
     stamp = root / "packages"
     with locked():
         if not (stamp.is_file() and set(missing) <= set(stamp.read_text().split())):
-            _say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
+            say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
             _fetch_tools(root, missing)
     found = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     _prepend(environment, "PATH", [root / "usr/bin", root / "bin"])
@@ -286,52 +268,62 @@ def _unpacked(series: str, directory: Path) -> KernelFiles | None:
         release, image_deb = str(manifest["release"]), cache_directory() / "debs" / str(manifest["image_deb"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    architecture = _architecture(series) or "amd64"
+    architecture = series.partition("-")[2] or "amd64"
     kernel = KernelFiles(series, architecture, release, directory / "image", directory / "headers", image_deb)
     wanted = [image_deb, kernel.image_root / f"boot/vmlinuz-{release}", kernel.build_directory / ".config"]
     return kernel if all(path.exists() for path in wanted) else None
 
 
-def _architecture(series: str) -> str:
-    """As Debian calls it; empty for the one that the tests run on."""
-    return series.partition("-")[2]
-
-
 def _fetch_kernel(series: str, directory: Path) -> KernelFiles:
-    task = functools.partial(_download_kernel, series)
-    release, image, headers, programs = _with_fresh_lists(task, _architecture(series))
+    name, _, foreign = series.partition("-")
+    architecture = foreign or "amd64"
+    packages = packages_of_debian_12(architecture)
+    release = newest_release(packages.names(), name, architecture)
+    headers = f"linux-headers-{release}"
+    # The other headers and kbuild's programs: the names differ, the dependency is always there.
+    needed = packages.field(headers, "Depends")
+    common = re.findall(r"linux-headers-\S+-common(?=[ ,]|$)", needed)
+    programs = re.findall(r"linux-kbuild-\S+?(?=[ ,]|$)", needed)
+    [image] = packages.download([f"linux-image-{release}"])
     # For whatever the kernel is: kbuild's programs run here. The same source makes them, whatever they run on.
-    headers += _with_fresh_lists(lambda apt: apt.download(programs))
+    debs = packages.download([headers, *common]) + packages_of_debian_12("amd64").download(programs)
     with replacing(directory) as new:
-        _say(f"{series}: unpacking {release}")
-        for deb in image:
-            _unpack(deb, new / "image")
-        for deb in headers:
+        say(f"{series}: unpacking {release}")
+        _unpack(image, new / "image")
+        for deb in debs:
             _unpack(deb, new / "headers")
-        manifest = {"release": release, "image_deb": image[0].name}
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (new / MANIFEST).write_text(json.dumps({"release": release, "image_deb": image.name}, indent=1) + "\n")
     kernel = _unpacked(series, directory)
     if kernel is None:
-        raise DistributionError(f"{image[0]} holds no kernel {release}; delete it and try again")
+        raise DistributionError(f"{image} holds no kernel {release}; delete it and try again")
     return kernel
 
 
-def _download_kernel(series: str, apt: Apt) -> tuple[str, list[Path], list[Path], list[str]]:
-    image = apt.newest_image(series.partition("-")[0], _architecture(series) or "amd64")
-    release = image.removeprefix("linux-image-")
-    headers = f"linux-headers-{release}"
-    # The other headers and kbuild's programs: the names differ, the dependency is always there.
-    needed = apt.field(headers, "Depends")
-    common = re.findall(r"linux-headers-\S+-common(?=[ ,]|$)", needed)
-    programs = re.findall(r"linux-kbuild-\S+?(?=[ ,]|$)", needed)
-    return release, apt.download([image]), apt.download([headers, *common]), programs
+def newest_release(packages: Sequence[str], series: str, architecture: str) -> str:
+    """Of a series the newest kernel for which answers of QEMU are kept, or the newest; no variants (cloud, rt).
+
+    :param packages: the names of all that there are.
+    :raises DistributionError: there is none.
+    """
+    pattern = re.compile(rf"linux-image-({re.escape(series)}\.[0-9][^ -]*(-[0-9]+)?-{architecture})")
+    found = [match[1] for match in map(pattern.fullmatch, packages) if match]
+    if not found:
+        raise DistributionError(
+            f"no linux-image-{series}.*-{architecture} among {len(packages)} packages; "
+            "Debian 12 (with updates and security) has it"
+        )
+    kept = {path.name.removesuffix(".jsonl.xz") for path in ANSWERS.glob("*.jsonl.xz")}
+    return max(
+        [release for release in found if release in kept] or found,
+        key=lambda release: [int(digits) for digits in re.findall("[0-9]+", release)],
+    )
 
 
 def _unpack(deb: Path, directory: Path) -> None:
     directory.mkdir(exist_ok=True)
-    done = _run(["dpkg-deb", "--extract", str(deb), str(directory)])
+    done = run(["dpkg-deb", "--extract", str(deb), str(directory)])
     if done.returncode:
-        raise DistributionError(f"cannot unpack {deb}: {_reason(done)}; delete it and try again")
+        raise DistributionError(f"cannot unpack {deb}: {reason(done)}; delete it and try again")
 
 
 # Tools
@@ -350,7 +342,7 @@ def _fetch_tools(root: Path, missing: Sequence[str]) -> None:
         return apt.download(apt.not_installed(missing))
 
     try:
-        debs = _with_fresh_lists(download)
+        debs = with_fresh_lists(download)
     except DistributionError as error:
         advice = f"install them: apt-get install --no-install-recommends {' '.join(missing)}"
         raise DistributionError(f"{error}; or {advice}") from error
@@ -365,128 +357,12 @@ def _prepend(environment: dict[str, str], variable: str, paths: Sequence[Path]) 
     environment[variable] = os.pathsep.join([*map(str, paths), *([old] if old else [])])
 
 
-# apt
-
-
-class Apt:
-    """apt as an ordinary user may use it: to ask and to download, never to install."""
-
-    def __init__(self, options: Sequence[str] = ()) -> None:
-        self.options = list(options)
-
-    def run(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
-        # Root's downloads would be made by _apt, who may not write into a user's cache.
-        command = [program, "-oAPT::Sandbox::User=root", *self.options, *arguments]
-        done = _run(command, cwd=cwd)
-        if done.returncode:
-            raise DistributionError(f"{program} {' '.join(arguments)}: {_reason(done)}")
-        return done.stdout
-
-    def field(self, package: str, name: str) -> str:
-        """One field of the newest version of `package`."""
-        text = self.run("apt-cache", "show", "--no-all-versions", package)
-        match = re.search(rf"^{name}: (.*)$", text, re.MULTILINE)
-        if match is None:
-            raise DistributionError(f"apt knows no {name} of {package}")
-        return match[1]
-
-    def newest_image(self, series: str, architecture: str = "amd64") -> str:
-        """The package with the newest kernel of a series, without its variants (cloud, rt, unsigned)."""
-        start = rf"linux-image-{re.escape(series)}\."
-        pattern = rf"{start}[0-9][^ -]*(-[0-9]+)?-{architecture}"
-        known = self.field(f"linux-image-{architecture}", "Depends") + "\n"
-        known += self.run("apt-cache", "search", "--names-only", rf"^{start}.*-{architecture}$")
-        found = {match[0] for match in re.finditer(rf"\b{pattern}(?=[ ,]|$)", known, re.MULTILINE)}
-        if not found:
-            raise DistributionError(
-                f"apt knows no linux-image-{series}.*-{architecture}; Debian 12 (with updates and security) does"
-            )
-        return max(found, key=lambda name: [int(digits) for digits in re.findall("[0-9]+", name)])
-
-    def not_installed(self, packages: Sequence[str]) -> list[str]:
-        """`packages` and what they depend on, without what is installed."""
-        # Not --print-uris: it leaves out what is in apt's own cache.
-        text = self.run("apt-get", "--simulate", "--no-install-recommends", "install", *packages)
-        return re.findall(r"^Inst (\S+)", text, re.MULTILINE)
-
-    def download(self, packages: Sequence[str]) -> list[Path]:
-        """The packages' files, in that order; those that are in the cache already cost no network."""
-        directory = cache_directory() / "debs"
-        directory.mkdir(parents=True, exist_ok=True)
-        listed = _parse_uris(self.run("apt-get", "--print-uris", "download", *packages))
-        by_name = {package.file_name.split("_")[0]: package for package in listed}
-        for name in packages:
-            package, path = by_name[name], directory / by_name[name].file_name
-            if package.is_complete(path):
-                continue
-            _say(f"downloading {path.name} ({package.size / 1e6:.1f} MB)")
-            with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as new:
-                self.run("apt-get", "--quiet=2", "download", name, cwd=Path(new))
-                (Path(new) / path.name).replace(path)
-        return [directory / by_name[name].file_name for name in packages]
-
-
-def _parse_uris(text: str) -> list[Package]:
-    found = re.findall(r"^'(\S+)' (\S+) ([0-9]+) (\S*)$", text, re.MULTILINE)
-    return [Package(uri, file_name, int(size), digest) for uri, file_name, size, digest in found]
-
-
-@functools.cache  # once a process is enough
-def _apt_with_own_lists(architecture: str = "") -> Apt:
-    """apt on package lists of ours, brought up to date; for that no root is needed either.
-
-    :param architecture: as Debian calls it; the machine's own if empty.
-    """
-    directory = cache_directory() / (f"apt-{architecture}" if architecture else "apt")
-    foreign = [f"-oAPT::Architecture={architecture}", f"-oAPT::Architectures={architecture}"] if architecture else []
-    for part in ("lists/partial", "cache/archives/partial"):
-        (directory / part).mkdir(parents=True, exist_ok=True)
-    apt = Apt([f"-oDir::State::Lists={directory}/lists", f"-oDir::Cache={directory}/cache", *foreign])
-    _say("updating package lists in the cache")
-    # Without --error-on=any an update without network ends well, with nothing updated.
-    apt.run("apt-get", "--quiet=2", "--error-on=any", "update")
-    return apt
-
-
-def _with_fresh_lists(task: Callable[[Apt], Result], architecture: str = "") -> Result:
-    """Do it with the machine's package lists; if they are missing, old or of another architecture, with our own."""
-    for program in ("apt-get", "apt-cache", "dpkg-deb"):
-        if shutil.which(program) is None:
-            _give_up(f"{program} is not here", "the tests need Debian's apt; run them on Debian 12")
-    if not architecture:
-        # Whatever goes wrong, lists of today are the remedy, or give the message that matters.
-        with contextlib.suppress(DistributionError):
-            return task(Apt())
-    try:
-        return task(_apt_with_own_lists(architecture))
-    except DistributionError as error:
-        _give_up(str(error), "connect to the network, check /etc/apt/sources.list*, and try again")
-
-
-def _give_up(what: str, next_step: str) -> NoReturn:
-    raise DistributionError(f"{what}; {next_step}")
-
-
-def _run(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment: Mapping[str, str] = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "dpkg-deb: error"))]
-    return (lines or done.stderr.splitlines() or [f"status {done.returncode}"])[0].strip()
-
-
-def _say(text: str) -> None:
-    print(f"tests: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
 def main() -> int:
     try:
         found = kernels([*SERIES, *ARM64])
         environment = tools("arm64")
     except DistributionError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 1
     for kernel in found.values():
         for field in dataclasses.fields(kernel):

@@ -9,6 +9,7 @@ import click
 
 from kodojo.cli.app import App, json_option, pass_app
 from kodojo.errors import KodojoError
+from kodojo.image.suites import BOOTS
 from kodojo.report.kernels import KernelLine, SnapshotFacts, architecture, kernel_facts, list_rows, show_rows
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def kernel() -> None:
 @pass_app
 def add(app: App, source: str | None, modules: Path | None, config: Path | None) -> None:
     """Add a kernel: SOURCE is a .deb, a .rpm, an unpacked directory, a vmlinuz, or the name of a package.
+
+    A package's name may end with the suite of Debian that has it, whatever the machine's own is:
+    linux-image-6.12/bookworm.
 
     Headers packages, build trees and a Module.symvers describe a kernel: enough to check modules, not to boot it.
     The name of such a one ends with +headers.
@@ -76,11 +80,19 @@ def add(app: App, source: str | None, modules: Path | None, config: Path | None)
 
 def _use_of(image: Image, name: str) -> str:
     """What can be done with a kernel that is there, in words."""
-    from kodojo.kernel.boot import BOOTABLE  # noqa: PLC0415  the emulator takes long to import
+    from kodojo.kernel.boot import BOOTABLE, missing_symbols  # noqa: PLC0415  the emulator takes long to import
 
+    missing: list[str] = []
     if "kernel" in image.describes and image.architecture in BOOTABLE:
-        return f"kodojo boot {name} starts it"
+        missing = missing_symbols(image)
+        if not missing:
+            return f"kodojo boot {name} starts it"
     why = "" if "kernel" not in image.describes else f"; kodojo does not boot {image.architecture} kernels"
+    if missing:
+        why = (
+            f"; kodojo cannot boot it, for it has no function {' or '.join(missing)}. "
+            f"A kernel that it boots: kodojo kernel add {BOOTS}"
+        )
     return f"modules can be checked against it{why}"
 
 

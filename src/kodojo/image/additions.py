@@ -256,7 +256,8 @@ def given_modules(paths: Iterable[Path], release: str, architecture: str) -> Ite
 
 def _misfit(path: Path, release: str, architecture: str) -> str:
     """What speaks against loading a module into a kernel."""
-    content = read_module(path).module()
+    with _opened(path, Kind.MODULE):
+        content = read_module(path).module()
     try:
         elf = ElfFile(content, str(path))
         modinfo = bytes(elf.section_data(".modinfo")) if ".modinfo" in elf.sections else b""

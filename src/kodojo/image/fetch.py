@@ -3,6 +3,8 @@
 apt's own package lists are used where they are good; on a machine that has none (a fresh container), or
 whose lists are older than its mirror, private ones are fetched into a temporary directory. What is
 downloaded is checked by the package manager, against its signed lists.
+
+A package may be taken from another suite of Debian than the machine's, named as apt does: ``PACKAGE/SUITE``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from kodojo.durable import disk_error
 from kodojo.errors import InputError
+from kodojo.image.suites import BOOTS, keyring, mirrors, settings
 from kodojo.image.versions import version_key
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ _POLL = 0.1
 _NEWEST_ON_APT = ("linux-image-amd64", "linux-image-generic")  # Debian and kin; Ubuntu and kin
 _NEWEST_ON_DNF = ("kernel-core", "kernel-modules-core", "kernel-modules")
 # The packages that make up one kernel, as against its headers, firmware and microcode.
-_PART = re.compile(r"linux-(image|image-unsigned|modules|modules-extra)-\d\S*")
+# (Debian 14 has split it: linux-image is empty, linux-binary the kernel, linux-base its System.map and config.)
+_PART = re.compile(r"linux-(image|image-unsigned|binary|binary-unsigned|base|modules|modules-extra)-\d\S*")
+_PACKAGE = re.compile(r"(?P<name>\^?[a-z0-9][\w.+~*?\[\]-]*)(/(?P<suite>[a-z][a-z0-9-]*))?")
 _ODD_FLAVOUR = re.compile(r"-(dbg|dbgsym|unsigned|cloud|rt|template)\b")
 
 
@@ -66,10 +71,11 @@ def fetch_package(name: str, destination: Path, progress: Progress | None = None
     """Fetch the kernel that a package name stands for, with its modules if they are packaged apart.
 
     :param name: a package (``linux-image-6.12.117+deb12-amd64``), or the beginning of its name or a pattern
-        (``linux-image-6.12``, ``linux-image-6.12*-amd64``): the newest one that fits is taken.
+        (``linux-image-6.12``, ``linux-image-6.12*-amd64``): the newest one that fits is taken. With ``/SUITE`` behind
+        it (``linux-image-6.12/bookworm``): from that suite of Debian, whatever the machine's own is.
     :return, raises: as :func:`fetch_newest`.
     """
-    if not re.fullmatch(r"\^?[a-z0-9][\w.+~*?\[\]-]*", name):
+    if not _PACKAGE.fullmatch(name):
         raise InputError(f"{name}: not the name of a package")
     fetch = _manager()
     if fetch is not None:
@@ -241,17 +247,31 @@ class _Apt:
     def get(self, *arguments: str) -> list[str]:
         return ["apt-get", *self._options, *arguments]
 
-    def use_private_lists(self, directory: Path, progress: Progress | None) -> None:
+    def use_suite(self, suite: str, directory: Path, progress: Progress | None) -> None:
+        """Fetch the package lists of a suite of Debian into ``directory``, and know nothing else."""
+        keys = keyring(directory)
+        for mirror in (candidates := mirrors()):
+            try:
+                self.use_private_lists(directory, progress, settings(suite, mirror, directory, keys))
+            except InputError as error:
+                if mirror == candidates[-1]:
+                    error.message = f"{suite} of {mirror.archive}: {error.message}"
+                    error.hint = "check the network and the name of the suite (bookworm, for example)"
+                    raise
+            else:
+                return
+
+    def use_private_lists(self, directory: Path, progress: Progress | None, more: Sequence[str] = ()) -> None:
         """Fetch fresh package lists into ``directory``; needs no root."""
         for part in ("lists/partial", "cache/archives/partial"):
             (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = [f"Dir::State::Lists={directory}/lists", f"Dir::Cache={directory}/cache"]
-        settings.append("APT::Update::Error-Mode=any")  # a mirror that does not answer is an error
+        wanted = [f"Dir::State::Lists={directory}/lists", f"Dir::Cache={directory}/cache", *more]
+        wanted.append("APT::Update::Error-Mode=any")  # a mirror that does not answer is an error
         if os.geteuid() == 0:
-            settings.append("APT::Sandbox::User=root")  # user _apt may not write into our directory
+            wanted.append("APT::Sandbox::User=root")  # user _apt may not write into our directory
         if self._foreign:
-            settings += [f"APT::{name}={self._architecture}" for name in ("Architecture", "Architectures")]
-        self._options = [word for setting in settings for word in ("-o", setting)]
+            wanted += [f"APT::{name}={self._architecture}" for name in ("Architecture", "Architectures")]
+        self._options = [word for setting in wanted for word in ("-o", setting)]
         try:
             _download(self.get("update"), directory, 0, progress, "fetching package lists")
         except InputError as error:
@@ -315,11 +335,20 @@ class _Apt:
         fitting = [each for each in names if fnmatch.fnmatchcase(each, pattern) or each.startswith(pattern)]
         usual = [each for each in fitting if _PART.fullmatch(each) and not _ODD_FLAVOUR.search(each)]
         if not fitting:
-            raise InputError(f"{name}: apt knows no such kernel package", hint="see: apt-cache search ^linux-image-")
+            raise InputError(
+                f"{name}: apt knows no such kernel package",
+                hint=f"see: apt-cache search ^linux-image-; or name the suite that has it: kodojo kernel add {BOOTS}",
+            )
         return max(usual or fitting, key=version_key)
 
 
 def _fetch_by_apt(name: str | None, packages: Path, progress: Progress | None) -> None:
+    found = _PACKAGE.fullmatch(name or "")
+    if found is not None and found["suite"]:
+        apt = _Apt()
+        apt.use_suite(found["suite"], packages.parent / "apt", progress)
+        _download_by_apt(apt, found["name"], packages, progress)
+        return
     _by_apt(_Apt(), lambda apt: _download_by_apt(apt, name, packages, progress), packages, progress)
 
 
@@ -392,6 +421,8 @@ def _newest_parts(apt: _Apt) -> list[str]:
 
 
 def _fetch_by_dnf(name: str | None, packages: Path, progress: Progress | None) -> None:
+    if "/" in (name or ""):
+        raise InputError(f"{name}: there is no apt here to fetch it", hint="give its file to: kodojo kernel add")
     wanted: Iterable[str] = _NEWEST_ON_DNF
     if name is not None:
         rest = name.removeprefix("kernel-core")

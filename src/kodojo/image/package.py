@@ -23,18 +23,17 @@ import hashlib
 import os
 import re
 import shutil
-import stat
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Self, cast
+from typing import BinaryIO, NoReturn
 
 from kodojo.durable import Progress, disk_error
 from kodojo.errors import InputError, PackageError
 from kodojo.image import rpm
-from kodojo.image.archive import CHUNK, Member, Window, decompressed, honest_errors
+from kodojo.image.archive import Member, Window, decompressed
 from kodojo.image.described.files import BUILD_FILES
+from kodojo.image.tar import tar_members
 
 __all__ = ["is_package", "package_members", "packages_in", "unpack"]
 
@@ -43,7 +42,6 @@ _AR_MAGIC = b"!<arch>\n"
 _SUFFIXES = (".deb", ".rpm")
 _MAXIMUM_MEMBERS = 200_000  # a distribution kernel has about 5,000
 _LONGEST_NAME = 1024
-_MAXIMUM_TAR_HEADER = 1 << 20  # bytes of a long name or of pax records, which tarfile keeps in memory
 # What the system says to a path that is impossible rather than unlucky: the archive's fault.
 _BAD_PATH = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ})
 
@@ -205,64 +203,10 @@ def _deb_members(file: BinaryIO, size: int, name: str, on_read: Callable[[int], 
             raise PackageError(f"{name}: an ar archive, but no Debian package")
         first = False
         if member == b"data.tar" or member.startswith(b"data.tar."):
-            yield from _tar_members(Window(file, length, name, on_read))
+            yield from tar_members(decompressed(Window(file, length, name, on_read)), name)
             return
         position += 60 + length + length % 2
     raise PackageError(f"{name}: truncated: it has no data.tar", hint="fetch it again")
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """A header without the leniency of :mod:`tarfile`, which takes a damaged one for the archive's end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
-        if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-            return super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]  # raises: the regular end
-        if len(buf) < tarfile.BLOCKSIZE:
-            raise EOFError
-        try:
-            info = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from None
-        long_header = info.type not in _TAR_KINDS
-        if info.size < 0 or (long_header and info.size > _MAXIMUM_TAR_HEADER):
-            raise tarfile.ReadError(f"a header of type {info.type!r} and {info.size} bytes")
-        return info
-
-
-_TAR_KINDS = {
-    tarfile.REGTYPE: "file",
-    tarfile.AREGTYPE: "file",
-    tarfile.CONTTYPE: "file",
-    tarfile.DIRTYPE: "directory",
-    tarfile.SYMTYPE: "symlink",
-    tarfile.LNKTYPE: "hardlink",
-}
-
-
-def _tar_members(window: Window) -> Iterator[Member]:
-    stream = decompressed(window)
-    with honest_errors(window.name):
-        archive = tarfile.open(  # noqa: SIM115  (closing would do nothing here)
-            fileobj=cast("BinaryIO", stream), mode="r|", bufsize=1 << 16, tarinfo=_StrictTarInfo
-        )
-    while True:
-        with honest_errors(window.name):
-            info = archive.next()
-        if info is None:
-            break
-        kind = "special" if info.issparse() else _TAR_KINDS.get(info.type, "special")
-        chunks = _tar_chunks(archive, info, window.name)
-        yield Member(info.name, kind, info.linkname, chunks, bool(info.mode & stat.S_IXUSR))  # type: ignore[arg-type]
-    while stream.read(CHUNK):  # what pads the archive; the checksum of the compression comes after it
-        pass
-
-
-def _tar_chunks(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Iterator[bytes]:
-    with honest_errors(name):
-        file = archive.extractfile(info)
-        while file is not None and (data := file.read(CHUNK)):
-            yield data
 
 
 class _Tree:

@@ -43,6 +43,7 @@ from kodojo.durable import (
 from kodojo.errors import CorruptError, ImageError, InputError, KodojoError, StoreError
 from kodojo.image.described.files import DescriptionFiles, describe_build
 from kodojo.image.locate import KernelFiles, files_around, find_kernel_or_description, find_modules
+from kodojo.image.store_input import check_overrides, check_readable, check_size
 from kodojo.image.versions import version_key
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ __all__ = ["Progress", "Store", "lock", "read_checked", "write_atomically", "wri
 _INCOMING = ".incoming-"
 _HEADERS = "+headers"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
-_PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*")
-_LARGEST_KERNEL = 1 << 30  # bytes; a vmlinux with debug information has about 0.5 GiB
+_PACKAGE_NAME = re.compile(r"\^?(linux-image|kernel-core)[\w.+~*?\[\]-]*(/[a-z][a-z0-9-]*)?")
 
 
 class _Description(NamedTuple):
@@ -239,7 +239,7 @@ class Store:
         """
         from kodojo.image.package import packages_in, unpack  # noqa: PLC0415  (as in _obtain)
 
-        _check_overrides(modules, config)
+        check_overrides(modules, config)
         with self._incoming() as work:
             path = self._obtain(source, work / "fetched", progress)
             packages = packages_in(path)
@@ -261,8 +261,9 @@ class Store:
                     described = _describe_headers(files, directory, modules, config)
                     described = described._replace(source=str(source or path.name), package=package)
                     return self.open(self._place(directory, described))
-                _check_size(files.vmlinuz)
+                check_size(files.vmlinuz)
                 image = _open_image(files._replace(modules=None), directory / "index")
+                check_readable(image)
                 files = _override(files, modules and find_modules(modules, image.release), config)
                 description = _describe(image, files, directory, digest)
             description = description._replace(source=str(source or path.name), package=package)
@@ -474,18 +475,6 @@ def _lock_directory(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _check_overrides(modules: Path | None, config: Path | None) -> None:
-    if modules is not None and not modules.is_dir():
-        raise InputError(f"{modules}: not a directory", hint="--modules takes a directory of modules")
-    if config is not None and not config.is_file():
-        raise InputError(f"{config}: not a file", hint="--config takes the kernel's configuration (config-RELEASE)")
-
-
-def _check_size(vmlinuz: Path) -> None:
-    if vmlinuz.stat().st_size > _LARGEST_KERNEL:
-        raise InputError(f"{vmlinuz}: too large for a kernel", hint="give a vmlinuz, a package or a directory")
 
 
 def _override(files: KernelFiles, modules: Path | None, config: Path | None) -> KernelFiles:

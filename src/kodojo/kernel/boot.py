@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kodojo.errors import FaultReport, ImageError, InputError, MachineFault
+from kodojo.errors import FaultReport, ImageError, InputError, MachineFault, MissingInformationError
 from kodojo.image.image import Image
+from kodojo.image.suites import BOOTS
 from kodojo.kernel.boot_arm64 import Arm64Boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
 from kodojo.kernel.calls import Calls
@@ -30,10 +31,12 @@ __all__ = [
     "BootProtocol",
     "RestingPlace",
     "base_command_lines",
+    "check_bootable",
     "command_line",
     "init_program",
     "load",
     "make_initramfs",
+    "missing_symbols",
     "run_to_user_space",
     "trap_time_stamp_reads",
 ]
@@ -86,6 +89,31 @@ def base_command_lines() -> list[str]:
 def command_line(architecture: str, extra: str = "") -> str:
     """The kernel's whole command line: the base, then what the user adds."""
     return f"{_PROTOCOLS[architecture].command_line} {extra}".strip()
+
+
+def missing_symbols(image: Image) -> list[str]:
+    """What a boot is steered by and this kernel has not; empty if it can be booted."""
+    protocol = _PROTOCOLS[image.architecture]
+    wanted = ("panic", protocol.passes, protocol.leaves)
+    return [name for name in wanted if image.kallsyms.get(name) is None]
+
+
+def check_bootable(image: Image) -> None:
+    """Refuse a kernel that cannot be booted here, before it is tried.
+
+    :raises ImageError: it is for a machine that kodojo does not have, or lacks what the boot is steered by.
+    """
+    against = "modules can be checked against it: kodojo check --kernel"
+    if image.architecture not in BOOTABLE:
+        raise ImageError(
+            f"{image.release}: a kernel for {image.architecture}, which kodojo does not run", hint=against
+        )
+    missing = missing_symbols(image)
+    if missing:
+        raise MissingInformationError(
+            f"{image.release}: kodojo cannot boot this kernel: it has no function {' or '.join(missing)}",
+            hint=f"take another one, by its name: kodojo kernel add {BOOTS}; {against}",
+        )
 
 
 def load(cpu: Cpu, image: Image, cmdline: str) -> None:

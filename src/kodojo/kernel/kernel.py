@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import (
     FaultReport,
-    ImageError,
     InputError,
     LoadError,
     LogRecord,
@@ -23,7 +22,7 @@ from kodojo.errors import (
 )
 from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
-from kodojo.kernel.boot import BOOTABLE, DEFAULT_MEMORY
+from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
 from kodojo.kernel.calls import Argument, Calls
 from kodojo.kernel.faults import Faults, warnings_in
 from kodojo.kernel.file_calls import FileCalls, as_operation
@@ -129,11 +128,7 @@ class Kernel(FileCalls):
         from kodojo.image.store import Store  # noqa: PLC0415  an unpacked image needs none
 
         opened = image if isinstance(image, Image) else Image.open(os.fspath(image))
-        if opened.architecture not in BOOTABLE:
-            raise ImageError(
-                f"{opened.release}: a kernel for {opened.architecture}, which kodojo does not run",
-                hint="modules can be checked against it: kodojo check --kernel",
-            )
+        check_bootable(opened)
         _ = opened.kallsyms, opened.btf  # a kernel without them is refused before it is booted, not after
         snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress)
         return cls(opened, snapshot.start(), facts)

@@ -19,8 +19,6 @@ from kodojo.errors import InputError
 from kodojo.image.tree import ModuleTree
 from tests.support.checking import paper_kernel, simple_module
 
-pytest.importorskip("distributed", reason="the extra kodojo[dask] is not installed")
-
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = 60
 

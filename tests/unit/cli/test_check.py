@@ -187,7 +187,6 @@ def test_kernels_of_the_same_release(run, cards):
 @pytest.mark.usefixtures("kernels", "files")
 def test_no_scheduler(run):
     """A cluster that is not there is an error of the command, not of the modules."""
-    pytest.importorskip("distributed")
     result = run("check", "any.ko", "--scheduler", "nonsense://")
     assert result.exit_code == 2
     assert "Dask" in result.stderr

@@ -18,6 +18,7 @@ def _image(store, release, modules=3, kind="kernel"):
         release=release,
         architecture="x86_64",
         kind=kind,
+        kallsyms=dict.fromkeys(("panic", "start_thread", "syscall_exit_to_user_mode"), 1),
         describes=FACTS if kind == "kernel" else FACTS - {"kernel", "keys"},
         warnings=("Module.symvers: no checksums",) if kind == "headers" else (),
         vermagic=f"{release} SMP mod_unload ",
@@ -177,6 +178,10 @@ def test_use_and_remove(run, two):
         ({}, "kodojo boot 6.1.0-a starts it"),
         ({"architecture": "s390x"}, "checked against it; kodojo does not boot s390x kernels"),
         ({"describes": frozenset()}, "checked against it\n"),
+        (
+            {"kallsyms": {"panic": 1, "start_thread": 1}},
+            "no function syscall_exit_to_user_mode. A kernel that",
+        ),
     ],
 )
 def test_what_it_is_for(run, two, changes, words):

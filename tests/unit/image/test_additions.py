@@ -26,6 +26,7 @@ def open_fake(files, index):
     text = files.vmlinuz.read_text()
     tree = ModuleTree(files.modules)
     return SimpleNamespace(
+        describes=frozenset(),
         release=text.split()[1],
         identity=hashlib.sha256(text.encode()).hexdigest(),
         path=files.vmlinuz,
@@ -207,7 +208,7 @@ def test_a_kernel_without_a_tree_gets_one(store, tmp_path):
     ("file", "content", "message"),
     [
         ("m.txt", b"", "not a module by its name"),
-        ("m.ko", b"text", "no kernel module"),
+        ("m.ko", b"only text", "no kernel module"),
         ("m.ko", module_writer(name="m", info={})
             .build().replace(b".modinfo", b".nodinfo"), "no section .modinfo"),
         ("-m.ko", b"", "not a name that is stored"),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from kodojo.errors import InputError
-from kodojo.image import fetch
+from kodojo.image import fetch, suites
 from kodojo.image.fetch import fetch_headers, fetch_newest, fetch_package
 
 # What the fake apt knows. `lists` is empty while the machine's own lists are absent, as in a fresh container.
@@ -23,7 +23,12 @@ esac
 APT_GET = r"""#!/bin/sh
 echo "apt-get $*" >> "$FAKE/calls"
 case "$*" in
-*update*) [ -e "$FAKE/network" ] || { echo "E: Failed to fetch http://mirror/" >&2; exit 100; }
+*indextargets*) cat "$FAKE/targets"; exit 0 ;;
+*"download debian-archive-keyring"*) : > debian-archive-keyring_1_all.deb; exit 0 ;;
+*update*) for word; do case "$word" in Dir::Etc::SourceList=*) cat "${word#*=}" >> "$FAKE/calls" ;; esac; done
+    case "$(cat "$FAKE/calls")" in *http://looks.like/debian*http://real*) ;; *http://looks.like/debian*)
+        echo "E: not signed" >&2; exit 100 ;; esac
+    [ -e "$FAKE/network" ] || { echo "E: Failed to fetch http://mirror/" >&2; exit 100; }
     : > "$FAKE/updated"; exit 0 ;;
 esac
 uris=; names=; seen=
@@ -64,6 +69,13 @@ linux-image-amd64 - Linux for 64-bit PCs (meta-package)
 DEBIAN = {
     "linux-image-amd64": "  Depends: linux-image-6.1.0-56-amd64\n",
     "linux-image-6.1.0-56-amd64": "  Depends: kmod\n |Depends: initramfs-tools\n  Depends: <linux-initramfs-tool>\n",
+}
+SPLIT = {
+    "linux-image-amd64": "  Depends: linux-base-amd64\n  Depends: linux-image-7.2.12+deb14-amd64\n",
+    "linux-image-7.2.12+deb14-amd64": " |Depends: dracut\n  PreDepends: linux-base\n"
+    "  Depends: linux-base-7.2.12+deb14-amd64\n  Depends: linux-binary-7.2.12+deb14-amd64\n"
+    "  Depends: linux-modules-7.2.12+deb14-amd64\n",
+    **dict.fromkeys([f"linux-{part}-7.2.12+deb14-amd64" for part in ("base", "binary", "modules")], ""),
 }
 UBUNTU = {
     "linux-image-generic": "  Depends: linux-image-6.8.0-45-generic\n  Depends: linux-firmware\n"
@@ -139,6 +151,72 @@ def test_ubuntu(machine, tmp_path):
     ]
 
 
+def test_split_kernel(machine, tmp_path):
+    """Debian 14's kernels are fetched in their four parts: the image package itself has no kernel in it."""
+    machine.know(SPLIT, "lists", "network")
+    assert fetch_newest(tmp_path / "out") == tmp_path / "out"
+    assert [name.partition("-7")[0] for name in names(tmp_path / "out")] == [
+        "linux-base",
+        "linux-binary",
+        "linux-image",
+        "linux-modules",
+    ]
+
+
+KNOWN = dict.fromkeys([line.partition(" ")[0] for line in NAMES.splitlines()], "")
+
+
+def test_another_suite(machine, tmp_path, monkeypatch):
+    """A kernel of another suite comes from the machine's mirror, by sources of that suite only, with their keys."""
+    machine.know(KNOWN, "lists", "network")
+    (machine.root / "targets").write_text(
+        "cdrom://[Debian]/ main\nhttp://other/thing main\nhttp://mine/debian/ contrib\n"
+        "http://near/debian/ main\nhttp://safe/debian-security/ main\n"
+    )
+    keys = tmp_path / "keys.gpg"
+    keys.touch()
+    monkeypatch.setattr(suites, "_KEYRINGS", (tmp_path / "none.pgp", keys))
+    path = fetch_package("linux-image-6.1/bookworm", tmp_path / "out")
+    assert path.name == "linux-image-6.1.0-56-amd64_1_amd64.deb"
+    assert [call for call in machine.calls if call.startswith("deb ")] == [
+        f"deb [signed-by={keys}] http://near/debian bookworm main",
+        f"deb [signed-by={keys}] http://near/debian bookworm-updates main",
+        f"deb [signed-by={keys}] http://safe/debian-security bookworm-security main",
+    ]
+    asked = [call for call in machine.calls if call.startswith("apt-get") and "indextargets" not in call]
+    assert all("Dir::Etc::SourceParts=-" in call for call in asked)
+    assert names(tmp_path / "out") == [path.name]
+
+
+def test_another_suite_without_a_mirror(machine, tmp_path, monkeypatch):
+    """What looks like a mirror and cannot be verified is passed over: Debian's own address comes last."""
+    machine.know(KNOWN, "lists", "network")
+    (machine.root / "targets").write_text("http://looks.like/debian/ main\n")
+    (machine.bin / "dpkg-deb").write_text('#!/bin/sh\nmkdir -p "$3/usr/share/keyrings"; : > "$3$KEYS"\n')
+    (machine.bin / "dpkg-deb").chmod(0o755)
+    (machine.bin / "mkdir").symlink_to("/bin/mkdir")
+    monkeypatch.setattr(suites, "DEBIAN", suites.Mirror("http://real/debian", "http://real/debian-security"))
+    monkeypatch.setattr(suites, "_KEYRINGS", (suites.Path("/usr/share/keyrings/no-such-keys.gpg"),))
+    monkeypatch.setenv("KEYS", "/usr/share/keyrings/no-such-keys.gpg")
+    fetch_package("linux-image-6.1/sid", tmp_path / "out")
+    used = [call for call in machine.calls if call.startswith("deb ")]
+    assert [line.split()[-3:] for line in used] == [
+        ["http://looks.like/debian", "sid", "main"],
+        ["http://real/debian", "sid", "main"],
+    ]
+    assert "keyring/usr/share/keyrings/no-such-keys.gpg]" in used[0]
+
+
+def test_another_suite_without_keys(machine, tmp_path, monkeypatch):
+    """Without Debian's keys nothing is fetched, and the package that has them is named."""
+    machine.know(KNOWN, "lists", "network")
+    monkeypatch.setattr(suites, "_KEYRINGS", (tmp_path / "none.gpg",))
+    with pytest.raises(InputError, match="keys of Debian's archive") as caught:
+        fetch_package("linux-image-6.1/bookworm", tmp_path / "out")
+    assert "debian-archive-keyring" in caught.value.hint
+    assert names(tmp_path / "out") == []
+
+
 def test_progress(machine, tmp_path):
     """Progress ends with all bytes that apt announced."""
     machine.know(DEBIAN, "lists", "network")
@@ -184,7 +262,7 @@ def test_no_network(machine, tmp_path, facts):
 )
 def test_package_by_name(machine, tmp_path, name, expected):
     """A name, the beginning of one, or a pattern gives the newest usual kernel that fits, by number."""
-    machine.know(dict.fromkeys([line.partition(" ")[0] for line in NAMES.splitlines()], ""), "lists", "network")
+    machine.know(KNOWN, "lists", "network")
     assert fetch_package(name, tmp_path / "out").name == f"{expected}_1_amd64.deb"
 
 
@@ -196,7 +274,7 @@ def test_unknown_package(machine, tmp_path):
     assert not [call for call in machine.calls if "update" in call]
 
 
-@pytest.mark.parametrize("name", ["-oDebug=1", "a b", "../x", "x;y", ""])
+@pytest.mark.parametrize("name", ["-oDebug=1", "a b", "../x", "x;y", "", "x/-o", "x/y/z", "x/"])
 def test_names_that_are_none(machine, tmp_path, name):
     """What is no package name never reaches a command."""
     machine.know(DEBIAN, "lists", "network")

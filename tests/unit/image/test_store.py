@@ -20,6 +20,7 @@ from kodojo.errors import CorruptError, ImageError, InputError, PackageError, St
 from kodojo.image import fetch as fetch_module
 from kodojo.image import package as package_module
 from kodojo.image import store as store_module
+from kodojo.image.image import FACTS
 from kodojo.image.locate import find_kernel
 from kodojo.image.store import Store
 from kodojo.image.versions import version_key
@@ -36,6 +37,7 @@ class FakeImage:
     config: Path | None
     modules: Path | None
     index: Path
+    describes: frozenset = FACTS
 
 
 def open_fake(files, index):
@@ -337,6 +339,24 @@ def test_a_release_that_is_no_name(store, tmp_path):
         refused(store, ImageError, kernel)
 
 
+def test_a_kernel_that_cannot_be_read_is_not_added(store, tmp_path, monkeypatch):
+    """Of a kernel whose symbols nobody understands nothing stays, and the error names one to take instead."""
+
+    class Unreadable(FakeImage):
+        @property
+        def describes(self):
+            raise ImageError("the kernel's symbols have no addresses that kodojo understands")
+
+    opened = []
+    monkeypatch.setattr(FakeImage, "__init__", lambda image, *args: opened.append(args))
+    monkeypatch.setattr(store_module, "_open_image", lambda *_args: Unreadable())
+    with pytest.raises(ImageError, match="no addresses") as caught:
+        store.add(make_tree(tmp_path / "tree", "7.0"))
+    assert "kodojo kernel add linux-image-" in caught.value.hint
+    assert store.names() == []
+    assert list((store.root / "images").iterdir()) == []
+
+
 def test_package_by_name(store, tmp_path, monkeypatch):
     """What is no file but could be a package's name is fetched; nothing at all is the newest."""
     asked = []
@@ -350,7 +370,8 @@ def test_package_by_name(store, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch_module, "fetch_newest", lambda *args: fetch(None, *args))
     assert store.add("linux-image-6.12").release == "6.1"
     assert store.add().release == "6.2"
-    assert asked == ["linux-image-6.12", None]
+    assert store.add("linux-image-6.12/bookworm").release == "6.3"
+    assert asked == ["linux-image-6.12", None, "linux-image-6.12/bookworm"]
 
 
 def test_what_a_killed_process_left_is_removed(store, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kodojo.errors import ImageError, InputError, MachineFault
+from kodojo.errors import ImageError, InputError, MachineFault, MissingInformationError
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.kernel import boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
@@ -291,3 +291,15 @@ def test_progress():
     told: list[float] = []
     boot.run_to_user_space(machine.cpu, image, told.append)
     assert told == [0.0, 0.5]
+
+
+def test_a_kernel_that_cannot_be_booted():
+    """What a boot needs and the kernel has not is named, with a kernel that can be booted."""
+    symbols = {"panic": 1, "start_thread": 2, "syscall_exit_to_user_mode": 3}
+    image = SimpleNamespace(release="9.9", architecture="x86_64", kallsyms=symbols)
+    boot.check_bootable(image)
+    for name in list(symbols):
+        image.kallsyms = {other: 1 for other in symbols if other != name}
+        with pytest.raises(MissingInformationError, match=rf"9\.9: .*cannot boot .*{name}") as caught:
+            boot.check_bootable(image)
+        assert "kodojo kernel add linux-image-" in caught.value.hint

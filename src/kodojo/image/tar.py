@@ -1,0 +1,127 @@
+"""tar archives, read strictly: every header is whole and its checksum right, and the archive ends as one ends.
+
+:mod:`tarfile` takes a damaged header for the archive's end, and which of its methods it calls when differs from one
+release of Python to the next; only its decoding of one header is used here (:meth:`tarfile.TarInfo.frombuf`).
+
+Formats: ustar, pax (POSIX.1-2008 "pax Interchange Format") and GNU tar's long names. Sparse files are "special".
+"""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+from collections.abc import Iterator
+from typing import Literal
+
+from kodojo.errors import PackageError
+from kodojo.image.archive import CHUNK, Member, Readable, exactly, honest_errors
+
+__all__ = ["tar_members"]
+
+_BLOCK = tarfile.BLOCKSIZE
+_LONGEST_EXTENSION = 1 << 20  # bytes of a long name or of pax records, which are kept in memory
+_MAXIMUM_EXTENSIONS = 16  # before one member; real archives have two or three
+
+_Kind = Literal["file", "directory", "symlink", "hardlink", "special"]
+_KINDS: dict[bytes, _Kind] = {
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.CONTTYPE: "file",
+    tarfile.DIRTYPE: "directory",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.LNKTYPE: "hardlink",
+}
+# What stands for a member's name, target or size where the header's own fields are too short.
+_LONG_FIELDS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+# These have no content, whatever their size is said to be (POSIX: pax).
+_WITHOUT_CONTENT = (
+    tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE,
+)  # fmt: skip
+
+
+def tar_members(stream: Readable, name: str) -> Iterator[Member]:
+    """The members of an archive; what pads it after its end is read, too.
+
+    :param name: of the file, for messages.
+    :raises PackageError: it is damaged, or ends without the block of zeroes that ends an archive.
+    """
+    shared: dict[str, str] = {}  # for all members that follow
+    own: dict[str, str] = {}  # for the next one
+    extensions = 0
+    while any(block := exactly(stream, _BLOCK, name)):
+        with honest_errors(name):
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        extension = header.type in _LONG_FIELDS or header.type in _PAX or header.type == tarfile.XGLTYPE
+        if header.size < 0 or (extension and header.size > _LONGEST_EXTENSION):
+            raise _damaged(name, f"a header of type {header.type!r} and {header.size} bytes")
+        if extension:
+            extensions += 1
+            if extensions > _MAXIMUM_EXTENSIONS:
+                raise _damaged(name, "too many headers before one member")
+            data = exactly(stream, header.size + -header.size % _BLOCK, name)[: header.size]
+            _extend(header.type, data, shared, own, name)
+            continue
+        yield from _member(stream, header, shared | own, name)
+        own, extensions = {}, 0
+    if own:
+        raise _damaged(name, "a long name without a member")
+    while stream.read(CHUNK):
+        pass
+
+
+def _extend(kind: bytes, data: bytes, shared: dict[str, str], own: dict[str, str], name: str) -> None:
+    if kind in _LONG_FIELDS:
+        own[_LONG_FIELDS[kind]] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        return
+    records = shared if kind == tarfile.XGLTYPE else own
+    position = 0
+    while position < len(data) and data[position]:
+        digits = data[position : position + 20].partition(b" ")[0]
+        end = position + int(digits) if digits.isdigit() else 0
+        keyword, equals, value = data[position + len(digits) + 1 : end - 1].partition(b"=")
+        if not position < end <= len(data) or data[end - 1 : end] != b"\n" or not keyword or not equals:
+            raise _damaged(name, f"a pax record at byte {position} of its header")
+        records[keyword.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        position = end
+
+
+def _member(stream: Readable, header: tarfile.TarInfo, extended: dict[str, str], name: str) -> Iterator[Member]:
+    path = extended.get("path") or header.name
+    digits = extended.get("size") or str(header.size)
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise _damaged(name, f"the size {digits!r} of {path!r}")
+    size = 0 if header.type in _WITHOUT_CONTENT else int(digits)
+    kind = _KINDS.get(header.type, "special")
+    if header.type == tarfile.AREGTYPE and path.endswith("/"):  # a directory, before there was a type for it
+        kind = "directory"
+    if any(keyword.startswith("GNU.sparse.") for keyword in extended):
+        kind = "special"
+    content = _Content(stream, size, name)
+    target = extended.get("linkpath") or header.linkname
+    executable = bool(header.mode & stat.S_IXUSR)
+    yield Member(path.rstrip("/") if kind == "directory" else path, kind, target, content.chunks(), executable)
+    for _ in content.chunks():  # what nobody wanted
+        pass
+    exactly(stream, -size % _BLOCK, name)
+
+
+class _Content:
+    """The content of one member, which lies in the stream where it stands."""
+
+    def __init__(self, stream: Readable, size: int, name: str) -> None:
+        self._stream = stream
+        self._left = size
+        self._name = name
+
+    def chunks(self) -> Iterator[bytes]:
+        while self._left:
+            data = self._stream.read(min(self._left, CHUNK))
+            if not data:
+                raise PackageError(f"{self._name}: truncated", hint="fetch it again")
+            self._left -= len(data)
+            yield data
+
+
+def _damaged(name: str, what: str) -> PackageError:
+    return PackageError(f"{name}: damaged: {what}", hint="fetch it again")
