@@ -119,7 +119,9 @@ class Plan:
         if key not in self._nodes:
             circles: list[str] = []
             order = tuple(self._closure(key, circles))
-            self._nodes[key] = Node(self._modules[key], order, tuple(self._needs(key)[1]), tuple(circles))
+            module = self._modules[key]
+            notes = (module.unused, *circles) if module.unused else tuple(circles)
+            self._nodes[key] = Node(module, order, tuple(self._needs(key)[1]), notes)
         return self._nodes[key]
 
     def _closure(self, start: Key, circles: list[str]) -> Iterator[Key]:
@@ -184,8 +186,12 @@ class Plan:
             return False
 
     def _of_tree(self, key: Key, found: dict[Key, None]) -> None:
+        module, tree = self._modules[key], self._image.modules
         try:
-            names = self._image.modules.dependencies(module_name(key[1]) or "")
+            if module.unused:
+                names = tree.dependencies_of_file(module.path)
+            else:
+                names = tree.dependencies(module_name(key[1]) or "")
         except KodojoError:  # the tree is not complete; symbols that are missing will be reported
             return
         for other in names:
