@@ -18,7 +18,9 @@ from kodojo.errors import InputError, decode
 from kodojo.image.depmod_config import BUILTIN, EXTERNAL, DepmodConfig
 from kodojo.image.regular import read_regular
 
-__all__ = ["Found", "PassedOver", "SearchedFile", "read_order", "search"]
+__all__ = ["EXCLUDED", "Found", "PassedOver", "SearchedFile", "read_order", "search"]
+
+EXCLUDED = "excluded by depmod.d"
 
 _MOST_ENTRIES = 1 << 20
 _LONGEST_PATH = 4095  # PATH_MAX - 1
@@ -148,7 +150,7 @@ class _Walk:
             return
         path = shown + base
         if base in self._excluded:
-            self._pass_over(path, "excluded by depmod.d")
+            self._pass_over(path, EXCLUDED)
         elif len(path) > _LONGEST_PATH:
             self._pass_over(path, "its path is too long")
         elif entry.is_file(follow_symlinks=False):

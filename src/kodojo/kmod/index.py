@@ -269,7 +269,7 @@ def _made(tree: ModuleTree, root: Path, progress: Progress | None = None) -> Arr
             f"{root}: Cycle detected: {graph.cycles[0]}; depmod makes no modules.dep for such a tree",
             hint="take one of these modules out of the tree, or leave its directory out: exclude, in depmod.d",
         )
-    files = files_of(graph, root).files
+    files = files_of(graph, root, _KEPT).files
     arrays: dict[str, Any] = {"format": np.array([_FORMAT], np.uint32), "config": _config_stamp(tree)}
     arrays["directories"] = _bytes("\0".join(directories).encode("utf-8", "surrogateescape"))
     arrays["stamps"] = np.array(stamps, np.uint32)

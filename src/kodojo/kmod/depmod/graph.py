@@ -143,13 +143,12 @@ def _find_cycles(graph: Graph, unsorted: Sequence[int]) -> None:
 
     What a module of its own lies behind one is listed as a circle of one, as kmod does it.
     """
-    roots = dict.fromkeys(unsorted)
+    roots = list(unsorted)
     visited: set[int] = set()
     members: set[int] = set()
     left = _MOST_STEPS
     while roots:
-        root = next(iter(roots))
-        del roots[root]
+        root = roots.pop(0)
         stack = [_Vertex(root, None)]
         while stack and left:
             left -= 1
@@ -159,12 +158,20 @@ def _find_cycles(graph: Graph, unsorted: Sequence[int]) -> None:
                 chain = list(vertex.chain())
                 members.update(chain)
                 graph.cycles.append(" -> ".join(graph.modules[each].name for each in (*reversed(chain), number)))
-                for each in chain:
-                    roots.pop(each, None)
+                for each in reversed(chain):
+                    roots = _without(roots, each)
                 continue
             visited.add(number)
             if not graph.direct[number]:
-                roots.pop(number, None)
+                roots = _without(roots, number)
             elif number not in vertex.chain():  # kmod would go round for ever in a circle without the root
                 stack += [_Vertex(other, vertex) for other in graph.direct[number]]
     graph.cyclic = len(members)
+
+
+def _without(ring: list[int], number: int) -> list[int]:
+    """Take one out of a ring, which begins with the next one then (``kmod_list_remove_data``)."""
+    if number not in ring:
+        return ring
+    at = ring.index(number)
+    return ring[at + 1 :] + ring[:at]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,8 @@ class Output:
     duplicates: list[str] = field(default_factory=list)
 
 
-def files_of(graph: Graph, root: Path) -> Output:
-    """Make all files.
+def files_of(graph: Graph, root: Path, names: Sequence[str] = FILES) -> Output:
+    """Make files, all of them unless some are named.
 
     :param root: the tree, which has ``modules.builtin`` and ``modules.builtin.modinfo``.
     """
@@ -73,7 +73,7 @@ def files_of(graph: Graph, root: Path) -> Output:
         "modules.builtin.alias.bin": lambda _, out: _builtin_alias_bin(root, out),
         "modules.devname": _devname,
     }
-    for name in FILES:
+    for name in names:
         out.files[name] = makers[name](graph, out)
     return out
 
