@@ -18,7 +18,7 @@ from kodojo.errors import InputError, decode
 from kodojo.image.depmod_config import BUILTIN, EXTERNAL, DepmodConfig
 from kodojo.image.regular import read_regular
 
-__all__ = ["EXCLUDED", "Found", "PassedOver", "SearchedFile", "read_order", "search"]
+__all__ = ["EXCLUDED", "Found", "PassedOver", "SearchedFile", "goes_first", "read_order", "search"]
 
 EXCLUDED = "excluded by depmod.d"
 
@@ -83,12 +83,11 @@ def search(root: Path, config: DepmodConfig, name_of: Callable[[str], str | None
     for external in config.externals:
         if os.path.isdir(external):  # noqa: PTH112  as the rest here: strings
             files += sorted(walk.files(Path(external), f"{external.rstrip('/')}/"), key=lambda file: file.path)
-    rules = _Rules(config)
     for file in files:
         known = found.modules.get(file.name)
         if known is None:
             found.modules[file.name] = file
-        elif rules.goes_first(known, file):
+        elif goes_first(config, known, file):
             found.shadowed.append(file)
         else:
             found.shadowed.append(known)
@@ -213,45 +212,41 @@ def _target(entry: os.DirEntry[str]) -> str:
         return ""
 
 
-class _Rules:
-    """Which of two files of one name is the module (``depmod_module_is_higher_priority``)."""
+def goes_first(config: DepmodConfig, old: SearchedFile, new: SearchedFile) -> bool:
+    """Whether of two files of one name the one that was found first stays the module.
 
-    def __init__(self, config: DepmodConfig) -> None:
-        self._overrides = config.overrides
-        self._search = list(reversed(config.search))
-        self._externals = [directory.rstrip("/") or "/" for directory in config.externals]
+    (``tools/depmod.c: depmod_module_is_higher_priority``.)
+    """
+    # These are compared as depmod does it: without suffix, and relative to the tree (of external ones: nothing).
+    old_path, new_path = _stem(old), _stem(new)
+    for override in config.overrides:
+        if override == new_path and new.inside:
+            return False
+        if override == old_path and old.inside:
+            return True
+    old_priority, new_priority = _priorities(config, old, new)
+    return new_priority <= old_priority
 
-    def goes_first(self, old: SearchedFile, new: SearchedFile) -> bool:
-        """Whether the file that was found first stays the module."""
-        # These are compared as depmod does it: without suffix, and relative to the tree (of external ones: nothing).
-        old_path, new_path = _stem(old), _stem(new)
-        for override in self._overrides:
-            if override == new_path and new.inside:
-                return False
-            if override == old_path and old.inside:
-                return True
-        return self._priorities(old, new)
 
-    def _priorities(self, old: SearchedFile, new: SearchedFile) -> bool:
-        number, builtin, old_priority, new_priority = 0, -1, -1, -1
-        for place in self._search:
-            if place == BUILTIN:
-                builtin = number
-            elif place == EXTERNAL:
-                for directory in self._externals:
-                    if not new.inside and _is_below(_stem(new), directory):
-                        new_priority = number
-                    if not old.inside and _is_below(_stem(old), directory):
-                        old_priority = number
-                    number += 1
-            elif new.inside and _is_below(_stem(new), place):
-                new_priority = number
-            elif old.inside and _is_below(_stem(old), place):  # not if both are there: the later one wins, then
-                old_priority = number
-            number += 1
-        new_priority = builtin if new_priority < 0 else new_priority
-        old_priority = builtin if old_priority < 0 else old_priority
-        return new_priority <= old_priority
+def _priorities(config: DepmodConfig, old: SearchedFile, new: SearchedFile) -> tuple[int, int]:
+    """Of both files, by the search lines; the highest number is the first word's."""
+    number, builtin, old_priority, new_priority = 0, -1, -1, -1
+    for place in reversed(config.search):
+        if place == BUILTIN:
+            builtin = number
+        elif place == EXTERNAL:
+            for directory in config.externals:
+                if not new.inside and _is_below(_stem(new), directory):
+                    new_priority = number
+                if not old.inside and _is_below(_stem(old), directory):
+                    old_priority = number
+                number += 1
+        elif new.inside and _is_below(_stem(new), place):
+            new_priority = number
+        elif old.inside and _is_below(_stem(old), place):  # not if both are there: the later one wins, then
+            old_priority = number
+        number += 1
+    return (builtin if old_priority < 0 else old_priority), (builtin if new_priority < 0 else new_priority)
 
 
 def _stem(file: SearchedFile) -> str:

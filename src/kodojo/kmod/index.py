@@ -100,6 +100,7 @@ class ModuleIndex:
     def __init__(self, root: Path | None, files: _Files) -> None:
         self.root = root
         self._files = files
+        self._given_as_builtin: set[str] = set()
 
     # -- making -----------------------------------------------------------------------------------------
     @classmethod
@@ -179,7 +180,9 @@ class ModuleIndex:
 
     def by_builtin_alias(self, alias: str) -> list[str]:
         """The built-in module that has this name, else those that have a matching alias."""
-        return [alias] if self.is_builtin(alias) else _matching(self._builtin_aliases, alias)
+        found = [alias] if self._is_listed(alias) else _matching(self._builtin_aliases, alias)
+        self._given_as_builtin.update(found)
+        return found
 
     @property
     def aliases(self) -> list[tuple[str, str]]:
@@ -213,7 +216,13 @@ class ModuleIndex:
 
     # -- built in ---------------------------------------------------------------------------------------
     def is_builtin(self, name: str) -> bool:
-        """Whether a module is built into the kernel (``modules.builtin``)."""
+        """Whether a module is built into the kernel: ``modules.builtin`` has it, or a look-up has given it as such.
+
+        For ``modules.builtin.modinfo`` knows aliases of what is no module by its name, and kmod remembers them.
+        """
+        return self._is_listed(name) or name in self._given_as_builtin
+
+    def _is_listed(self, name: str) -> bool:
         return self._builtin is not None and self._builtin.search(encode(name)) is not None
 
     def builtin_modinfo(self, name: str) -> list[bytes]:

@@ -80,7 +80,7 @@ def scan(
 def in_order(modules: Mapping[str, SearchedFile], order: Mapping[str, int]) -> list[SearchedFile]:
     """As modules.order has them, then the rest, in the order of depmod's hash of names."""
     hashed = [modules[decode(name)] for name in hash_order(map(encode, modules), _BUCKETS)]
-    last = len(order)
+    last = max(order.values(), default=0) + 1
     return sorted(hashed, key=lambda file: order.get(file.uncompressed, last) if file.inside else last)
 
 
