@@ -19,8 +19,9 @@ _ABSOLUTE, _WEAK = 0xFFF1, 2
 def kmod_tool(*words: str) -> subprocess.CompletedProcess[str]:
     """Run depmod, modprobe or modinfo of the distribution."""
     program, environment = distribution.kmod()
-    options = {"env": environment, "capture_output": True, "text": True, "check": False, "timeout": 60}
-    return subprocess.run(words, executable=program, **options)
+    return subprocess.run(
+        words, executable=program, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 class TreeWriter:

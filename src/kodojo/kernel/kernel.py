@@ -202,7 +202,12 @@ class Kernel(FileCalls):
 
         pause()
         config = ModprobeConfig.read(command_line=self.command_line)
-        status = modprobe_quietly(ModuleIndex.of(self.image), config, name, loaded, insmod)
+        try:
+            index = ModuleIndex.of(self.image)
+        except (ImageError, InputError):  # damaged, or in a circle: modprobe finds nothing then
+            status = 1
+        else:
+            status = modprobe_quietly(index, config, name, loaded, insmod)
         pause()
         return status
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kodojo.durable import write_atomically
+from kodojo.durable import disk_error, write_atomically
 from kodojo.errors import decode, encode
 from kodojo.image.regular import read_regular
 from kodojo.kmod.depmod.graph import Graph
@@ -81,8 +81,13 @@ def files_of(graph: Graph, root: Path, names: Sequence[str] = FILES) -> Output:
 def write_files(files: Mapping[str, bytes], directory: Path) -> None:
     """Write them, each one whole or not at all.
 
+    :param directory: created if it is not there.
     :raises StoreError: the disk is full, or the directory cannot be written to.
     """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(directory, error, "create") from error
     for name, content in files.items():
         write_atomically(directory / name, content)
         (directory / name).chmod(_MODE)
