@@ -1,4 +1,4 @@
-"""Module trees as people have them, with the distribution's depmod at work: what modprobe would load is what we load."""
+"""Module trees as people have them, with the distribution's depmod at work: we load what modprobe would load."""
 
 from __future__ import annotations
 
@@ -50,11 +50,15 @@ class System:
         lines = (self.tree / "modules.dep").read_text().splitlines()
         return {Path(path).name.partition(".")[0]: path for path in (line.partition(":")[0] for line in lines)}
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "kodojo", "--kernel", str(self.root), *words]
+    def kodojo(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kodojo", *words]
         return subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same on the kernel of this root."""
+        return self.kodojo("--kernel", str(self.root), *words)
 
     def where(self, name: str) -> str:
         """Where modinfo finds a module."""
@@ -100,7 +104,7 @@ def test_a_linked_directory_is_part_of_the_tree(system):
 
 
 def test_check_all_names_what_it_did_not_look_at(system):
-    """What cannot be looked at is a result without a verdict, and status 2; what modprobe does not load has a note."""
+    """What cannot be looked at is a result without a verdict, and status 2; what modprobe does not load is noted."""
     assert system.run("check", "--all").returncode == 0
     system.other("updates/dummy.ko")
     (system.tree / "kernel/away.ko").symlink_to("/no/where.ko")
@@ -113,10 +117,8 @@ def test_check_all_names_what_it_did_not_look_at(system):
 
 def test_a_kernel_is_given_by_path_to_every_command(system):
     """Boot, load, look, and come back to it without naming it again."""
-    command = [sys.executable, "-m", "kodojo"]
-    options = {"env": system.environment, "capture_output": True, "text": True, "check": True}
-    assert subprocess.run([*command, "boot", str(system.root)], **options).stdout.startswith(system.release)
+    assert system.kodojo("boot", str(system.root)).stdout.startswith(system.release)
     assert system.run("modprobe", "tls").returncode == 0
-    assert subprocess.run([*command, "lsmod"], **options).stdout.splitlines()[1].split()[0] == "tls"
-    assert subprocess.run([*command, "modinfo", "-n", "tun"], **options).stdout.startswith(str(system.tree))
+    assert system.kodojo("lsmod").stdout.splitlines()[1].split()[0] == "tls"
+    assert system.kodojo("modinfo", "-n", "tun").stdout.startswith(str(system.tree))
     assert system.run("explain", str(system.tree / "kernel/net/tls/tls.ko.xz")).returncode == 0

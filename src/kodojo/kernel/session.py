@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kodojo.durable import lock, read_checked, write_checked
-from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, StoreError, UnloadError
+from kodojo.errors import CorruptError, GuestOSError, InputError, KodojoError, LoadError, StoreError, UnloadError
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.boot import DEFAULT_MEMORY
@@ -52,10 +52,9 @@ class MachineDescription:
     files: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, image: Image, cmdline: str, memory: int, store: Store) -> MachineDescription:
+    def of(cls, image: Image, cmdline: str, memory: int, *, stored: bool) -> MachineDescription:
         words = " ".join(cmdline.split())
         key = SnapshotKey(image.identity, words, memory)
-        stored = image.path.is_relative_to(store.root)
         files = () if stored else tuple("" if part is None else str(part) for part in image.files)
         return cls(image.identity, image.release, words, memory, key.name, files)
 
@@ -148,11 +147,19 @@ class Session:
         return None if description is None else self._image(description)
 
     def _description(self, image: Image, cmdline: str, memory: int) -> MachineDescription:
-        return MachineDescription.of(image, cmdline, memory, self._store)
+        return MachineDescription.of(image, cmdline, memory, stored=self._is_stored(image))
+
+    def _is_stored(self, image: Image) -> bool:
+        """Whether it is one of the store's, and not one that was given by path."""
+        if image.path.is_relative_to(self._store.root):
+            return True
+        with suppress(KodojoError):  # another kernel of the store may be damaged
+            return any(each.files == image.files for each in self._store.images())
+        return False
 
     def _name(self, image: Image) -> str:
         """What commands call a kernel."""
-        return image.release if image.path.is_relative_to(self._store.root) else str(image.path)
+        return image.release if self._is_stored(image) else str(image.path)
 
     def _image(self, description: MachineDescription) -> Image:
         if description.files:

@@ -89,8 +89,7 @@ def test_a_circle_is_an_error_and_nothing_is_written(run, tree):
     result = run("depmod", "-b", str(tree.top), RELEASE)
     assert result.exit_code == 1
     assert result.stderr == (
-        "depmod: ERROR: Cycle detected: base -> user -> base\n"
-        "depmod: ERROR: Found 2 modules in dependency cycles!\n"
+        "depmod: ERROR: Cycle detected: base -> user -> base\ndepmod: ERROR: Found 2 modules in dependency cycles!\n"
     )
     assert not (tree.root / "modules.dep").exists()
 
