@@ -104,10 +104,13 @@ class _Run:
             return False
         tree = self._tree(words[0] if words else None)
         root = Path(tree.root or "")
-        kernel = self._kernel_symbols()
-        if wishes.quick and (wishes.show or _is_up_to_date(tree)):
-            return True
-        files = None if wishes.every or len(words) < 2 or wishes.quick else _given(tree, words[1:])
+        try:
+            kernel = self._kernel_symbols()
+            if wishes.quick and (wishes.show or _is_up_to_date(tree)):
+                return True
+            files = None if wishes.every or len(words) < 2 or wishes.quick else _given(tree, words[1:])
+        except InputError as error:
+            return self._fatal(error.message)
         if files is None and not self._search(tree):
             return False
         graph = self._link(tree, files, kernel)

@@ -80,7 +80,7 @@ def test_files_are_looked_at_alone(run, tree):
     result = run("depmod", "-n", "-b", str(tree.top), RELEASE, f"{tree.root}/kernel/user.ko")
     assert result.stdout.startswith("kernel/user.ko:\n# Aliases")
     result = run("depmod", "-n", "-b", str(tree.top), RELEASE, "kernel/user.ko")
-    assert (result.exit_code, "kernel/user.ko: not absolute path." in result.stderr) == (1, True)
+    assert (result.exit_code, result.stderr) == (1, "depmod: FATAL: kernel/user.ko: not absolute path.\n")
 
 
 def test_a_circle_is_an_error_and_nothing_is_written(run, tree):
@@ -113,7 +113,8 @@ def test_e_needs_the_kernels_symbols(run, tree, tmp_path):
     result = run("depmod", "-e", "-F", str(tmp_path / "map"), "-b", str(tree.top), RELEASE)
     assert result.stderr == f"depmod: WARNING: {tree.root}/kernel/lost.ko needs unknown symbol nowhere\n"
     result = run("depmod", "-e", "-E", str(tmp_path / "none"), "-b", str(tree.top), RELEASE)
-    assert (result.exit_code, "none: No such file or directory" in result.stderr) == (1, True)
+    text = f"depmod: FATAL: could not load {tmp_path}/none: No such file or directory\n"
+    assert (result.exit_code, result.stderr) == (1, text)
 
 
 def test_v_prints_who_needs_whom(run, tree):

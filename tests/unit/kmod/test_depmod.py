@@ -69,6 +69,8 @@ def sample(tree):
     packed = tree.add("kernel/packed.ko", exports=("packed_do",), needs=("right",))
     tree.put("kernel/packed.ko.xz", lzma.compress(packed.read_bytes(), check=lzma.CHECK_CRC32))
     packed.unlink()
+    misnamed = tree.add("kernel/misnamed.ko", alias="by-content", needs=("packed_do",))
+    misnamed.write_bytes(lzma.compress(misnamed.read_bytes(), check=lzma.CHECK_CRC32))
     tree.order(
         "kernel/fs/top.ko", "kernel/tail.ko", "kernel/lib/left-side.ko", "kernel/lib/base.ko", "kernel/packed.ko",
         "kernel/gone.ko", "kernel/lib/right.ko", "kernel/same1.ko", "kernel/tail.ko",

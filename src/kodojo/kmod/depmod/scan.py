@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScannedModule", "in_order", "scan"]
 
+_ELF = b"\x7fELF"
 _BUCKETS = 512  # of depmod's hash of modules, which gives those their order that modules.order does not list
 
 
@@ -121,12 +122,11 @@ def _batches(files: Sequence[ModuleFile], size: int = 256) -> Iterable[Sequence[
 
 
 def _parts(file: ModuleFile, *, checksums: bool) -> LinkParts:
-    path = str(file.path)
-    if not path.endswith(".ko"):
-        return link_parts(file.read(), checksums=checksums)
-    with open(path, "rb") as opened:  # noqa: PTH123  for speed: there are thousands
+    with open(file.path, "rb") as opened:  # noqa: PTH123  for speed: there are thousands
         size = os.fstat(opened.fileno()).st_size
         if not 0 < size <= MODULE_SIZE_LIMIT:
             raise NotElfError
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-            return link_parts(mapping, checksums=checksums)
+            if mapping[:4] == _ELF:  # by its content, as kmod has it, whatever its name is
+                return link_parts(mapping, checksums=checksums)
+    return link_parts(file.read(), checksums=checksums)
