@@ -19,6 +19,7 @@ CONFIG_DIRECTORIES = ("etc/depmod.d", "run/depmod.d", "usr/local/lib/depmod.d", 
 BUILTIN, EXTERNAL = "built-in", "external"  # words of a search line that stand for other places than their names
 _LARGEST_FILE = 1 << 20
 _LONGEST_PATTERN = 256
+_MOST_WORDS = 1000
 _MOST_REPETITIONS = 3
 _REPEATED = re.compile(r"[*+{]")
 _REPEATED_GROUP = re.compile(r"\)[*+{]|\\[1-9]")
@@ -60,6 +61,10 @@ class DepmodConfig:
             path, given = files[name]
             config._parse(path, release, given=given)
         config.search = config.search or ["updates"]
+        for kind in (config.search, config.overrides, config.externals, config.excludes):
+            if len(kind) > _MOST_WORDS:
+                config.problems.append(f"more than {_MOST_WORDS} words of a kind: the rest is ignored")
+                del kind[_MOST_WORDS:]
         return config
 
     @classmethod

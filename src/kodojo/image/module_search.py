@@ -22,7 +22,7 @@ __all__ = ["EXCLUDED", "Found", "PassedOver", "SearchedFile", "goes_first", "rea
 
 EXCLUDED = "excluded by depmod.d"
 
-_MOST_ENTRIES = 1 << 20
+_MOST_ENTRIES = 1 << 17  # real trees have some thousands
 _LONGEST_PATH = 4095  # PATH_MAX - 1
 _NO_MODULES = frozenset({"build", "source"})  # links to where the kernel was built
 # Compressed in ways that neither kmod nor depmod's users know: not even looked at, and worth a word.
@@ -73,7 +73,7 @@ def search(root: Path, config: DepmodConfig, name_of: Callable[[str], str | None
     """Find the modules of a tree (``tools/depmod.c: depmod_modules_search``).
 
     :param name_of: the name of the module in a file of this name, None for other files.
-    :raises InputError: the tree cannot be read, or has more than a million entries.
+    :raises InputError: the tree cannot be read, or has more entries than any tree.
     """
     found = Found()
     order = read_order(root)
