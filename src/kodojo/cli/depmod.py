@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodojo.cli.app import App, json_option, kernel_option, pass_app
+from kodojo.cli.habits import version_option
 from kodojo.errors import InputError, KodojoError, encode
 from kodojo.report.paint import clean
 
@@ -46,7 +47,7 @@ _REMARKS_FROM = 2  # -vv
 @click.option("-P", "--symbol-prefix", "prefix", default="", metavar="C", help="A character that symbols begin with.")
 @click.option("-v", "--verbose", count=True, help="Print which module needs which.")
 @click.option("-w", "--warn", is_flag=True, help="Warn of what there is twice.")
-@click.option("-V", "--version", "print_version", is_flag=True, help="Print the version.")
+@version_option
 @kernel_option
 @json_option
 @pass_app
@@ -58,14 +59,7 @@ def depmod(app: App, /, words: tuple[str, ...], **options: Any) -> None:
 
     Exit status: 0 if it is done; 1 if the tree cannot be read or written, or modules need each other in a circle.
     """
-    if options["print_version"]:
-        from kodojo import __version__  # noqa: PLC0415
-
-        app.out(f"kodojo version {__version__}, with the habits of kmod 30")
-        return
-    wishes = Wishes(**{name: value for name, value in options.items() if name != "print_version"})
-    run = _Run(app, wishes)
-    if not run.work(words):
+    if not _Run(app, Wishes(**options)).work(words):
         raise click.exceptions.Exit(_FATAL)
 
 
