@@ -126,8 +126,8 @@ class ModuleIndex:
         :raises InputError: the tree cannot be read; or modules need each other in a circle: depmod makes no files.
         :raises ImageError: ``modules.dep.bin`` is damaged.
         """
-        if tree.root is None:
-            return cls(None, _MadeFiles({}))
+        if tree.root is None or not tree.root.exists():
+            return cls(tree.root, _MadeFiles({}))
         if tree.dep_index is not None:
             return cls(tree.root, _TreeFiles(tree.root))
         path = directory and directory / f"modules-{zlib.crc32(os.fsencode(tree.root)):08x}"
