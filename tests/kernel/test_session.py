@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from kodojo.durable import read_checked, write_checked
 from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, MachineFault, StoreError, UnloadError
+from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel import snapshots
 from kodojo.kernel.session import Session
@@ -294,6 +296,32 @@ def test_kernel_that_is_gone(tmp_path, state):
     ):
         pass
     assert "kodojo kernel add" in refusal.value.hint
+
+
+class NoImageStore(OneImageStore):
+    """The same, without any kernel."""
+
+    def images(self):
+        return []
+
+
+def test_a_kernel_that_was_given_by_path(tmp_path, monkeypatch):
+    """It is opened again from where it was; when it has gone, the way out is another kernel."""
+    monkeypatch.setenv("KODOJO_STORE", str(tmp_path / "store"))
+    root = tmp_path / "root"
+    shutil.copytree(image_of("6.1").path.parent, root / "boot")
+    store = NoImageStore(tmp_path / "store", "6.1")
+    given = Image.from_directory(root, tmp_path / "index")
+    Session(store).boot(given)
+    found = Session(store).running_image()
+    assert found is not None
+    assert found.files == given.files
+    with Session(store).machine() as kernel:
+        assert kernel.image.path == given.path
+    given.path.unlink()
+    with pytest.raises(StoreError, match="is not there any more") as refusal, Session(store).machine():
+        pass
+    assert "kodojo boot PATH" in refusal.value.hint
 
 
 def test_command_line_lasts(tmp_path, monkeypatch):

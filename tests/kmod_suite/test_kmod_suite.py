@@ -42,6 +42,9 @@ class NoModules:
 class Machine:
     """A session that was never started; a command that needs a machine gets one without modules."""
 
+    def running_image(self) -> None:
+        return None
+
     def describe(self) -> None:
         return None
 

@@ -22,6 +22,7 @@ __all__ = ["Built", "Kernel", "check_matrix", "make_tasks"]
 Executor = Callable[[Sequence[Task]], Iterator[list[Result]]]
 
 _LARGEST_BATCH = 32
+_MOST_NOTES = 10
 _BATCHES_PER_JOB = 6  # so that no process is left alone with the last one
 
 
@@ -82,6 +83,7 @@ def check_matrix(
     labels = frozenset(rows)
     tasks: list[Task] = []
     cells: list[Result] = []
+    unused: dict[str, list[str]] = {}
     known = {**(relatives or {}), **_by_release(kernels)} if explain else {}
     for kernel in kernels:
         here = [*given, *built.get(kernel.name, Built()).modules]
@@ -91,11 +93,14 @@ def check_matrix(
             cells += (Result(each.label, kernel.name, failure=kernel.problem, advice=kernel.hint) for each in modules)
             continue
         if own:
-            modules += _told_apart(own_modules(kernel.image), labels)
+            of_tree = own_modules(kernel.image)
+            unused[kernel.name] = [f"{each.label}: {each.unused}" for each in of_tree if each.unused]
+            modules += _told_apart(of_tree, labels)
         pieces = make_tasks(kernel.name, kernel.image, here, modules, jobs=jobs)
         tasks += (piece._replace(parameters=parameters, explain=explain, relatives=known) for piece in pieces)
         rows |= dict.fromkeys(module.label for module in modules)
-    matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(_column(kernel, built) for kernel in kernels))
+    columns = (_column(kernel, built, unused.get(kernel.name, [])) for kernel in kernels)
+    matrix = Matrix(tuple(sorted(rows) if own else rows), tuple(columns))
     matrix.add(cells)
     total = sum(len(task.jobs) for task in tasks)
     done = 0
@@ -141,9 +146,12 @@ def _by_release(kernels: Iterable[Kernel]) -> dict[str, Image]:
     return {kernel.image.release: kernel.image for kernel in kernels if kernel.image is not None}
 
 
-def _column(kernel: Kernel, built: Mapping[str, Built]) -> KernelColumn:
+def _column(kernel: Kernel, built: Mapping[str, Built], unused: Sequence[str]) -> KernelColumn:
+    """:param unused: files of the tree that modprobe would not load, each with the reason."""
     image = kernel.image
     if image is None:
         return KernelColumn(kernel.name, problem=kernel.problem)
-    warnings = (*image.warnings, *(built[kernel.name].notes if kernel.name in built else ()))
+    warnings = (*image.warnings, *(built[kernel.name].notes if kernel.name in built else ()), *unused[:_MOST_NOTES])
+    if len(unused) > _MOST_NOTES:
+        warnings += (f"and {len(unused) - _MOST_NOTES} more files that modprobe would not load",)
     return KernelColumn(kernel.name, image.release, image.architecture, image.kind, warnings)

@@ -124,7 +124,8 @@ class Plan:
             circles: list[str] = []
             order = tuple(self._closure(key, circles))
             module, absent = self._modules[key], self._needs(key)[1]
-            self._nodes[key] = Node(module, order, tuple(absent), tuple(circles), self._beside(module, absent))
+            notes = (module.unused, *circles) if module.unused else tuple(circles)
+            self._nodes[key] = Node(module, order, tuple(absent), notes, self._beside(module, absent))
         return self._nodes[key]
 
     def _beside(self, module: GivenModule, names: Sequence[str]) -> tuple[str, ...]:
@@ -200,8 +201,12 @@ class Plan:
             return False
 
     def _of_tree(self, key: Key, found: dict[Key, None]) -> None:
+        module, tree = self._modules[key], self._image.modules
         try:
-            names = self._image.modules.dependencies(module_name(key[1]) or "")
+            if module.unused:
+                names = tree.dependencies_of_file(module.path)
+            else:
+                names = tree.dependencies(module_name(key[1]) or "")
         except KodojoError:  # the tree is not complete; symbols that are missing will be reported
             return
         for other in names:

@@ -60,6 +60,7 @@ class GivenModule(NamedTuple):
     :param content: the file's content, where it has to travel to another computer.
     :param packing: of the file, where ``path`` and ``content`` are the module that came out of it.
     :param problem: why it cannot be read; empty if nothing is known against it. ``hint``: what to do about it.
+    :param unused: why modprobe would not load this file of a kernel's own tree; empty if it would.
     """
 
     label: str
@@ -69,6 +70,7 @@ class GivenModule(NamedTuple):
     packing: Packing | None = None
     problem: str = ""
     hint: str = ""
+    unused: str = ""
 
     @property
     def key(self) -> Key:
@@ -169,22 +171,44 @@ def find_modules(words: Iterable[str], spool: Spool) -> list[GivenModule]:
 
 
 def own_modules(image: Image) -> list[GivenModule]:
-    """A kernel's own tree; labels are paths below ``lib/modules/RELEASE``."""
+    """All that is in a kernel's own tree; labels are paths below ``lib/modules/RELEASE``.
+
+    That is more than modprobe would load: files that are not the module of their name, which say so in ``unused``,
+    and whatever could not be looked at, which has a ``problem``.
+    """
     root = image.modules.root
-    if root is None or not image.modules:
+    try:
+        contents = image.modules.contents()
+    except KodojoError as error:
+        return [_no_modules(image, error.message, error.hint)]
+    if root is None or not (contents.modules or contents.others or contents.passed_over):
         problem = f"{image.release}: this kernel came without a tree of modules"
-        return [
-            GivenModule(
-                "its own modules", image.path, own=True, problem=problem, hint="give the package with its modules"
-            )
-        ]
-    return sorted((own_module(image, name) for name in image.modules), key=lambda module: module.label)
+        return [_no_modules(image, problem, "give the package with its modules")]
+    found = {
+        path: GivenModule(_label(path, root), path, own=True, unused=why) for path, why in contents.others.items()
+    }
+    found |= {
+        file.path: GivenModule(_label(file.path, root), file.path, own=True) for file in contents.modules.values()
+    }
+    for over in contents.passed_over:
+        path = root / over.path
+        hint = "put what belongs there in its place, or remove it from the tree"
+        found[path] = GivenModule(over.path, path, own=True, problem=f"{path}: not looked at: {over.why}", hint=hint)
+    return sorted(found.values(), key=lambda module: module.label)
 
 
 def own_module(image: Image, name: str) -> GivenModule:
     """One module of a kernel's own tree, which has it."""
     path = image.modules[name].path
-    return GivenModule(os.path.relpath(path, image.modules.root), path, own=True)
+    return GivenModule(_label(path, image.modules.root), path, own=True)
+
+
+def _label(path: Path, root: Path | None) -> str:
+    return str(path).removeprefix(f"{root}/")  # an external module's path is not below the tree
+
+
+def _no_modules(image: Image, problem: str, hint: str) -> GivenModule:
+    return GivenModule("its own modules", image.path, own=True, problem=problem, hint=hint)
 
 
 def _modules_of(word: str, spool: Spool) -> Iterator[GivenModule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class App:
 
     :attr json: print JSON instead of text.
     :attr fresh: work on a copy of the machine that is thrown away.
-    :attr kernel: the name of the kernel that the machine should run; None: any.
+    :attr kernel: the kernel that the machine should run, by name or path; None: any.
     :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
@@ -162,9 +163,24 @@ class App:
 
         return Bar(sys.stderr, title)
 
+    def open_kernel(self, word: str | None) -> Image:
+        """The kernel that a person means: by path, else by a name in the store; None is the current one.
+
+        :raises KodojoError: there is none, or it cannot be used.
+        """
+        if word is not None and (os.sep in word or os.path.lexists(word)):
+            from kodojo.image.image import Image  # noqa: PLC0415  most kernels are given by name, or not at all
+
+            return Image.open(word)
+        return self.store.open(word)
+
     def chosen_image(self) -> Image | None:
-        """The kernel that ``--kernel`` names."""
-        return None if self.kernel is None else self.store.open(self.kernel)
+        """The kernel that ``--kernel`` gives."""
+        return None if self.kernel is None else self.open_kernel(self.kernel)
+
+    def kernel_image(self) -> Image:
+        """The kernel that ``--kernel`` gives, else the one that the machine runs, else the current one."""
+        return self.chosen_image() or self.session.running_image() or self.store.open()
 
     @contextmanager
     def machine(self, *, save: bool = True) -> Iterator[Kernel]:
@@ -216,10 +232,10 @@ def kernel_option(function: F) -> F:
     """``--kernel``."""
     return click.option(
         "--kernel",
-        metavar="NAME",
+        metavar="K",
         expose_value=False,
         callback=_setting("kernel"),
-        help="The kernel to use, by name or beginning of its name.",
+        help="The kernel to use: its name or the beginning of it, or a path.",
     )(function)
 
 

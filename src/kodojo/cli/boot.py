@@ -24,6 +24,8 @@ _MOST_MEMORY = 1 << 20  # MiB
 def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
     """Start the machine with KERNEL (the current one by default); what the old machine had in it is gone.
 
+    KERNEL is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory.
+
     The first boot takes about ten seconds. It is kept, and the next one with the same kernel, command line and memory
     takes milliseconds.
     """
@@ -31,7 +33,7 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
 
     if name and app.kernel and name != app.kernel:
         raise InputError(f"{name} and --kernel {app.kernel}: which one?", hint="name one kernel")
-    image = app.store.open(name or app.kernel)
+    image = app.open_kernel(name or app.kernel)
     size = DEFAULT_MEMORY if memory is None else memory << 20
     with app.bar(f"booting {image.release}") as bar:
         kernel = app.session.boot(image, cmdline, size, bar.share)

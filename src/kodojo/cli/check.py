@@ -235,7 +235,7 @@ def _kernels(app: App, words: Sequence[str]) -> list[Kernel]:
     meant: Iterable[str | None] = words or [app.kernel]
     for word in _expanded(meant):
         try:
-            image = _open(app, word)
+            image = app.open_kernel(word)
             name = image.release
         except KodojoError as error:
             errors.append(error)
@@ -257,14 +257,6 @@ def _expanded(words: Iterable[str | None]) -> Iterator[str | None]:
             yield from paths
         else:
             yield word
-
-
-def _open(app: App, word: str | None) -> Image:
-    if word is not None and ("/" in word or os.path.lexists(word)):
-        from kodojo.image.image import Image  # noqa: PLC0415
-
-        return Image.open(word)
-    return app.store.open(word)
 
 
 def _report(app: App, matrix: Matrix, form: str, output: Path | None) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from kodojo.cli.app import App, json_option, kernel_option, pass_app
 from kodojo.errors import KodojoError
-
-if TYPE_CHECKING:
-    from kodojo.image.image import Image
 
 __all__ = ["explain"]
 
@@ -71,7 +67,7 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
     from kodojo.report.explain import shape, verdict_lines  # noqa: PLC0415
 
     payload = read_module(file)
-    image = _image(app)
+    image = app.open_kernel(app.kernel)
     stored, origin = StoreKernels(app.store), Origin.of(payload.content)
     built_for = stored.of_release(origin.release) if origin.release not in ("", image.release) else None
     case = Case(image, payload.content, built_for, Path(file))
@@ -83,12 +79,3 @@ def _explain_file(app: App, file: str, arguments: tuple[str, ...]) -> bool:
     else:
         app.out(verdict_lines(file, image.release, verdict, remarks, app.paint))
     return verdict.ok
-
-
-def _image(app: App) -> Image:
-    """The kernel that is named, by name or by path, else the current one."""
-    if app.kernel is not None and Path(app.kernel).exists():
-        from kodojo.image.image import Image  # noqa: PLC0415
-
-        return Image.open(app.kernel)
-    return app.store.open(app.kernel)

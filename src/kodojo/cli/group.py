@@ -32,6 +32,7 @@ _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "lsmod": ("kodojo.cli.lsmod", "List the loaded modules."),
         "modprobe": ("kodojo.cli.modprobe", "Load or remove a module by name, with what it needs."),
         "modinfo": ("kodojo.cli.modinfo", "Show what a module says about itself."),
+        "depmod": ("kodojo.cli.depmod", "Write modules.dep and the other lists of a module tree."),
     },
     "Looking around in the machine": {
         "dmesg": ("kodojo.cli.dmesg", "Print the kernel's log."),

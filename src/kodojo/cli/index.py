@@ -16,11 +16,7 @@ __all__ = ["current_image", "module_index"]
 
 def current_image(app: App) -> Image:
     """The kernel that ``--kernel`` names, else the one that the machine runs, else the store's current one."""
-    image = app.chosen_image()
-    if image is None:
-        description = app.session.describe()
-        image = app.store.open(description.release if description else None)
-    return image
+    return app.kernel_image()
 
 
 def module_index(app: App, image: Callable[[], Image], root: str | None, version: str | None) -> ModuleIndex:
@@ -35,7 +31,7 @@ def module_index(app: App, image: Callable[[], Image], root: str | None, version
 
     with app.bar() as bar:
         if root is None:
-            return ModuleIndex.of(image() if version is None else app.store.open(version), progress=bar.update)
+            return ModuleIndex.of(image() if version is None else app.open_kernel(version), progress=bar.update)
         # Joined as text, as kmod does it: the path stands in messages.
         tree = ModuleTree(Path(f"{root}/lib/modules/{image().release if version is None else version}"))
         return ModuleIndex.open(tree, None, progress=bar.update)

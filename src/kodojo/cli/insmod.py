@@ -160,18 +160,12 @@ def _hint_for_missing(app: App, file: str) -> str:
 
     name = module_name(file) or Path(file).name
     with suppress(KodojoError, OSError):
-        image = app.chosen_image() or app.store.open(_running(app))
+        image = app.kernel_image()
         if name in image.builtin:
             return f"{name} is built into the kernel {image.release}: there is nothing to load"
         if name in image.modules:
             return f"the module {name} of {image.release} is {image.modules[name].path}"
     return "give the path of a .ko file"
-
-
-def _running(app: App) -> str | None:
-    """The release of the saved machine, None if there is none."""
-    description = app.session.describe()
-    return description.release if description else None
 
 
 def _not_read(app: App, file: str, arguments: str, message: str, errno: int, why: str, hint: str) -> None:

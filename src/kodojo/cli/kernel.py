@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["kernel"]
 
 _PATH = click.Path(path_type=Path)
+_MOST_NOTES = 10
 
 
 @click.group(short_help="Add, list, show and remove kernels, and add modules to them.")
@@ -55,18 +57,18 @@ def add(app: App, source: str | None, modules: Path | None, config: Path | None)
         image = app.store.add(source, modules=modules, config=config, progress=bar.update)
     name = _name_of(app.store, image)
     added = name not in before
-    facts = {
+    facts: dict[str, Any] = {
         "name": name,
         "release": image.release,
         "architecture": architecture(image),
         "kind": image.kind,
         "modules": len(image.modules),
-        "warnings": list(image.warnings),
+        "warnings": [*image.warnings, *_notes_on_tree(image)],
     }
     if app.json:
         app.out_json(facts | {"added": added})
         return
-    for warning in image.warnings:
+    for warning in facts["warnings"]:
         app.say(f"kodojo: {name}: {warning}")
     if added and "kernel" not in image.describes:
         app.out(
@@ -76,6 +78,16 @@ def add(app: App, source: str | None, modules: Path | None, config: Path | None)
         app.out(f"{name} added, with {facts['modules']} modules; {_use_of(image, name)}")
     else:
         app.out(f"{name} was there already")
+
+
+def _notes_on_tree(image: Image) -> list[str]:
+    """Files of the module tree that modprobe would not load, and what could not be looked at."""
+    contents = image.modules.contents()
+    root = image.modules.root
+    notes = [f"{os.path.relpath(path, root)}: {why}" for path, why in contents.others.items()]
+    notes += [f"{path}: not looked at: {why}" for path, why in contents.passed_over]
+    more = len(notes) - _MOST_NOTES
+    return [*notes[:_MOST_NOTES], f"and {more} more such files"] if more > 0 else notes
 
 
 def _use_of(image: Image, name: str) -> str:

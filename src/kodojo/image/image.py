@@ -421,6 +421,11 @@ class Image:
         return self._index.directory
 
     @property
+    def files(self) -> KernelFiles:
+        """Where its parts are: what :meth:`from_files` opens again."""
+        return KernelFiles(self.path, self._config_path, self._modules_directory)
+
+    @property
     def config_path(self) -> Path | None:
         """The config file; None if the kernel came without one."""
         return self._config_path

@@ -147,5 +147,5 @@ def _first_file(*paths: Path) -> Path | None:
 
 
 def _has_modules(directory: Path) -> bool:
-    names = ("modules.dep", "modules.order")
+    names = ("modules.dep.bin", "modules.dep", "modules.order")
     return any((directory / name).is_file() for name in names) or next(directory.rglob("*.ko*"), None) is not None

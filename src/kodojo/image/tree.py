@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-from kodojo.errors import ImageError, MissingInformationError
+from kodojo.errors import ImageError, MissingInformationError, decode, encode
+from kodojo.image.depmod_config import DepmodConfig
 from kodojo.image.elf import ElfFile
+from kodojo.image.kmod_index import KmodIndex
+from kodojo.image.module_search import Found, PassedOver, read_order, search
 from kodojo.image.payload import SUFFIXES, Payload, read_module
+from kodojo.image.regular import read_regular
 
-__all__ = ["ModuleFile", "ModuleTree", "fold", "modname", "module_name"]
+__all__ = ["ModuleFile", "ModuleTree", "TreeContents", "fold", "modname", "module_name"]
 
 
 def fold(name: str) -> str:
@@ -59,16 +64,35 @@ class ModuleFile:
         return self.payload().module()
 
 
+class TreeContents(NamedTuple):
+    """All that is in a tree.
+
+    :param modules: those that modprobe would load, by name. :param others: further files, with the reason why not.
+    :param passed_over: what was not looked at.
+    """
+
+    modules: dict[str, ModuleFile]
+    others: dict[Path, str]
+    passed_over: list[PassedOver]
+
+
 class ModuleTree(Mapping[str, ModuleFile]):
     """The modules by name, dashes and underscores being the same.
 
+    Which file is the module of a name is decided by ``modules.dep.bin``, as for modprobe; where there is none, by
+    depmod's rules.
+
     :param root: ``lib/modules/RELEASE``; None for an image that came without one.
+    :param config: what depmod.d says; None: as it is in the root that the tree belongs to.
+
+    Look-ups raise InputError if the tree cannot be read, ImageError if ``modules.dep.bin`` is damaged.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, config: DepmodConfig | None = None) -> None:
         self.root = root
+        self._config = config
         self._dependencies: dict[str, tuple[str, ...]] = {}
-        self._found: dict[str, ModuleFile] = {}
+        self._near: dict[str, ModuleFile] = {}
 
     def __getitem__(self, name: str) -> ModuleFile:
         found = self._find(fold(name))
@@ -94,12 +118,61 @@ class ModuleTree(Mapping[str, ModuleFile]):
         lines = self._lines("modules.builtin") or []
         return frozenset(name for line in lines if (name := module_name(line.strip())) is not None)
 
+    @cached_property
+    def config(self) -> DepmodConfig:
+        """What depmod.d says for this tree."""
+        if self._config is not None:
+            return self._config
+        return DepmodConfig() if self.root is None else DepmodConfig.beside(self.root)
+
+    @cached_property
+    def found(self) -> Found:
+        """What depmod would find in the tree now, whatever ``modules.dep.bin`` says."""
+        return Found() if self.root is None else search(self.root, self.config, module_name)
+
+    @cached_property
+    def dep_index(self) -> KmodIndex | None:
+        """``modules.dep.bin``, None if there is none."""
+        return None if self.root is None else KmodIndex.open(self.root / "modules.dep.bin")
+
+    def contents(self) -> TreeContents:
+        """Everything that lies in the tree, also what no look-up finds."""
+        others = {}
+        chosen = {file.path for file in self._files.values()}
+        for file in (*self.found.modules.values(), *self.found.shadowed):
+            path = self._place(file.path)
+            if path not in chosen:
+                winner = self._files.get(file.name)
+                others[path] = (
+                    f"modprobe {file.name} loads {os.path.relpath(winner.path, self.root)} instead"
+                    if winner is not None
+                    else "modules.dep.bin does not list it: modprobe does not find it before depmod has run"
+                )
+        return TreeContents(self._files, others, self.found.passed_over)
+
     def dependencies(self, name: str) -> tuple[str, ...]:
         """Return what must be loaded before a module, in load order, without what is built into the kernel."""
         name = fold(name)
+        if self.dep_index is not None:
+            line = self.dep_index.search(encode(name))
+            if line is not None:
+                words = reversed(decode(line).partition(":")[2].split())
+                return tuple(other for word in words if (other := module_name(word)) is not None)
+        return self._walk(name, iter(self._direct(name)))
+
+    def dependencies_of_file(self, path: Path) -> tuple[str, ...]:
+        """The same for a file that is not the module of its name: by what it says itself.
+
+        :raises ImageError: it is no module. InputError: it cannot be read. MissingInformationError: as
+            :meth:`dependencies`.
+        """
+        name = module_name(path) or ""
+        return self._walk(name, iter(_depends_field(ModuleFile(name, path, self))))
+
+    def _walk(self, name: str, direct: Iterator[str]) -> tuple[str, ...]:
+        """Depth first, dependencies before dependents, without recursion."""
         order: list[str] = []
-        # Depth first, dependencies before dependents, without recursion.
-        stack: list[tuple[str, Iterator[str]]] = [(name, iter(self._direct(name)))]
+        stack: list[tuple[str, Iterator[str]]] = [(name, direct)]
         seen = {name}
         while stack:
             current, rest = stack[-1]
@@ -113,7 +186,7 @@ class ModuleTree(Mapping[str, ModuleFile]):
         return tuple(other for other in order[:-1] if other in self)
 
     def _direct(self, name: str) -> tuple[str, ...]:
-        """Return what modules.dep or, where there is none, the module itself says."""
+        """What the module itself says."""
         if name not in self._dependencies:
             file = self._find(name)
             if file is None:
@@ -123,77 +196,74 @@ class ModuleTree(Mapping[str, ModuleFile]):
                     f"{self.root}: there is no module {name!r}",
                     hint="get the package that has the kernel's other modules",
                 )
-            if name in self._modules_dep:
-                words = reversed(self._modules_dep[name][1].split())
-                self._dependencies[name] = tuple(n for word in words if (n := module_name(word)) is not None)
-            else:
-                self._dependencies[name] = _depends_field(file)
+            self._dependencies[name] = _depends_field(file)
         return self._dependencies[name]
 
+    def _find(self, name: str) -> ModuleFile | None:
+        if self.root is None:
+            return None
+        if self.dep_index is not None:
+            line = self.dep_index.search(encode(name))
+            return None if line is None else self._listed(name, line)
+        if "_files" not in self.__dict__ and self._is_plain:
+            if name not in self._near and (place := self._guess(name)) is not None:
+                self._near[name] = ModuleFile(name, place, self)
+            if name in self._near:
+                return self._near[name]
+        return self._files.get(name)
+
+    def _listed(self, name: str, line: bytes) -> ModuleFile:
+        return ModuleFile(name, self._place(decode(line.partition(b":")[0])), self)
+
+    def _place(self, path: str) -> Path:
+        return Path(self.root or "", path)  # external modules have absolute paths
+
+    def _guess(self, name: str) -> Path | None:
+        """Where modules.order says that a module is, without a walk over the whole tree."""
+        line = self._modules_order.get(name)
+        guesses = (f"{self.root}/{line[:-3]}{suffix}" for suffix in SUFFIXES) if line else ()
+        place = next(filter(os.path.isfile, guesses), None)
+        return None if place is None else Path(place)
+
     @cached_property
-    def _modules_dep(self) -> dict[str, tuple[str, str]]:
-        """The lines of modules.dep by name: path, and dependencies (the one to load first stands last)."""
-        found = {}
-        for line in self._lines("modules.dep") or []:
-            path, colon, rest = line.partition(":")
-            name = module_name(path)
-            if colon and name is not None:
-                found[name] = path, rest
-        return found
+    def _is_plain(self) -> bool:
+        """Whether nothing but ``kernel/`` has modules, and no depmod.d says more: then modules.order is enough."""
+        if self.root is None or self.config != DepmodConfig():
+            return False
+        try:
+            with os.scandir(self.root) as entries:
+                directories = {entry.name for entry in entries if entry.is_dir()}
+        except OSError:
+            return False
+        return directories <= {"kernel", "build", "source"}
 
     @cached_property
     def _modules_order(self) -> dict[str, str]:
-        """The paths in modules.order by name; the files may be compressed, which it does not say."""
+        """The paths in modules.order by name, of names that are there once; which do not say how files are packed."""
         found: dict[str, str] = {}
-        for line in self._lines("modules.order") or []:
+        for line in read_order(self.root) if self.root is not None else ():
             if line.endswith(".ko"):
-                found.setdefault(fold(line.rpartition("/")[2][:-3]), line)
+                name = fold(line.rpartition("/")[2][:-3])
+                found[name] = "" if name in found else line
         return found
-
-    def _find(self, name: str) -> ModuleFile | None:
-        """Look a module up, without a walk over the whole tree where a list tells its place."""
-        if self.root is None:
-            return None
-        if name not in self._found and not self._overridden and "_files" not in self.__dict__:
-            listed, _ = self._modules_dep.get(name, ("", ""))
-            guesses = [listed] if listed else []
-            if name in self._modules_order:
-                guesses += [self._modules_order[name][:-3] + suffix for suffix in SUFFIXES]
-            place = next((self.root / guess for guess in guesses if (self.root / guess).is_file()), None)
-            if place is not None:
-                self._found[name] = ModuleFile(name, place, self)
-        return self._found.get(name) or self._files.get(name)
-
-    @cached_property
-    def _overridden(self) -> bool:
-        """Whether there is a directory whose modules come before those of the same name elsewhere."""
-        return self.root is not None and (self.root / "updates").is_dir()
 
     @cached_property
     def _files(self) -> dict[str, ModuleFile]:
-        if self.root is None:
-            return {}
-        found: dict[str, ModuleFile] = {}
-        for directory, directories, files in os.walk(self.root):
-            directories[:] = sorted(d for d in directories if d not in ("build", "source"))
-            for base in sorted(files):
-                name = module_name(base)
-                if name is not None and (name not in found or _preferred(directory, self.root)):
-                    found[name] = ModuleFile(name, Path(directory, base), self)
-        return found
+        if self.dep_index is not None:
+            lines = {key: (priority, value) for key, priority, value in self.dep_index.items()}
+            return {
+                decode(key): self._listed(decode(key), value)
+                for key, (_, value) in sorted(lines.items(), key=lambda item: item[1][0])
+            }
+        return {name: ModuleFile(name, self._place(file.path), self) for name, file in self.found.modules.items()}
 
     def _lines(self, name: str) -> list[str] | None:
         if self.root is None:
             return None
         try:
-            return (self.root / name).read_text("utf-8", "surrogateescape").splitlines()
+            return decode(read_regular(self.root / name)).splitlines()
         except OSError:
             return None
-
-
-def _preferred(directory: str, root: Path) -> bool:
-    """What is below ``updates`` comes before the rest, as depmod has it by default."""
-    return Path(directory).relative_to(root).parts[:1] == ("updates",)
 
 
 def _depends_field(file: ModuleFile) -> tuple[str, ...]:

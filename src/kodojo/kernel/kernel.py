@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import (
     FaultReport,
+    ImageError,
     InputError,
     LoadError,
     LogRecord,
@@ -195,8 +196,12 @@ class Kernel(FileCalls):
             self.calls("schedule_timeout_uninterruptible", round(_PROCESS_START * self.hertz))
 
         pause()
-        known = self._known or known_modules(self.image)
-        status = answer(known, self._modprobe_config(), name, self.target.modules, self._insmod_file)
+        try:
+            known = self._known or known_modules(self.image)
+        except (ImageError, InputError):  # damaged, or in a circle: modprobe finds nothing then
+            status = 1
+        else:
+            status = answer(known, self._modprobe_config(), name, self.target.modules, self._insmod_file)
         pause()
         return status
 

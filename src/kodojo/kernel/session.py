@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kodojo.durable import lock, read_checked, write_checked
-from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, StoreError, UnloadError
+from kodojo.errors import CorruptError, GuestOSError, InputError, KodojoError, LoadError, StoreError, UnloadError
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.boot import DEFAULT_MEMORY
@@ -39,6 +40,8 @@ class MachineDescription:
     :param image: the image's identity; ``release`` is its name for people.
     :param memory: bytes.
     :param boot: names the boot and how this version of kodojo does it (``SnapshotKey.name``).
+    :param files: kernel, configuration and module tree ("" for what there is not) of a kernel that was given by path;
+        empty for one of the store.
     """
 
     image: str
@@ -46,12 +49,14 @@ class MachineDescription:
     cmdline: str
     memory: int
     boot: str
+    files: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, image: Image, cmdline: str, memory: int) -> MachineDescription:
+    def of(cls, image: Image, cmdline: str, memory: int, *, stored: bool) -> MachineDescription:
         words = " ".join(cmdline.split())
         key = SnapshotKey(image.identity, words, memory)
-        return cls(image.identity, image.release, words, memory, key.name)
+        files = () if stored else tuple("" if part is None else str(part) for part in image.files)
+        return cls(image.identity, image.release, words, memory, key.name, files)
 
 
 class Session:
@@ -74,7 +79,7 @@ class Session:
         """Start over with a freshly booted machine, whatever state the old one was in."""
         with lock(self._lock):
             kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress)
-            self._write(kernel, MachineDescription.of(image, cmdline, memory))
+            self._write(kernel, self._description(image, cmdline, memory))
         return kernel
 
     @contextmanager
@@ -115,15 +120,15 @@ class Session:
         if not self._file.exists():
             image = image or self._store.current()
             kernel = Kernel.boot(image, store=self._store, progress=progress)
-            return kernel, MachineDescription.of(image, "", DEFAULT_MEMORY)
+            return kernel, self._description(image, "", DEFAULT_MEMORY)
         description, saved, delta = self._read()
         known = self._image(description)
         if image is not None and image.identity != known.identity:
             raise InputError(
                 f"the machine runs {description.release}, not {image.release}",
-                hint=f"start it over with that kernel: kodojo boot {image.release}",
+                hint=f"start it over with that kernel: kodojo boot {self._name(image)}",
             )
-        if description != MachineDescription.of(known, description.cmdline, description.memory):
+        if description != self._description(known, description.cmdline, description.memory):
             raise CorruptError(
                 f"{self._file}: of another version of kodojo, which boots differently",
                 hint="start over: kodojo boot",
@@ -136,7 +141,29 @@ class Session:
         except CorruptError as error:
             raise CorruptError(f"{self._file}: {error.message}", hint="start over: kodojo boot") from error
 
+    def running_image(self) -> Image | None:
+        """The kernel that the saved machine runs, None if there is no machine. Raises as :meth:`machine`."""
+        description = self.describe()
+        return None if description is None else self._image(description)
+
+    def _description(self, image: Image, cmdline: str, memory: int) -> MachineDescription:
+        return MachineDescription.of(image, cmdline, memory, stored=self._is_stored(image))
+
+    def _is_stored(self, image: Image) -> bool:
+        """Whether it is one of the store's, and not one that was given by path."""
+        if image.path.is_relative_to(self._store.root):
+            return True
+        with suppress(KodojoError):  # another kernel of the store may be damaged
+            return any(each.files == image.files for each in self._store.images())
+        return False
+
+    def _name(self, image: Image) -> str:
+        """What commands call a kernel."""
+        return image.release if self._is_stored(image) else str(image.path)
+
     def _image(self, description: MachineDescription) -> Image:
+        if description.files:
+            return _given_image(description)
         for image in self._store.images():
             if image.identity == description.image:
                 return image
@@ -159,7 +186,8 @@ class Session:
             line, _, delta = read_checked(self._file, _KIND).partition(b"\n")
             head = json.loads(line)
             known = head["format"] == _FORMAT
-            description, saved = MachineDescription(**head["machine"]), {"once": list(head["saved"]["once"])}
+            description = MachineDescription(**head["machine"] | {"files": tuple(head["machine"].get("files", ()))})
+            saved = {"once": list(head["saved"]["once"])}
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -167,3 +195,22 @@ class Session:
         if not known:
             raise CorruptError(f"{self._file}: of another version of kodojo", hint="start over: kodojo boot")
         return description, saved, delta
+
+
+def _given_image(description: MachineDescription) -> Image:
+    """A kernel that was given by path, from where it was then."""
+    start_over = "start over, with the path of a kernel that is there (kodojo boot PATH), or with one of the store"
+    vmlinuz, config, modules = (Path(part) if part else None for part in description.files)
+    if vmlinuz is None or not vmlinuz.is_file():
+        raise StoreError(
+            f"the kernel that the machine runs ({description.release}) is not there any more: {vmlinuz}",
+            hint=start_over,
+        )
+    image = Image.from_files(
+        vmlinuz,
+        modules if modules is not None and modules.is_dir() else None,
+        config if config is not None and config.is_file() else None,
+    )
+    if image.identity != description.image:
+        raise StoreError(f"{vmlinuz}: another kernel than the machine runs", hint=start_over)
+    return image

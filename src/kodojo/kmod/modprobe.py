@@ -170,15 +170,14 @@ def lookup(index: KnownModules, config: ModprobeConfig, name: str) -> list[Candi
         return [Candidate(alias)]
     if found := index.by_alias(alias):
         return [Candidate(module, alias) for module in found]
-    if index.is_builtin(alias):
-        return [Candidate(alias)]
-    return [Candidate(module, alias) for module in index.by_builtin_alias(alias)]
+    found = index.by_builtin_alias(alias)
+    return [Candidate(module, None if module == alias else alias) for module in found]
 
 
 def lookup_name(index: KnownModules, name: str) -> list[Candidate]:
     """The module of that name, or what is built in under it (``kmod_module_new_from_name_lookup``); no alias."""
     folded = name.replace("-", "_")
-    if folded in index or index.is_builtin(folded):
+    if folded in index:
         return [Candidate(folded)]
     return [Candidate(module) for module in index.by_builtin_alias(folded)]
 

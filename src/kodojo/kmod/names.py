@@ -6,7 +6,7 @@ import re
 import string
 from functools import lru_cache
 
-__all__ = ["LONGEST_NAME", "alias_normalize", "fnmatch", "literal_prefix"]
+__all__ = ["LONGEST_NAME", "alias_normalize", "fnmatch"]
 
 LONGEST_NAME = 4095  # PATH_MAX - 1: what kmod's buffers hold
 
@@ -49,12 +49,6 @@ def alias_normalize(alias: str) -> str | None:
                 return None
             parts.append(f"[{inside}]")
     return "".join(parts)
-
-
-def literal_prefix(pattern: str) -> str:
-    """What every name that the pattern matches begins with: all before the first wildcard."""
-    wild = _WILD.search(pattern)
-    return pattern[: wild.start()] if wild else pattern
 
 
 # One element of a pattern: None is *, else the set of characters that match (empty: any), and whether it is negated.

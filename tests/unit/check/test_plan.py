@@ -14,6 +14,7 @@ from kodojo.check.plan import Plan
 from kodojo.check.sources import GivenModule, Spool, find_modules
 from kodojo.image.exports import Export
 from kodojo.image.tree import ModuleTree
+from kodojo.kmod.depmod.index_writer import IndexWriter
 from tests.support.checking import paper_kernel, simple_module
 
 
@@ -44,11 +45,12 @@ def order(image, examined, label: str) -> list[str]:
 def tree(tmp_path: Path, dependencies: dict[str, str]) -> ModuleTree:
     root = tmp_path / "lib/9.9"
     root.mkdir(parents=True)
-    lines = []
+    index = IndexWriter()
     for name, needs in dependencies.items():
         (root / f"{name}.ko").write_bytes(b"")
-        lines.append(f"{name}.ko: {' '.join(f'{other}.ko' for other in needs.split())}\n")
-    (root / "modules.dep").write_text("".join(lines))
+        line = f"{name}.ko: {' '.join(f'{other}.ko' for other in needs.split())}"
+        index.add(name.encode(), line.encode())
+    (root / "modules.dep.bin").write_bytes(index.build())
     return ModuleTree(root)
 
 

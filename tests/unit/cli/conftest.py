@@ -173,6 +173,9 @@ class CardSession:
         self.booted.append((image, cmdline, memory))
         return self.kernel
 
+    def running_image(self) -> None:
+        """There is no saved machine."""
+
     def describe(self) -> None:
         return None
 

@@ -10,7 +10,17 @@ from kodojo.errors import CorruptError, InputError, PackageError
 from kodojo.image.additions import Additions
 from kodojo.image.config import Config
 from kodojo.image.image import FACTS
+from kodojo.image.tree import TreeContents
 from kodojo.kernel import snapshots
+
+
+class _Modules(dict):
+    """A tree in which nothing is odd."""
+
+    root = None
+
+    def contents(self):
+        return TreeContents(dict(self), {}, [])
 
 
 def _image(store, release, modules=3, kind="kernel"):
@@ -26,7 +36,7 @@ def _image(store, release, modules=3, kind="kernel"):
         exports=[None] * 5,
         config_path=Path("config"),
         config=Config({"CONFIG_MODVERSIONS": "y", "CONFIG_PREEMPT_DYNAMIC": "y", "CONFIG_EXT4_FS": "m"}),
-        modules={f"m{i}": None for i in range(modules)},
+        modules=_Modules({f"m{i}": None for i in range(modules)}),
         builtin=frozenset({"loop"}),
         path=store.root / "images" / release / "boot" / f"vmlinuz-{release}",
         additions=Additions(store.root / "images" / release, None),

@@ -18,6 +18,7 @@ def tree(tmp_path, kernel, cards):
     root.mkdir()
     base = module_writer(name="base")
     base.add("__ksymtab", b"\0" * 12, 2)
+    base.add("__ksymtab_strings", b"base_get\0", 2)
     base.symbol("base_get", ".text")
     base.symbol("__ksymtab_base_get", "__ksymtab")
     user = module_writer(name="user", info={"alias": "some-thing", "description": "uses base"})

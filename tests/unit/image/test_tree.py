@@ -1,11 +1,13 @@
 import gzip
 import lzma
+import os
 
 import pytest
 import zstandard
 
 from kodojo.errors import ImageError, InputError, MissingInformationError, ModuleFileError
 from kodojo.image.tree import ModuleTree, module_name
+from kodojo.kmod.depmod.index_writer import IndexWriter
 from tests.support.kernel_file import KernelWriter
 
 
@@ -22,6 +24,14 @@ def put(root, path, data):
     return file
 
 
+def put_dep(root, **lines):
+    """modules.dep.bin: a line for each name."""
+    index = IndexWriter()
+    for number, (name, line) in enumerate(lines.items()):
+        index.add(name.encode(), line.encode(), number)
+    put(root, "modules.dep.bin", index.build())
+
+
 @pytest.fixture
 def tree(tmp_path):
     """Top needs mid-a and mid_b, both need base; packed in all the ways there are."""
@@ -35,18 +45,18 @@ def tree(tmp_path):
 
 @pytest.fixture(params=["walk", "order", "dep"])
 def any_tree(request, tree):
-    """The same with modules.order, or with modules.dep, in which the module to load first stands last."""
+    """The same with modules.order, or with modules.dep.bin, in which the module to load first stands last."""
     if request.param == "order":
         order = b"kernel/top.ko\nkernel/a/mid-a.ko\nkernel/b/mid_b.ko\nkernel/base.ko\n"
         put(tree.root, "modules.order", order)
     elif request.param == "dep":
-        dep = (
-            b"kernel/top.ko: kernel/b/mid_b.ko.gz kernel/a/mid-a.ko.xz kernel/base.ko.zst\n"
-            b"kernel/a/mid-a.ko.xz: kernel/base.ko.zst\n"
-            b"kernel/b/mid_b.ko.gz: kernel/base.ko.zst\n"
-            b"kernel/base.ko.zst:\n"
+        put_dep(
+            tree.root,
+            top="kernel/top.ko: kernel/b/mid_b.ko.gz kernel/a/mid-a.ko.xz kernel/base.ko.zst",
+            mid_a="kernel/a/mid-a.ko.xz: kernel/base.ko.zst",
+            mid_b="kernel/b/mid_b.ko.gz: kernel/base.ko.zst",
+            base="kernel/base.ko.zst:",
         )
-        put(tree.root, "modules.dep", dep)
     return tree
 
 
@@ -57,6 +67,7 @@ def any_tree(request, tree):
         ("x.ko.xz", "x"),
         ("x.ko.gz", "x"),
         ("x.ko.zst", "x"),
+        ("x.y-z.ko", "x"),
         ("x.ko.debug", None),
         ("x.o", None),
         (".ko", None),
@@ -111,10 +122,9 @@ def test_cycle(tree):
 
 def test_long_chain(tree):
     """A chain of dependencies longer than Python's recursion limit is followed."""
-    lines = [f"kernel/m{i}.ko: kernel/m{i + 1}.ko" for i in range(3000)]
-    put(tree.root, "modules.dep", "\n".join([*lines, "kernel/m3000.ko:"]).encode())
-    for i in range(3001):
-        put(tree.root, f"kernel/m{i}.ko", b"")
+    for i in range(3000):
+        put(tree.root, f"kernel/m{i}.ko", module(f"m{i + 1}"))
+    put(tree.root, "kernel/m3000.ko", module())
     assert ModuleTree(tree.root)["m0"].depends == tuple(f"m{i}" for i in range(3000, 0, -1))
 
 
@@ -125,16 +135,75 @@ def test_missing_dependency(tree):
         _ = ModuleTree(tree.root)["lonely"].depends
 
 
-def test_updates(any_tree):
+@pytest.mark.parametrize("order", [b"", b"kernel/base.ko\n"])
+def test_updates(tree, order):
     """A module below updates replaces the one of the same name elsewhere, as depmod has it."""
-    put(any_tree.root, "updates/dkms/base.ko", module())
-    assert ModuleTree(any_tree.root)["base"].path == any_tree.root / "updates/dkms/base.ko"
+    put(tree.root, "modules.order", order)
+    put(tree.root, "updates/dkms/base.ko", module())
+    assert ModuleTree(tree.root)["base"].path == tree.root / "updates/dkms/base.ko"
 
 
-def test_stale_list(tree):
-    """A list that names a file that is gone does not hide the file that is there."""
-    put(tree.root, "modules.dep", b"extra/base.ko.xz:\n")
-    assert ModuleTree(tree.root)["base"].path == tree.root / "kernel/base.ko.zst"
+def test_modules_dep_bin_decides(tree):
+    """What depmod has written is what modprobe goes by, whatever lies in the tree by now."""
+    put(tree.root, "updates/base.ko", module())
+    put(tree.root, "kernel/new.ko", module())
+    put_dep(tree.root, base="kernel/base.ko.zst:", gone="extra/gone.ko: kernel/base.ko.zst")
+    listed = ModuleTree(tree.root)
+    assert list(listed) == ["base", "gone"]
+    assert listed["base"].path == tree.root / "kernel/base.ko.zst"
+    assert listed["gone"].depends == ("base",)
+    assert "new" not in listed
+    with pytest.raises(InputError, match=r"gone\.ko: cannot be read: No such file"):
+        listed["gone"].read()
+
+
+def test_contents(tree):
+    """What no look-up finds is in the tree all the same, each file with the reason."""
+    put(tree.root, "updates/base.ko", module())
+    (tree.root / "kernel/away.ko").symlink_to("../nowhere/away.ko")
+    (tree.root / "kernel/round").symlink_to("..")
+    os.mkfifo(tree.root / "kernel/pipe.ko")
+    put(tree.root, "kernel/odd.ko.bz2", b"BZh")
+    contents = ModuleTree(tree.root).contents()
+    assert contents.modules["base"].path == tree.root / "updates/base.ko"
+    assert contents.others == {tree.root / "kernel/base.ko.zst": "modprobe base loads updates/base.ko instead"}
+    assert dict(contents.passed_over) == {
+        "kernel/away.ko": "a link to ../nowhere/away.ko, which is not there",
+        "kernel/round": "a link to .., a directory that it is in itself",
+        "kernel/pipe.ko": "neither a file nor a directory",
+        "kernel/odd.ko.bz2": "compressed in a way that kmod does not know",
+    }
+
+
+def test_contents_by_modules_dep_bin(tree):
+    """A file that was added after depmod ran is one that modprobe does not find."""
+    put_dep(tree.root, base="kernel/base.ko.zst:")
+    others = ModuleTree(tree.root).contents().others
+    assert others.keys() == {tree.root / f"kernel/{name}" for name in ("top.ko", "a/mid-a.ko.xz", "b/mid_b.ko.gz")}
+    assert all("modules.dep.bin does not list it" in why for why in others.values())
+
+
+def test_linked_directories(tree, tmp_path):
+    """Links to directories are followed, inside the tree and out of it, as depmod follows them."""
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    put(outside, "far.ko", module("base"))
+    (tree.root / "extra").symlink_to(outside)
+    (tree.root / "kernel/again").symlink_to("a")
+    linked = ModuleTree(tree.root)
+    assert linked["far"].path == tree.root / "extra/far.ko"
+    assert linked["far"].depends == ("base",)
+    assert len(linked) == 5
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 12, b"short", None])
+def test_damaged_modules_dep_bin(tree, damage):
+    """A damaged modules.dep.bin is an error that names it and the remedy, not a tree without modules."""
+    put_dep(tree.root, base="kernel/base.ko.zst:")
+    place = tree.root / "modules.dep.bin"
+    place.write_bytes(place.read_bytes()[:-20] if damage is None else damage)
+    with pytest.raises(ImageError, match=r"modules\.dep\.bin: damaged") as caught:
+        len(ModuleTree(tree.root))
+    assert "depmod" in caught.value.hint
 
 
 def test_no_tree():

@@ -24,6 +24,7 @@ class Tree:
         writer = module_writer(name=name.replace("-", "_"), info=info)
         if exports:
             writer.add("__ksymtab", b"\0" * 12 * len(exports), 2)
+            writer.add("__ksymtab_strings", b"".join(symbol.encode() + b"\0" for symbol in exports), 2)
         for symbol in exports:
             writer.symbol(symbol, ".text")
             writer.symbol(f"__ksymtab_{symbol}", "__ksymtab")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kodojo.kmod.names import alias_normalize, fnmatch, literal_prefix
+from kodojo.kmod.names import alias_normalize, fnmatch
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,3 @@ def test_a_pattern_of_many_stars_takes_no_exponential_time():
     began = time.process_time()
     assert not fnmatch("*a" * 40 + "*b", "a" * 2000)
     assert time.process_time() - began < 10  # a backtracking matcher would not end in this universe
-
-
-def test_the_literal_prefix_ends_at_the_first_wildcard():
-    assert [literal_prefix(pattern) for pattern in ("ab*c?", "a[b]", "plain")] == ["ab", "a", "plain"]
