@@ -96,7 +96,7 @@ def _blocks(records: Iterable[LogRecord]) -> Iterator[tuple[LogRecord, ...]]:
             current = []
         elif current is not None:
             current.append(record)
-        elif _CAUSE.match(record.text):
+        elif _CAUSE.match(record.text) and not record.text.startswith(_WARNING):
             current = [record]
         if current and record.text.startswith(_END_TRACE):
             yield tuple(current)
