@@ -115,11 +115,6 @@ class Calls:
         return self._playing is not None
 
     @property
-    def under_way(self) -> bool:
-        """Whether guest code waits for what Python does right now."""
-        return self._depth > 0 or self._playing is not None
-
-    @property
     def nested(self) -> bool:
         """Whether more than one call is under way."""
         return self._depth > 1

@@ -74,6 +74,7 @@ class Kernel(FileCalls):
         self.machine = machine
         self._facts = facts
         self._once = set(once)
+        self._operating = False
         self.hertz = int(image.config.get("CONFIG_HZ", "250"))
         self.memory = KernelMemory(machine.cpu, image.btf)
         place = Place(facts.stack, facts.frame, facts.scratch, facts.kernel_scratch, machine.cpu.user_table)
@@ -219,15 +220,17 @@ class Kernel(FileCalls):
         At its end time passes until every modprobe that the kernel has started is done, and what a system call does
         on its way back to user space is done.
         """
-        if self.calls.under_way:  # a program's, or in a breakpoint's handler: a part of another operation
+        if self._operating:  # a part of another one, such as a program's in a task of the guest
             yield
             return
         self._alive()
         self.faults.begin()
         self.calls.problems.clear()
+        self._operating = True
         try:
             yield
         finally:
+            self._operating = False
             if self.calls.stopped is None:
                 self._come_to_rest()
         if self.calls.problems:
