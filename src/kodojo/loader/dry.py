@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.errors import ImageError, LogRecord, UnmodelledError, decode
 from kodojo.image.architecture import architecture_named
 from kodojo.image.tree import fold
 from kodojo.loader.described_modules import DescribedModules
@@ -456,7 +456,11 @@ class DryTarget:
         errno = set_value(self, mod, param, value, self._param_ops)
         if errno is None:
             self.unchecked.append(decode(param.name))
-        return errno or 0
+        return -(errno or 0)
+
+    def warn_after_dashes(self, mod: Module, address: int) -> None:
+        """No setter that is known returns a positive number."""
+        raise UnmodelledError(f"{mod.name}: a parameter's setter returned {address}")
 
     def _kernel_params(self, mod: Module) -> list[KernelParam]:
         if mod not in self._params:

@@ -415,11 +415,14 @@ class Target(Protocol):
 
     # -- parameters ---------------------------------------------------------------------------------
     def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
-        """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: 0 or positive errno.
+        """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: what it returns.
 
         :param value: None where the argument has no ``=``.
         :param offset: of the value in the argument string.
         """
+
+    def warn_after_dashes(self, mod: Module, address: int) -> None:
+        """Report arguments after ``--``, which are at this address: what a setter returned that is no errno."""
 
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
         """``ops->flags`` (1: may be without value) and ``flags`` (1: unsafe, 2: hardware) of the parameter."""
