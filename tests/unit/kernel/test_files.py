@@ -36,7 +36,7 @@ class PaperKernel(UserSpace):
     def syscall(self, name: str, *arguments: int, limit: object = None) -> int:
         return getattr(self, f"sys_{name}")(*arguments)
 
-    def sys_open(self, path: int, flags: int, mode: int) -> int:
+    def sys_openat(self, _directory: int, path: int, flags: int, mode: int) -> int:
         name = self.machine.cpu.read(path, 4096).split(b"\0")[0]
         self.opened.append((name, flags, mode))
         if name == b"/gone":
