@@ -50,6 +50,8 @@ OOPSES = {
     },
 }  # fmt: skip
 HOWS = sorted({how for oopses in OOPSES.values() for how in oopses})
+# The signal that a task dies of which has jumped to where nothing is: page_fault_oops() and die().
+KILLED_BY = {"x86_64": 9, "aarch64": 11}
 END = "---[ end trace 0000000000000000 ]---"
 
 
@@ -172,12 +174,11 @@ def test_what_a_dying_task_leaves(kernel, built, how):
     kernel.insmod(built["kd_timer"]).remove()
 
 
-@pytest.mark.parametrize("how", [3, 4])
-def test_a_crash_elsewhere(kernel, built, how):
-    """What crashes in an interrupt or in another task ends the machine for us, with a complete report."""
+def test_a_crash_in_an_interrupt(kernel, built):
+    """What crashes in an interrupt ends the machine, with a complete report."""
 
     def load_and_wait():
-        kernel.insmod(built["kd_dies"], f"how={how}")
+        kernel.insmod(built["kd_dies"], "how=3")
         kernel.sleep(1)
 
     with pytest.raises(MachineFault) as fault:
@@ -189,14 +190,43 @@ def test_a_crash_elsewhere(kernel, built, how):
         kernel.read_file("/proc/modules")
 
 
+def test_a_crash_of_another_task(kernel, built):
+    """A task that crashes while nobody waits for it dies alone: a complete report, and everything goes on."""
+    kernel.insmod(built["kd_dies"], "how=4")
+    kernel.sleep(1)
+    (oops,) = kernel.oopses
+    assert "kd_dies_now" in next(frame.symbol for frame in oops.backtrace if frame.reliable)
+    assert oops.log[-1].text == END
+    assert kernel.warnings == ()
+    twin = kernel.fork()
+    for each in (kernel, twin):
+        assert "kd_dies" in {module.name for module in each.modules}
+        each.insmod(built["kd_timer"]).remove()
+        assert each.read_file("/proc/sys/kernel/tainted") == b"%d\n" % (1 << DIE | 1 << 12 | 1 << 13)
+
+
 def test_a_crash_below_modprobe(kernel, built):
-    """A module that crashes while another one waits for it leaves nobody to go on."""
+    """A modprobe that crashes has died by a signal, as far as who waits for it can tell."""
     kernel.requests.answer = lambda _name: kernel.calls(0)  # what modprobe does
-    with pytest.raises(MachineFault) as fault:
-        kernel.insmod(built["kd_request"])
-    assert not fault.value.survived
-    with pytest.raises(MachineError, match="has stopped"):
-        kernel.read_file("/proc/modules")
+    with listening(kernel) as said:
+        module = kernel.insmod(built["kd_request"])
+    assert said.by("kd_request")[-1] == f"request_module={KILLED_BY[kernel.image.architecture]}"
+    assert module.state == "Live"
+    assert len(kernel.oopses) == 1
+    kernel.requests.answer = lambda _name: 0
+    assert kernel.call("__request_module", 1, "fat") == 0
+    module.remove()
+
+
+def test_a_warning_does_not_hide_an_oops(kernel, built):
+    """The cause of a crash is the crash, whatever the kernel has warned of before in the same operation."""
+    with kernel.operation():
+        kernel.insmod(built["kd_oops"], "how=3").remove()
+        with pytest.raises(MachineFault) as fault:
+            kernel.insmod(built["kd_oops"], "how=0")
+    assert fault.value.report.cause.removeprefix("Oops: ").startswith(OOPSES[kernel.image.architecture][0][0])
+    assert "kd_oops_inner" in fault.value.backtrace[0].symbol
+    assert any(record.text.startswith("WARNING: ") for record in fault.value.log)
 
 
 @pytest.mark.parametrize("how", [0, 1, 9])

@@ -28,8 +28,8 @@ def state(kernel: Kernel) -> dict[str, object]:
     listed = {path: {entry.name for entry in kernel.list_directory(path)} for path in DIRECTORIES}
     listed["/proc"] = {name for name in listed["/proc"] if not name.isdigit()}
     areas = [line for line in kernel.read_file("/proc/vmallocinfo").decode().splitlines() if " unpurged " not in line]
-    # The loader's allocations are made by calls that return to start_thread; see kodojo.kernel.calls.
-    ours = sorted(int(line.split()[1]) for line in areas if " start_thread+" in line)
+    # The loader's allocations are made by calls that return to kernel_init; see kodojo.kernel.calls.
+    ours = sorted(int(line.split()[1]) for line in areas if " kernel_init+" in line)
     return {
         **listed,
         "modules": [module.name for module in kernel.modules],

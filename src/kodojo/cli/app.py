@@ -127,7 +127,7 @@ class App:
             self.say(error_lines(error, self.error_paint))
 
     def mention_warnings(self) -> None:
-        """Tell of WARNs that the last operation caused."""
+        """Report WARNs of the last operation, and crashes of other tasks."""
         if self.warnings:
             from kodojo.report.fault import warning_lines  # noqa: PLC0415
 
@@ -135,12 +135,12 @@ class App:
 
     @property
     def warnings(self) -> tuple[FaultReport, ...]:
-        """The WARN reports in :attr:`log`."""
+        """The reports of WARNs and of other tasks' oopses in :attr:`log`."""
         if not self.log:
             return ()
-        from kodojo.kernel.faults import warnings_in  # noqa: PLC0415
+        from kodojo.kernel.faults import reports_in  # noqa: PLC0415
 
-        return warnings_in(self.log)
+        return reports_in(self.log)
 
     # -- the store and the machine --------------------------------------------------------------------
     @cached_property

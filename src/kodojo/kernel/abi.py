@@ -47,6 +47,9 @@ class Abi(Protocol):
     def argument(self, cpu: Cpu, number: int) -> int:
         """An argument, from 0, of the function that is about to begin."""
 
+    def set_argument(self, cpu: Cpu, number: int, value: int) -> None:
+        """Give the function that is about to begin another argument."""
+
     def result(self, cpu: Cpu) -> int:
         """The value of a function that has just returned."""
 
@@ -58,6 +61,9 @@ class Abi(Protocol):
 
     def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
         """Put arguments and return address where they belong: the registers to set."""
+
+    def stack_after(self, registers: Registers) -> int:
+        """The stack pointer when a function has returned that began with these registers (:meth:`place`)."""
 
     def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
         """The registers with which a function begins.

@@ -60,6 +60,9 @@ class Arm64Abi:
     def argument(self, cpu: Cpu, number: int) -> int:
         return cpu.get(f"x{number}")
 
+    def set_argument(self, cpu: Cpu, number: int, value: int) -> None:
+        cpu.set(f"x{number}", value)
+
     def result(self, cpu: Cpu) -> int:
         return cpu.get("x0")
 
@@ -76,6 +79,9 @@ class Arm64Abi:
             cpu.write(stack, struct.pack(f"<{len(on_stack)}Q", *on_stack))
         registers = {f"x{number}": value for number, value in enumerate(values[:_ARGUMENTS_IN_REGISTERS])}
         return {**registers, "sp": stack, "x30": until}
+
+    def stack_after(self, registers: Registers) -> int:
+        return registers["sp"]
 
     def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
         if interrupted is not None:

@@ -29,7 +29,7 @@ _ENOSYS = 38
 class X86_64Abi:  # noqa: N801  the architecture's name
     """See :class:`kodojo.kernel.abi.Abi`."""
 
-    returns_to = "start_thread"
+    returns_to = "kernel_init"
     instruction = 1
     oops = ("oops_end", 1)
     frame_registers: tuple[str, ...] = (
@@ -61,6 +61,9 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     def argument(self, cpu: Cpu, number: int) -> int:
         return cpu.get(_ARGUMENT_REGISTERS[number])
 
+    def set_argument(self, cpu: Cpu, number: int, value: int) -> None:
+        cpu.set(_ARGUMENT_REGISTERS[number], value)
+
     def result(self, cpu: Cpu) -> int:
         return cpu.get("rax")
 
@@ -80,6 +83,9 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         stack -= 8
         cpu.write(stack, struct.pack(f"<{1 + len(on_stack)}Q", until, *on_stack))
         return {**dict(zip(_ARGUMENT_REGISTERS, values, strict=False)), "rsp": stack}
+
+    def stack_after(self, registers: Registers) -> int:
+        return registers["rsp"] + 8
 
     def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
         if interrupted is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -22,14 +21,13 @@ from kodojo.image.image import Image
 from kodojo.image.suites import BOOTS
 from kodojo.kernel.boot_arm64 import Arm64Boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
-from kodojo.kernel.calls import Calls
+from kodojo.kernel.calls import Calls, Place
 from kodojo.machine.cpu import Cpu, RunLimit
 from kodojo.machine.memory import PAGE_SIZE, Ram
 
 __all__ = [
     "DEFAULT_MEMORY",
     "BootProtocol",
-    "RestingPlace",
     "base_command_lines",
     "check_bootable",
     "command_line",
@@ -37,6 +35,7 @@ __all__ = [
     "load",
     "make_initramfs",
     "missing_symbols",
+    "protocol_of",
     "run_to_user_space",
     "trap_time_stamp_reads",
 ]
@@ -79,6 +78,11 @@ class BootProtocol(Protocol):
 _PROTOCOLS: dict[str, BootProtocol] = {"x86_64": X86_64Boot(), "aarch64": Arm64Boot()}
 BOOTABLE = tuple(_PROTOCOLS)
 """The architectures whose kernels can be booted, as ``uname -m`` says."""
+
+
+def protocol_of(architecture: str) -> BootProtocol:
+    """:param architecture: one of :data:`BOOTABLE`."""
+    return _PROTOCOLS[architecture]
 
 
 def base_command_lines() -> list[str]:
@@ -180,18 +184,6 @@ def init_program(protocol: BootProtocol) -> bytes:
     return header + program + code
 
 
-@dataclass(frozen=True, slots=True)
-class RestingPlace:
-    """Where PID 1 stands when the boot is over.
-
-    :param stack: the free part of its kernel stack ends here.
-    :param frame: address of its ``struct pt_regs``.
-    """
-
-    stack: int
-    frame: int
-
-
 def time_stamp_sites(cpu: Cpu, image: Image) -> list[int]:
     """Where the kernel's code may read a clock of the processor, and what looks like such an instruction.
 
@@ -228,7 +220,7 @@ def trap_time_stamp_reads(cpu: Cpu, calls: Calls) -> None:
     cpu.trap_time_stamp_reads(sites)
 
 
-def run_to_user_space(cpu: Cpu, image: Image, progress: Callable[[float], None] | None = None) -> RestingPlace:
+def run_to_user_space(cpu: Cpu, image: Image, progress: Callable[[float], None] | None = None) -> Place:
     """Run from :func:`load` to the instant at which PID 1 would leave for user space.
 
     :param progress: told now and then which share of the kernel's initcalls has begun.
@@ -250,7 +242,7 @@ def run_to_user_space(cpu: Cpu, image: Image, progress: Callable[[float], None] 
         for address in levels:
             cpu.remove_breakpoint(address)
     stack, frame = protocol.resting_place(cpu)
-    return RestingPlace(stack, frame)
+    return Place(stack, frame)
 
 
 def _watch_initcalls(cpu: Cpu, image: Image, progress: Callable[[float], None] | None) -> list[int]:

@@ -3,7 +3,11 @@
 At rest the machine stands where PID 1 is about to leave for user space: a task with credentials, a user
 address space and an empty kernel stack, which may sleep. A call puts its arguments where the ABI
 wants them, runs until the function returns, and leaves the machine at rest again. While Python
-handles a breakpoint, calls nest: they run on the stack of the code that was interrupted.
+handles a breakpoint, calls nest: they run on the stack of the code that was interrupted, and must not sleep.
+
+Other tasks can have a program in Python, too (:meth:`Calls.play`), such as the modprobe that the kernel starts. Such
+a program may call whatever sleeps: it is a coroutine that goes on when its call has returned, in whatever order the
+tasks of the guest come to that.
 
 Guest time passes in calls. A call that sleeps lets other tasks, timers and interrupts run, as on any machine.
 """
@@ -11,14 +15,16 @@ Guest time passes in calls. A call that sleeps lets other tasks, timers and inte
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
+
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
-from kodojo.machine.cpu import Cpu, RunLimit
+from kodojo.machine.cpu import Cpu, Registers, RunLimit
 
-__all__ = ["Argument", "Calls"]
+__all__ = ["Argument", "Calls", "Place"]
 
 Argument = int | bytes | str
 
@@ -29,30 +35,71 @@ _DEPTH_LIMIT = 12
 _STACK_SIZE = 1 << 14  # of a task
 
 
+@dataclass(slots=True)
+class Place:
+    """Where a user process stands that is about to leave for user space, and what Python has of it.
+
+    :param stack: top of the free part of its kernel stack.
+    :param frame: address of its ``struct pt_regs``.
+    :param scratch: a populated piece of its user memory, 0 until it is needed (:attr:`UserSpace.scratch`).
+    :param kernel_scratch: a page of kernel memory, 0 until it is needed.
+    :param user_table: see :attr:`kodojo.machine.cpu.Cpu.user_table`.
+    """
+
+    stack: int
+    frame: int = 0
+    scratch: int = 0
+    kernel_scratch: int = 0
+    user_table: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Play:
+    """A task of the guest with a program in Python.
+
+    :param dead: its task runs no more, so it can do no more calls.
+    """
+
+    place: Place
+    greenlet: greenlet = field(repr=False)
+    dead: bool = False
+
+
 class Calls:
     """Calls of C functions, on a machine at rest.
 
-    :param stack: top of the free part of the resting task's kernel stack.
+    :param place: where the resting task stands.
     :param limit: the limit of each call that does not bring its own.
+    :attr stopped: what ended the machine.
+    :attr problems: what programs of other tasks have raised.
     """
 
-    def __init__(self, cpu: Cpu, image: Image, stack: int, limit: RunLimit) -> None:
+    def __init__(self, cpu: Cpu, image: Image, place: Place, limit: RunLimit) -> None:
         self.cpu = cpu
         self.abi = abi_of(cpu.architecture)
         self.image = image
         self.limit = limit
-        self._stack = stack
-        # Code that no task will ever run again: PID 1 has been started. One address for each depth.
+        self._resting = place
+        # Code that no task will ever run again: PID 1 has been started. One address for each depth, and behind them
+        # the one that programs' calls return to.
         self._returns = image.kallsyms.address(self.abi.returns_to)
+        self._play_returns = self._returns + self.abi.instruction * _DEPTH_LIMIT
         self._depth = 0
-        self._parked: dict[int, int] = {}  # values of calls that returned too early
+        self._playing: _Play | None = None
+        self._waiting: dict[int, tuple[_Play, Registers]] = {}  # by the stack pointer with which the call returns
         self._symbols: dict[str, int] = {}
-        self.stopped: MachineError | None = None  # what ended the machine
+        self.stopped: MachineError | None = None
+        self.problems: list[Exception] = []
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
+
+    @property
+    def place(self) -> Place:
+        """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
+        return self._resting if self._playing is None else self._playing.place
 
     def stack_above(self) -> tuple[int, bytes]:
         """Address and content of the resting task's stack above all calls: a task that dies begins there anew."""
-        start = self._stack - RED_ZONE
+        start = self._resting.stack - RED_ZONE
         return start, self.cpu.read(start, (start | (_STACK_SIZE - 1)) + 1 - start)
 
     def address(self, function: str) -> int:
@@ -63,9 +110,9 @@ class Calls:
         return address
 
     @property
-    def under_way(self) -> bool:
-        """Whether guest code waits for what Python does right now."""
-        return self._depth > 0
+    def playing(self) -> bool:
+        """Whether it is a program of another task that runs."""
+        return self._playing is not None
 
     @property
     def nested(self) -> bool:
@@ -95,6 +142,8 @@ class Calls:
         :param interrupts: whether they are enabled when the function is entered (not for nested calls).
         """
         address = self.address(function) if isinstance(function, str) else function
+        if self._playing is not None:
+            return self._call_of(self._playing, address, arguments)
         if self.stopped is not None and not self._depth:
             raise MachineError(
                 f"this machine has stopped: {self.stopped}",
@@ -105,10 +154,8 @@ class Calls:
         cpu, abi = self.cpu, self.abi
         nested = self._depth > 0
         saved = cpu.read_registers() if nested else {}
-        stack = ((abi.stack(saved) if nested else self._stack) - RED_ZONE) & ~0xF
+        stack = ((abi.stack(saved) if nested else self._resting.stack) - RED_ZONE) & ~0xF
         until = self._returns + abi.instruction * self._depth
-        if not self.cpu.has_breakpoint(until):
-            self.cpu.add_breakpoint(until, partial(self._too_early, self._depth))
         registers = self._place(stack, until, arguments)
         cpu.write_registers({**registers, **abi.enter(address, saved if nested else None, interrupts=interrupts)})
         self._depth += 1
@@ -123,18 +170,68 @@ class Calls:
             raise self.stopped from error
         finally:
             self._depth -= 1
-        value = self._parked.pop(self._depth, abi.result(cpu))
+        value = abi.result(cpu)
         if nested:
             cpu.restore_registers(saved)
         return value
 
-    def _too_early(self, depth: int) -> None:
-        """A call has returned while a later one, nested in another task, is still under way.
+    # -- programs of other tasks ------------------------------------------------------------------------
+    @property
+    def plays(self) -> int:
+        """How many programs wait for the end of a call."""
+        return len(self._waiting)
 
-        Its task has nothing to do until that has come back; it looks again tick by tick.
+    def play(self, place: Place, program: Callable[[], None]) -> None:
+        """Run a program as the current task, which stands at a breakpoint; its calls may sleep.
+
+        It begins at once. This comes back when it calls the kernel, or has ended; at its end the program has to leave
+        the registers so that the task has something to do. An exception of the program ends the run.
         """
-        self._parked.setdefault(depth, self.abi.result(self.cpu))
-        self.abi.call_here(self.cpu, self.address("schedule_timeout_uninterruptible"), 1)
+        if not self.cpu.has_breakpoint(self._play_returns):
+            self.cpu.add_breakpoint(self._play_returns, self._arrived)
+        play = _Play(place, greenlet(program))
+        self._go_on(play, play.greenlet.switch)
+
+    def _go_on(self, play: _Play, switch: Callable[[], object]) -> None:
+        """Let a program run until it waits for its next call, or has ended."""
+        cpu, outer, table = self.cpu, self._playing, self.cpu.user_table
+        play.greenlet.parent = getcurrent()
+        self._playing, cpu.user_table = play, play.place.user_table
+        try:
+            switch()
+        finally:
+            self._playing, cpu.user_table = outer, table
+
+    def _call_of(self, play: _Play, address: int, arguments: tuple[Argument, ...]) -> int:
+        """What a program calls: the machine goes on, and the program when that has returned."""
+        if play.dead:
+            raise GreenletExit
+        cpu, abi = self.cpu, self.abi
+        saved = cpu.read_registers()
+        registers = self._place((abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, arguments)
+        cpu.write_registers({**registers, **abi.enter(address, saved, interrupts=True)})
+        self._waiting[abi.stack_after(registers)] = play, saved
+        parent = play.greenlet.parent
+        assert parent is not None  # only the first greenlet of a thread has none
+        return int(parent.switch())
+
+    def _arrived(self) -> None:
+        """A program's call has returned."""
+        found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
+        if found is None:  # whatever code jumped here: it is not ours
+            return
+        play, saved = found
+        value = self.abi.result(self.cpu)
+        self.cpu.restore_registers(saved)
+        self._go_on(play, lambda: play.greenlet.switch(value))
+
+    def abandon(self, stack: int | None = None) -> None:
+        """End the programs of the task that has this address on its kernel stack; None: those of all tasks."""
+        for address, (play, _) in list(self._waiting.items()):
+            if stack is None or address // _STACK_SIZE == stack // _STACK_SIZE:
+                del self._waiting[address]
+                play.dead = True
+                self._go_on(play, play.greenlet.throw)
 
     def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
         """Write arguments and return address; the registers to set."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFault, MachineHang, decode
@@ -17,10 +17,11 @@ from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.printk import Printk
 from kodojo.kernel.tasks import Tasks
 
-__all__ = ["Faults", "warnings_in"]
+__all__ = ["Faults", "oopses_in", "reports_in", "warnings_in"]
 
 _CUT_HERE = "------------[ cut here ]------------"
 _END_TRACE = "---[ end trace"
+_WARNING = "WARNING: "
 _SYMBOL = r"(?:0x[0-9a-f]+|[^\s+]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[^\]]+\])?)"
 _TRACE_LINE = re.compile(rf"^ (\? )?({_SYMBOL})$")
 _PC_LINE = re.compile(rf"^(?:RIP: \w+:|pc : )({_SYMBOL})$")
@@ -75,27 +76,54 @@ def _text_registers(lines: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _report(records: tuple[LogRecord, ...], registers: dict[str, int] | None = None) -> FaultReport:
+def _report(
+    records: tuple[LogRecord, ...], registers: dict[str, int] | None = None, log: tuple[LogRecord, ...] | None = None
+) -> FaultReport:
+    """What the kernel has printed about a fault.
+
+    :param log: what is to be shown, if it is more.
+    """
     lines = [record.text for record in records]
     cause = next((line for line in lines if _CAUSE.match(line)), "oops")
-    return FaultReport(cause, registers or _text_registers(lines), _text_frames(lines), records)
+    return FaultReport(cause, registers or _text_registers(lines), _text_frames(lines), log or records)
 
 
-def warnings_in(records: Iterable[LogRecord]) -> tuple[FaultReport, ...]:
-    """The WARN reports among log records, each from its cut line to its end line."""
-    found = []
+def _blocks(records: Iterable[LogRecord]) -> Iterator[tuple[LogRecord, ...]]:
+    """Each report that is complete: from its first line, which may be the one that says to cut here, to its last."""
     current: list[LogRecord] | None = None
     for record in records:
         if record.text == _CUT_HERE:
             current = []
         elif current is not None:
             current.append(record)
-            if record.text.startswith(_END_TRACE):
-                report = _report(tuple(current))
-                if report.cause.startswith("WARNING: "):
-                    found.append(report)
-                current = None
-    return tuple(found)
+        elif _CAUSE.match(record.text) and not record.text.startswith(_WARNING):
+            current = [record]
+        if current and record.text.startswith(_END_TRACE):
+            yield tuple(current)
+            current = None
+
+
+def reports_in(records: Iterable[LogRecord]) -> tuple[FaultReport, ...]:
+    """The reports among log records: WARNs, and oopses of all kinds."""
+    return tuple(_report(block) for block in _blocks(records))
+
+
+def warnings_in(records: Iterable[LogRecord]) -> tuple[FaultReport, ...]:
+    """The WARN reports among log records."""
+    return tuple(report for report in reports_in(records) if report.cause.startswith(_WARNING))
+
+
+def oopses_in(records: Iterable[LogRecord]) -> tuple[FaultReport, ...]:
+    """The reports of oopses among log records."""
+    return tuple(report for report in reports_in(records) if not report.cause.startswith((_WARNING, "oops")))
+
+
+def _without_warnings(records: tuple[LogRecord, ...]) -> tuple[LogRecord, ...]:
+    """What was printed beside complete WARN reports."""
+    warned = {
+        id(record) for block in _blocks(records) if _report(block).cause.startswith(_WARNING) for record in block
+    }
+    return tuple(record for record in records if id(record) not in warned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +139,9 @@ class _Dying:
 class Faults:
     """Watches a machine for what must end a run.
 
-    After an oops the task that did it dies. The task at rest is dear to us: when it is about to leave, with all
-    printed that a dying task prints, it is taken back to where it rests. What it held (locks, references, memory)
-    stays held, as it does when a real insmod dies.
+    After an oops the task that did it dies, and the machine goes on. The task at rest is dear to us: when it is about
+    to leave, with all printed that a dying task prints, it is taken back to where it rests. What a dead task held
+    (locks, references, memory) stays held, as it does when a real insmod dies.
 
     :param scratch: a page of kernel memory for answers of the guest's functions.
     """
@@ -126,7 +154,8 @@ class Faults:
         self._tasks = tasks
         self._resting_task = self._tasks.current_task()
         self._mark = 0
-        self._dying: _Dying | None = None
+        self._told = 0  # what the log has from here on belongs to no report yet
+        self._dying: dict[int, _Dying] = {}
         cpu = calls.cpu
         cpu.add_breakpoint(calls.address(calls.abi.oops[0]), self._oops)
         cpu.add_breakpoint(calls.address("do_exit"), self._exit)
@@ -135,40 +164,49 @@ class Faults:
 
     def begin(self) -> None:
         """A new operation: reports show the log from here on."""
-        self._mark = self._printk.next_sequence()
-        self._dying = None
+        self._mark = self._told = self._printk.next_sequence()
+        self._dying.clear()
 
     def _log(self) -> tuple[LogRecord, ...]:
         return self._printk.records(self._mark)
 
     def _oops(self) -> None:
-        """The first of several counts; its registers are those of the trap frame."""
-        if self._dying is not None:
+        """The first of several of a task counts; its registers are those of the trap frame."""
+        task = self._tasks.current_task()
+        if task in self._dying:
             return
         abi, cpu = self._calls.abi, self._calls.cpu
         names = abi.frame_registers
         frame = self._memory.read(abi.argument(cpu, abi.oops[1]), 8 * len(names))
         registers = dict(zip(names, struct.unpack(f"<{len(names)}Q", frame), strict=True))
         name, value = abi.fault_address(cpu)
-        self._dying = _Dying(self._tasks.current_task(), {**registers, name: value}, *self._calls.stack_above())
+        self._dying[task] = _Dying(task, {**registers, name: value}, *self._calls.stack_above())
 
     def _exit(self) -> None:
         """``void do_exit(long code)``: the end of a task, be it that of an oops."""
-        dying = self._dying
-        if dying is None or dying.task != self._tasks.current_task():
+        dying = self._dying.pop(self._tasks.current_task(), None)
+        if dying is None:
             return
-        survived = dying.task == self._resting_task and not self._calls.nested
+        if dying.task != self._resting_task:
+            self._calls.abandon(self._calls.abi.stack(self._calls.cpu.read_registers()))
+            self._told = self._printk.next_sequence()
+            return
+        survived = not self._calls.nested
         if survived:
             self._take_back(dying)
         raise self._crashed(dying, survived=survived)
 
     def _crashed(self, dying: _Dying, *, survived: bool) -> MachineFault:
-        self._dying = None
-        report = _report(self._log(), dying.registers)
+        self._dying.clear()
+        report = self._latest(dying.registers)
         where = report.backtrace[0].symbol if report.backtrace else f"{self._calls.abi.pc(dying.registers):#x}"
         state = "the task that did it is dead, and what it held stays held" if survived else _STOPPED
         message = f"the kernel crashed in {where}: {report.cause}"
         return MachineFault(message, report, hint=f"{state}: {_GO_ON}", survived=survived)
+
+    def _latest(self, registers: dict[str, int]) -> FaultReport:
+        """What the kernel says about a fault that nothing was reported about yet."""
+        return _report(_without_warnings(self._printk.records(self._told)), registers, self._log())
 
     def _take_back(self, dying: _Dying) -> None:
         """What ``do_exit`` does for the rest of the kernel; then the stack is as before the call."""
@@ -178,17 +216,17 @@ class Faults:
 
     def _panic(self) -> None:
         """``emergency_restart()``, after everything has been printed. Oopses in interrupts come to it, too."""
-        if self._dying is not None:
-            raise self._crashed(self._dying, survived=False)
-        report = _report(self._log(), self._calls.cpu.read_registers())
+        if self._dying:
+            raise self._crashed(next(reversed(self._dying.values())), survived=False)
+        report = self._latest(self._calls.cpu.read_registers())
         panics = [record.text for record in report.log if record.text.startswith("Kernel panic")]
         message = f"the kernel panicked: {panics[0] if panics else report.cause}"
         raise MachineFault(message, report, hint=f"{_STOPPED}: {_GO_ON}")
 
     def _failed(self, error: MachineError) -> MachineError:
         """Tell where it hangs; the other errors speak for themselves, but for what follows an oops."""
-        if self._dying is not None:
-            return self._crashed(self._dying, survived=False)
+        if self._dying:
+            return self._crashed(next(reversed(self._dying.values())), survived=False)
         if not isinstance(error, MachineHang):
             return error
         frames = self._where()

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kodojo.errors import GuestOSError, InputError, decode, encode
+from kodojo.kernel.tasks import CAPABILITIES, Tasks
 from kodojo.kernel.user import UserSpace, errno_text
 
 if TYPE_CHECKING:
     from kodojo.image.additions import Addition
     from kodojo.kernel.files import Files
-    from kodojo.kernel.tasks import Tasks
 
 __all__ = ["bring_firmware"]
 
@@ -39,7 +39,7 @@ def bring_firmware(files: Files, user: UserSpace, tasks: Tasks, installed: Itera
     if not changed:
         return
     lines = "".join(f"{digest} {name}\n" for name, digest in sorted({**there, **digests}.items()))
-    with tasks.helper("firmware"):  # whoever loads the module need not be one who may write there
+    with tasks.credentials(0, 0, CAPABILITIES):  # whoever loads the module need not be one who may write there
         for name in changed:
             path = f"{_DIRECTORY}/{name}"
             _make_directories(user, path)

@@ -24,8 +24,8 @@ from kodojo.errors import (
 from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
 from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
-from kodojo.kernel.calls import Argument, Calls
-from kodojo.kernel.faults import Faults, warnings_in
+from kodojo.kernel.calls import Argument, Calls, Place
+from kodojo.kernel.faults import Faults, oopses_in, warnings_in
 from kodojo.kernel.file_calls import FileCalls, as_operation
 from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, Files
 from kodojo.kernel.firmware import bring_firmware
@@ -78,10 +78,12 @@ class Kernel(FileCalls):
         self.machine = machine
         self._facts = facts
         self._once = set(once)
+        self._operating = False
         self.hertz = int(image.config.get("CONFIG_HZ", "250"))
         self.memory = KernelMemory(machine.cpu, image.btf)
-        self.calls = Calls(machine.cpu, image, facts.stack, self._limit(_DEFAULT_LIMIT))
-        self.user = UserSpace(machine, self.calls, facts.frame, facts.scratch)
+        place = Place(facts.stack, facts.frame, facts.scratch, facts.kernel_scratch, machine.cpu.user_table)
+        self.calls = Calls(machine.cpu, image, place, self._limit(_DEFAULT_LIMIT))
+        self.user = UserSpace(machine, self.calls)
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
@@ -100,7 +102,6 @@ class Kernel(FileCalls):
             self.printk,
             self.tasks,
             self.faults,
-            facts.kernel_scratch,
             facts.file,
             self._once,
         )
@@ -241,15 +242,29 @@ class Kernel(FileCalls):
     def operation(self) -> Iterator[None]:
         """Everything that a user does is one. Reports of faults show the log from its beginning.
 
-        At its end modprobe has its turn, for those in the kernel who asked for modules without waiting.
+        At its end time passes until every modprobe that the kernel has started is done, and what a system call does
+        on its way back to user space is done.
         """
+        if self._operating:  # a part of another one, such as a program's in a task of the guest
+            yield
+            return
         self._alive()
         self.faults.begin()
+        self.calls.problems.clear()
+        self._operating = True
         try:
             yield
         finally:
-            if self.calls.stopped is None and not self.calls.under_way:
-                self.requests.answer_later_ones()
+            self._operating = False
+            if self.calls.stopped is None:
+                self._come_to_rest()
+        if self.calls.problems:
+            raise self.calls.problems.pop(0)
+
+    def _come_to_rest(self) -> None:
+        """What happens between an operation and the next one."""
+        self.requests.settle(self.hertz)
+        self.user.pass_through()
 
     # -- looking --------------------------------------------------------------------------------------
     @property
@@ -261,6 +276,11 @@ class Kernel(FileCalls):
     def warnings(self) -> tuple[FaultReport, ...]:
         """The WARN reports in the log."""
         return warnings_in(self.log)
+
+    @property
+    def oopses(self) -> tuple[FaultReport, ...]:
+        """The reports of oopses in the log: those of all tasks."""
+        return oopses_in(self.log)
 
     @property
     def modules(self) -> list[Module]:

@@ -1,35 +1,39 @@
-"""``request_module()`` from inside the guest: what ``/sbin/modprobe`` in user space would do, done in Python.
+"""``request_module()`` from inside the guest: the kernel starts ``/sbin/modprobe``, whose program is Python here.
 
-The kernel wants to start a program and waits for its exit status. Nothing can be started, so its request is
-taken at the door: at the entry of ``call_usermodehelper_exec()``. Who does not wait for the end
-(``request_module_nowait()``) is answered at once, and the program runs when the operation that is going on is over:
-it may have to wait for just that, as for a module whose init has asked.
+All that the kernel does for a program it does itself: a worker makes a process, which executes a file, gets memory, a
+stack and rights of its own, and whoever asked waits for its exit status or does not. Only, the file that is
+executed is ``/init``, and in place of its first instruction the Python program runs (:meth:`Calls.play`).
+
+Source: ``kernel/module/kmod.c: call_modprobe``, ``kernel/umh.c: call_usermodehelper_exec_async``.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 
-from kodojo.errors import decode
-from kodojo.kernel.calls import Calls
-from kodojo.kernel.memory import KernelMemory, StructView
+from kodojo.errors import FaultReport, MachineHang, decode
+from kodojo.kernel.boot import protocol_of
+from kodojo.kernel.calls import Calls, Place
+from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.tasks import Tasks
 
 __all__ = ["ModuleRequests"]
 
-_WAIT_FOR_EXIT = 2  # include/linux/umh.h: UMH_WAIT_PROC
 _ARGUMENT_LIMIT = 16
-_CONCURRENT_LIMIT = 50  # kernel/module/kmod.c: MAX_KMOD_CONCURRENT
 _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
+_PROGRAM = "/init"
+_GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
+_PATIENCE = 1.0  # seconds of guest time in which a process that was asked for begins
 
 
 class ModuleRequests:
-    """Watches for the kernel's calls of modprobe.
+    """Gives the processes that the kernel starts as modprobe a program.
 
-    :attr answer: called with the name that is asked for, returns modprobe's exit status. None, and where there are
-        no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where somebody
-        has written another program's path to the sysctl ``kernel.modprobe``.
+    :attr answer: called with the name that is asked for, as that process; returns its exit status. None, and where
+        there are no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where
+        somebody has written another program's path to the sysctl ``kernel.modprobe``.
     :attr knows_modules: whether there are modules: in the image's tree, if nobody says otherwise.
     """
 
@@ -37,55 +41,94 @@ class ModuleRequests:
         self._calls = calls
         self._memory = memory
         self._tasks = tasks
-        self._modprobe_path = calls.address("modprobe_path")
+        self._leaves = calls.address(protocol_of(calls.image.architecture).leaves)
         self.answer: Callable[[str], int] | None = None
         self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
-        self._later: list[str] = []
+        self._asked_for = 0  # processes that the kernel has been asked to start, and that have not begun
+        self._starting: dict[int, tuple[str, int]] = {}  # by task: what it is to load, and where its path is
         calls.cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
+        calls.cpu.add_breakpoint(calls.address("kernel_execve"), self._executes)
 
-    def answer_later_ones(self) -> None:
-        """Do what was asked for by those who do not wait; they may ask again, up to a limit."""
-        for _ in range(_CONCURRENT_LIMIT):
-            if self._later:
-                self._run(self._later.pop(0))
-
-    def _run(self, name: str) -> int:
-        """A process of its own, with rights of its own, as far as the caller can tell."""
-        if self.answer is None:
-            return 0
-        with self._tasks.helper("modprobe"):
-            return self.answer(name)
-
+    # -- what passes in the guest -------------------------------------------------------------------------
     def _asked(self) -> None:
-        calls = self._calls
-        info = self._memory.struct("subprocess_info", calls.abi.argument(calls.cpu, 0))
-        wait = calls.abi.argument(calls.cpu, 1) & 0xFFFFFFFF
-        if not self._is_modprobe(info) or self._starts_nothing():
-            return
-        status, name = 0, self._arguments(info)[-1]
-        if wait & _WAIT_FOR_EXIT:
-            status = self._run(name)
-        elif len(self._later) < _CONCURRENT_LIMIT:
-            self._later.append(name)
-        cleanup = info.get("cleanup")
-        if cleanup:
-            self._calls(cleanup, info.address)
-        self._calls("kfree", info.address)
-        calls.abi.return_from(calls.cpu, status << 8)
+        """``int call_usermodehelper_exec(struct subprocess_info *sub_info, int wait)``."""
+        info = self._memory.struct("subprocess_info", self._calls.abi.argument(self._calls.cpu, 0))
+        if self._is_modprobe(info.get("path")):
+            self._asked_for += 1
 
-    def _is_modprobe(self, info: StructView) -> bool:
+    def _executes(self) -> None:
+        """``int kernel_execve(const char *kernel_filename, const char *const *argv, const char *const *envp)``."""
+        calls, cpu = self._calls, self._calls.cpu
+        if not self._is_modprobe(calls.abi.argument(cpu, 0)):
+            return
+        self._asked_for = max(0, self._asked_for - 1)
+        name = self._arguments(calls.abi.argument(cpu, 1))[-1]
+        path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
+        if not path:
+            return  # it will not find /sbin/modprobe
+        calls.abi.set_argument(cpu, 0, path)
+        self._starting[self._tasks.current_task()] = name, path
+        if not cpu.has_breakpoint(self._leaves):
+            cpu.add_breakpoint(self._leaves, self._begins)
+
+    def _begins(self) -> None:
+        """A process is about to leave for user space; whether it is the one whose program begins."""
+        calls, cpu = self._calls, self._calls.cpu
+        found = self._starting.pop(self._tasks.current_task(), None)
+        if found is None:
+            return
+        if not self._starting:
+            cpu.remove_breakpoint(self._leaves)
+        stack, frame = protocol_of(cpu.architecture).resting_place(cpu)
+        table = cpu.user_table
+        calls.abi.find_user_space(cpu, calls.image.kallsyms, self._memory)
+        place = Place(stack, frame, user_table=cpu.user_table)
+        cpu.user_table = table
+        calls.play(place, partial(self._program, *found))
+
+    def _program(self, name: str, path: int) -> None:
+        """Be modprobe."""
+        calls, place = self._calls, self._calls.place
+        status = 1
+        try:
+            calls("kfree", path)
+            self._tasks.set_name("modprobe")
+            status = self.answer(name) if self.answer is not None else 1
+        except Exception as error:  # noqa: BLE001  raised again at the end of the operation
+            calls.problems.append(error)
+        if place.kernel_scratch:
+            calls("free_pages", place.kernel_scratch, 0)
+        calls.abi.call_here(calls.cpu, calls.address("do_exit"), status << 8)
+
+    def _is_modprobe(self, path: int) -> bool:
         """Whether it is our modprobe that is to be run, and there is one."""
-        path = info.get("path")
         if not path or self.answer is None or not self.knows_modules():
             return False
-        program = self._memory.string(path)
-        return program in _PROGRAMS and program == self._memory.string(self._modprobe_path)
+        return self._memory.string(path) in _PROGRAMS
 
-    def _starts_nothing(self) -> bool:
-        """While it is suspended the kernel starts no programs, and says so itself."""
-        return bool(self._memory.u32(self._calls.address("usermodehelper_disabled")))
-
-    def _arguments(self, info: StructView) -> list[str]:
-        pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(info.get("argv"), 8 * _ARGUMENT_LIMIT))
+    def _arguments(self, argv: int) -> list[str]:
+        pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(argv, 8 * _ARGUMENT_LIMIT))
         count = pointers.index(0) if 0 in pointers else _ARGUMENT_LIMIT
         return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
+
+    # -- between operations ---------------------------------------------------------------------------------
+    def settle(self, hertz: int) -> None:
+        """Let time pass until every modprobe has ended: an operation's, as far as it does not wait for it itself.
+
+        :raises MachineHang: one of them does not come to its end within the limit of a call.
+        """
+        calls = self._calls
+        waited = idle = 0
+        while self._asked_for or self._starting or calls.plays:
+            if waited >= calls.limit.ticks:
+                hang = MachineHang(
+                    "a modprobe that the kernel has started does not come back within the limit",
+                    FaultReport("limit reached", calls.cpu.read_registers()),
+                )
+                calls.stopped = calls.failed(hang)
+                raise calls.stopped
+            calls("schedule_timeout_uninterruptible", 1)
+            waited += 1
+            idle = 0 if self._starting or calls.plays else idle + 1
+            if idle > _PATIENCE * hertz:  # it could not be started
+                self._asked_for = 0

@@ -16,14 +16,14 @@ from kodojo.image.store import Store
 from kodojo.kernel import boot
 from kodojo.kernel.calls import RED_ZONE, Calls
 from kodojo.kernel.memory import KernelMemory
-from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
+from kodojo.kernel.user import UserSpace
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine, Snapshot
 
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 24
+_BOOT_FORMAT = 25
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
@@ -55,7 +55,7 @@ class SnapshotKey:
 class BootFacts:
     """Addresses that a boot leaves behind for whoever goes on from it.
 
-    :param stack: and ``frame``: see :class:`kodojo.kernel.boot.RestingPlace`.
+    :param stack: and ``frame``: see :class:`kodojo.kernel.calls.Place`.
     :param scratch: PID 1's user memory of SCRATCH_SIZE bytes; ``kernel_scratch``: a page of kernel memory.
     :param file: a ``struct file`` of the root file system, open for reading.
     """
@@ -78,10 +78,9 @@ def boot_machine(
     boot.load(machine.cpu, image, boot.command_line(image.architecture, cmdline))
     place = boot.run_to_user_space(machine.cpu, image, progress)
     machine.cpu.write(place.stack - RED_ZONE, bytes(RED_ZONE))  # backtraces end there
-    calls = Calls(machine.cpu, image, place.stack, RunLimit())
+    calls = Calls(machine.cpu, image, place, RunLimit())
     calls.abi.find_user_space(machine.cpu, image.kallsyms, KernelMemory(machine.cpu, image.btf))
-    user = UserSpace(machine, calls, place.frame)
-    user.scratch = user.allocate(SCRATCH_SIZE)
+    user = UserSpace(machine, calls)
     for kind, path in _MOUNTS:
         _mount(user, kind, path)
     for kind, path in _MORE_MOUNTS:

@@ -25,7 +25,7 @@ CAPABILITIES = (
 _CAPABILITY_SETS = ("cap_inheritable", "cap_permitted", "cap_effective", "cap_ambient")
 _USER_IDS = ("uid", "suid", "euid", "fsuid")
 _GROUP_IDS = ("gid", "sgid", "egid", "fsgid")
-_NAME_LENGTH = 16
+_NAME_LIMIT = 15
 
 
 class Tasks:
@@ -34,7 +34,6 @@ class Tasks:
     def __init__(self, calls: Calls, memory: KernelMemory) -> None:
         self._calls = calls
         self._memory = memory
-        self._current = self.current_task()
 
     def current_task(self) -> int:
         """``current``."""
@@ -46,11 +45,9 @@ class Tasks:
         return bool(self._calls("capable", capability) & 0xFF)
 
     def set_name(self, name: str) -> None:
-        """``comm``: at most 15 bytes (``fs/exec.c: __set_task_comm``)."""
-        self._memory.write(self._name_of(self._current), _as_name(name))
-
-    def _name_of(self, task: int) -> int:
-        return self._memory.struct("task_struct", task).address_of("comm")
+        """``comm`` of the current task: at most 15 bytes (``fs/exec.c: __set_task_comm``)."""
+        where = self._memory.struct("task_struct", self.current_task()).address_of("comm")
+        self._memory.write(where, name.encode("utf-8", "surrogateescape")[:_NAME_LIMIT].ljust(_NAME_LIMIT + 1, b"\0"))
 
     @contextmanager
     def credentials(self, uid: int, gid: int, capabilities: Iterable[str | int]) -> Iterator[None]:
@@ -67,43 +64,13 @@ class Tasks:
             cred.set(f"{member}.val", gid)
         for member in _CAPABILITY_SETS:
             self._memory.put(cred.address_of(member), 8, mask)
-        with self._overridden(address):
-            yield
-
-    @contextmanager
-    def _overridden(self, cred: int) -> Iterator[None]:
-        """Act with these credentials, which nobody else has, in the ``with`` block."""
-        old = self._calls("override_creds", cred)
+        old = self._calls("override_creds", address)
         try:
             yield
         finally:
             if self._calls.stopped is None:
                 self._calls("revert_creds", old)
-                self._calls("abort_creds", cred)
-
-    @contextmanager
-    def helper(self, name: str) -> Iterator[None]:
-        """Be a program that the kernel has started, in the ``with`` block: its name, and root's credentials.
-
-        Whoever made the kernel start it lends it no rights. Source: ``kernel/umh.c: call_usermodehelper_exec_async``.
-        """
-        where = self._name_of(self.current_task())
-        caller = self._memory.read(where, _NAME_LENGTH)
-        address = self._calls("prepare_kernel_cred", self._calls.address("init_task"))
-        cred = self._memory.struct("cred", address)
-        bounds = self._memory.u64(self._calls.address("usermodehelper_bset"))
-        for member in ("cap_permitted", "cap_effective", "cap_bset"):
-            place = cred.address_of(member)
-            self._memory.put(place, 8, self._memory.u64(place) & bounds)
-        self._memory.write(where, _as_name(name))
-        with self._overridden(address):
-            yield
-        if self._calls.stopped is None:
-            self._memory.write(where, caller)
-
-
-def _as_name(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")[: _NAME_LENGTH - 1].ljust(_NAME_LENGTH, b"\0")
+                self._calls("abort_creds", address)
 
 
 def _capability(value: str | int) -> int:

@@ -1,6 +1,7 @@
-"""User space without user code: system calls of PID 1, and its memory.
+"""User space without user code: system calls of a process, and its memory.
 
-The task is PID 1, about to leave the kernel. A system call is its trap frame (``struct pt_regs``) filled
+The process is the one that Python acts for (:attr:`kodojo.kernel.calls.Calls.place`): PID 1, or one with a program in
+Python. It is about to leave the kernel. A system call is its trap frame (``struct pt_regs``) filled
 in and the entry function in C called (``do_syscall_64()``, ``el0t_64_sync_handler()``), so all that an exit to user
 space does (delayed ``fput``, signals, rescheduling) happens too.
 """
@@ -30,25 +31,32 @@ _STRING_LIMIT = 1 << 15
 
 
 class UserSpace:
-    """PID 1's side of the system call interface.
+    """The process's side of the system call interface."""
 
-    :param frame: address of its ``struct pt_regs``.
-    :param scratch: a populated piece of its memory of SCRATCH_SIZE bytes, for names and buffers.
-    """
-
-    def __init__(self, machine: Machine, calls: Calls, frame: int, scratch: int = 0) -> None:
+    def __init__(self, machine: Machine, calls: Calls) -> None:
         self.machine = machine
         self.calls = calls
-        self.frame = frame
-        self.scratch = scratch
+
+    @property
+    def scratch(self) -> int:
+        """A populated piece of the process's memory of SCRATCH_SIZE bytes, for names and buffers."""
+        place = self.calls.place
+        if not place.scratch:
+            place.scratch = self.allocate(SCRATCH_SIZE)
+        return place.scratch
 
     def syscall(self, name: str, *arguments: int, limit: RunLimit | None = None) -> int:
         """The system call's return value as user space gets it, negative for errors."""
         abi, cpu = self.calls.abi, self.machine.cpu
         padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
-        function, values = abi.begin_system_call(cpu, self.frame, abi.system_calls[name], padded)
+        frame = self.calls.place.frame
+        function, values = abi.begin_system_call(cpu, frame, abi.system_calls[name], padded)
         self.calls(function, *values, interrupts=False, limit=limit)
-        return abi.system_call_value(cpu, self.frame)
+        return abi.system_call_value(cpu, frame)
+
+    def pass_through(self) -> None:
+        """Do what the way out to user space does: close files that were given up, run work that waits for it."""
+        self.syscall("getpid")
 
     def checked(self, what: str, name: str, *arguments: int) -> int:
         """As :meth:`syscall`, but an error is a GuestOSError about ``what``."""

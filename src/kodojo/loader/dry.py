@@ -8,10 +8,10 @@ what the loader would say, up to the moment when the module's own code would sta
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
-from kodojo.errors import ImageError, LogRecord, decode
+from kodojo.errors import ImageError, LogRecord, UnmodelledError, decode
 from kodojo.image.architecture import architecture_named
 from kodojo.image.tree import fold
 from kodojo.loader.described_modules import DescribedModules
@@ -21,10 +21,11 @@ from kodojo.loader.kernel_symbol import ExportTable, kernel_symbols, known_addre
 from kodojo.loader.module_memory import find_place, read_bytes
 from kodojo.loader.parameters import KernelParam, kernel_params
 from kodojo.loader.refusal import would_damage
-from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
+from kodojo.loader.target import Errno, FileLoad, KernelErrno, Module, ModuleState, Region, Symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
@@ -230,12 +231,15 @@ class DryTarget:
                 return data[address - start :]
         return b""
 
-    @contextmanager
-    def first_to_load(self, fd: int) -> Iterator[bool]:
+    def begin_load(self, fd: int) -> tuple[FileLoad, bool]:
         """Nothing runs, so nothing asks for a file while it is being loaded."""
         if fd not in self._files:
             raise KernelErrno(Errno.EBADF)
-        yield True
+        return FileLoad(), True
+
+    def end_load(self, load: FileLoad) -> None: ...
+
+    def wait_for_load(self, load: FileLoad) -> None: ...
 
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         content = self._files.get(fd)
@@ -377,17 +381,20 @@ class DryTarget:
         """``size`` rounded up to pages."""
         return -(-size // self._page_size) * self._page_size
 
+    def module_mutex(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def add_unformed_module(self, mod: Module) -> None:
         self._modules.insert(0, mod)
 
     def unlink_module(self, mod: Module) -> None:
         self._modules.remove(mod)
 
-    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
+    def wait_for_module(self, mod: Module, seconds: float) -> None:
         """Nothing can change while nothing runs."""
         raise KernelErrno(Errno.EINTR)
 
-    def wait_forever(self, why: str) -> NoReturn:
+    def wait_for_name(self, name: str) -> None:
         raise KernelErrno(Errno.EINTR)
 
     def wake_module_wq(self) -> None: ...
@@ -454,7 +461,11 @@ class DryTarget:
         errno = set_value(self, mod, param, value, self._param_ops)
         if errno is None:
             self.unchecked.append(decode(param.name))
-        return errno or 0
+        return -(errno or 0)
+
+    def warn_after_dashes(self, mod: Module, address: int) -> None:
+        """No setter that is known returns a positive number."""
+        raise UnmodelledError(f"{mod.name}: a parameter's setter returned {address}")
 
     def _kernel_params(self, mod: Module) -> list[KernelParam]:
         if mod not in self._params:

@@ -34,12 +34,18 @@ def module_patient_check_exists(target: Target, name: str) -> None:
 
     Source: ``kernel/module/main.c: module_patient_check_exists``, in 6.1 part of ``add_unformed_module``.
     """
+    with target.module_mutex():
+        _patient_check_exists(target, name)
+
+
+def _patient_check_exists(target: Target, name: str) -> None:
+    """What :func:`module_patient_check_exists` does with the mutex held."""
     old = find_module_all(target, name, even_unformed=True)
     if old is None:
         return
     if old.state in (ModuleState.COMING, ModuleState.UNFORMED):
         try:
-            target.wait_for_module(old, None)
+            target.wait_for_name(name)
         except KernelErrno as answer:
             raise refuse(
                 name,
@@ -75,8 +81,9 @@ def add_unformed_module(target: Target, mod: Module) -> None:
     longest = architecture_named(target.image.architecture).module_name_len
     if _counts_name_in_bounds(target) and len(encode(mod.name)) >= longest:
         raise would_damage(mod.name, f"the name in struct module does not end within its {longest} bytes")
-    module_patient_check_exists(target, mod.name)
-    target.add_unformed_module(mod)
+    with target.module_mutex():
+        _patient_check_exists(target, mod.name)
+        target.add_unformed_module(mod)
 
 
 def _counts_name_in_bounds(target: Target) -> bool:

@@ -6,14 +6,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kodojo.errors import Detail, decode
+from kodojo.errors import Detail, LoadError, decode
 from kodojo.loader.kernel_symbol import known_address
 from kodojo.loader.module_memory import read_bytes, read_string
 from kodojo.loader.refusal import refuse
 from kodojo.loader.target import Errno, KernelErrno
 
 if TYPE_CHECKING:
-    from kodojo.errors import LoadError
     from kodojo.image.elf import Format
     from kodojo.loader.load_info import LoadInfo
     from kodojo.loader.target import Module, Target
@@ -34,6 +33,7 @@ __all__ = [
 SPACES = frozenset(b"\t\n\v\f\r \xa0")
 """What the kernel's ``isspace`` accepts: its character table is Latin-1."""
 
+_MAX_ERRNO = 4095
 KERNEL_PARAM_OPS_FL_NOARG = 1
 KERNEL_PARAM_FL_UNSAFE = 1
 KERNEL_PARAM_FL_HWPARAM = 2
@@ -119,12 +119,15 @@ def next_arg(args: bytes, start: int) -> tuple[bytes, bytes | None, int]:
 def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict[str, int | str]:
     """Set every parameter in ``args``; errors do not end it, the last one decides the errno.
 
+    An answer of a setter that is no errno, a positive one for instance, is reported like one, and then taken for a
+    pointer to the arguments after ``--``.
+
     Facts: which parameters were set. Source: ``kernel/params.c: parse_args``.
     """
     _request_async_probe(target, mod, wanted=target.async_probe_default())
     position = skip_spaces(args)
     params = _first_by_name(kernel_params(mod, info)) if position < len(args) else {}
-    failure: LoadError | None = None
+    failure: LoadError | int | None = None
     names: list[str] = []
     while position < len(args):
         start = position
@@ -139,12 +142,17 @@ def parse_args(target: Target, mod: Module, info: LoadInfo, args: bytes) -> dict
             unknown_module_param_cb(target, mod, param, value, offsets(args, start, param))
             continue
         names.append(decode(known.name))
-        errno = _set(target, mod, known, value, offsets(args, start, param)[1])
-        if errno:
-            failure = _refused(target, mod, known, param, value, errno)
+        answer = _set(target, mod, known, value, offsets(args, start, param)[1])
+        if -_MAX_ERRNO <= answer < 0:
+            failure = _refused(target, mod, known, param, value, -answer)
             info.steps.also(failure)
-    if failure is not None:
+        elif answer:
+            _report(target, mod, known, param, value, 0)
+            failure = answer
+    if isinstance(failure, LoadError):
         raise failure
+    if failure is not None:
+        target.warn_after_dashes(mod, failure)
     return {"set": len(names), "names": ", ".join(names)}
 
 
@@ -163,12 +171,12 @@ def offsets(args: bytes, start: int, param: bytes) -> tuple[int, int]:
 
 
 def _set(target: Target, mod: Module, param: KernelParam, value: bytes | None, offset: int) -> int:
-    """``kernel/params.c: parse_one`` for a parameter that was found: 0 or a positive errno."""
+    """``kernel/params.c: parse_one`` for a parameter that was found: 0, -errno, or what its setter returns."""
     ops_flags, flags = target.parameter_flags(mod, param.index)
     if value is None and not ops_flags & KERNEL_PARAM_OPS_FL_NOARG:
-        return Errno.EINVAL
+        return -Errno.EINVAL
     if not param_check_unsafe(target, param.name, flags):
-        return Errno.EPERM
+        return -Errno.EPERM
     return target.set_parameter(mod, param.index, value, offset)
 
 
@@ -188,10 +196,10 @@ def param_check_unsafe(target: Target, name: bytes, flags: int) -> bool:
     return True
 
 
-def _refused(
+def _report(
     target: Target, mod: Module, known: KernelParam, param: bytes, value: bytes | None, errno: int
-) -> LoadError:
-    """Print the line for an argument that was refused, and say why."""
+) -> tuple[str, str]:
+    """Print the line for an argument that was not accepted; its value and its name as printed."""
     if errno != Errno.EPERM and known.ops == known_address(target.image, "param_array_ops"):
         # The setter of arrays has put a NUL in the place of the commas that it got to.
         value = value if value is None else value.partition(b",")[0]
@@ -202,6 +210,14 @@ def _refused(
         target.printk(3, f"{mod.name}: `{text}' too large for parameter `{name}'")
     else:
         target.printk(3, f"{mod.name}: `{text}' invalid for parameter `{name}'")
+    return text, name
+
+
+def _refused(
+    target: Target, mod: Module, known: KernelParam, param: bytes, value: bytes | None, errno: int
+) -> LoadError:
+    """Print the line for an argument that was refused, and say why."""
+    text, name = _report(target, mod, known, param, value, errno)
     if value is None:
         return refuse(
             mod.name,

@@ -17,7 +17,7 @@ from kodojo.loader.load_info import (
 from kodojo.loader.load_module import complete_refusals, load_module
 from kodojo.loader.refusal import refuse
 from kodojo.loader.steps import Steps
-from kodojo.loader.target import Errno, KernelErrno
+from kodojo.loader.target import Errno, FileLoad, KernelErrno
 
 if TYPE_CHECKING:
     from kodojo.loader.target import Module, Target
@@ -128,18 +128,35 @@ def c_int(value: int) -> int:
 def idempotent_init_module(target: Target, fd: int, uargs: int, flags: int, steps: Steps) -> Module:
     """Load a file, unless somebody is loading that very file now: then wait, and answer what they are answered.
 
-    Whoever comes here while it is loaded has been started by that load, which waits for it in turn: such a wait
-    has no end. (Kernels without this wait likewise, later: for the module of the same name.)
-
     Source: ``kernel/module/main.c: idempotent_init_module`` (since 6.5).
     """
     steps.begin("kernel_read_file", fd=fd)
     if "types" not in target.image.describes or not target.image.btf.has("idempotent"):
         return init_module_from_file(target, fd, uargs, flags, steps)
-    with target.first_to_load(fd) as first:
-        if not first:
-            target.wait_forever("a load waits for another one of the same file, which waits for that load")
-        return init_module_from_file(target, fd, uargs, flags, steps)
+    load, first = target.begin_load(fd)
+    if not first:
+        return result_of_other(target, load)
+    try:
+        load.module = init_module_from_file(target, fd, uargs, flags, steps)
+    except (LoadError, KernelErrno) as error:
+        load.refusal = error
+        raise
+    finally:
+        target.end_load(load)
+    return load.module
+
+
+def result_of_other(target: Target, load: FileLoad) -> Module:
+    """Wait for somebody else's load of the same file, and answer what that was answered.
+
+    Source: ``kernel/module/main.c: idempotent_wait_for_completion``.
+    """
+    target.wait_for_load(load)
+    if isinstance(load.refusal, LoadError):
+        raise type(load.refusal)(load.refusal.message, load.refusal.refusal) from load.refusal
+    if load.module is None:
+        raise KernelErrno(load.refusal.errno if load.refusal is not None else Errno.EINTR)
+    return load.module
 
 
 def init_module_from_file(target: Target, fd: int, uargs: int, flags: int, steps: Steps) -> Module:

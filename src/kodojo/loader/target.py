@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from kodojo.errors import LogRecord
+    from kodojo.errors import LoadError, LogRecord
     from kodojo.image.image import Image
     from kodojo.loader.load_info import LoadInfo
 
-__all__ = ["Errno", "KernelErrno", "Memory", "Module", "ModuleState", "Region", "Symbol", "Target"]
+__all__ = ["Errno", "FileLoad", "KernelErrno", "Memory", "Module", "ModuleState", "Region", "Symbol", "Target"]
 
 
 class Errno(IntEnum):
@@ -164,6 +164,18 @@ class Symbol(NamedTuple):
     owner: Module | None
 
 
+@dataclass(slots=True)
+class FileLoad:
+    """A load of a file, which others may join (``kernel/module/main.c: struct idempotent``).
+
+    :param ended: ``module`` or ``refusal`` says how.
+    """
+
+    ended: bool = False
+    module: Module | None = None
+    refusal: LoadError | KernelErrno | None = None
+
+
 class Target(Protocol):
     """A kernel to load modules into.
 
@@ -243,11 +255,17 @@ class Target(Protocol):
     def copy_from_user(self, to: int, source: int, size: int) -> bytes:
         """Copy into kernel memory at ``to``; the bytes. KernelErrno(EFAULT) if a part is unreadable."""
 
-    def first_to_load(self, fd: int) -> AbstractContextManager[bool]:
-        """Note that the descriptor's file is being loaded, for the ``with`` block; False where that is noted already.
+    def begin_load(self, fd: int) -> tuple[FileLoad, bool]:
+        """The load of a descriptor's file that is under way, and whether it begins with this call.
 
         KernelErrno(EBADF) if it is not open for reading.
         """
+
+    def end_load(self, load: FileLoad) -> None:
+        """Nobody joins this load any more; those who have get its result."""
+
+    def wait_for_load(self, load: FileLoad) -> None:
+        """Sleep until somebody else's load has ended."""
 
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         """Read the whole file behind a descriptor into temporary kernel memory (fs/kernel_read_file.c).
@@ -315,20 +333,29 @@ class Target(Protocol):
         Source: ``kernel/module/main.c: find_symbol``.
         """
 
+    def module_mutex(self) -> AbstractContextManager[None]:
+        """Hold ``module_mutex`` in the ``with`` block: nobody else changes the list."""
+
     def add_unformed_module(self, mod: Module) -> None:
-        """Insert at the list's head and in the address tree (``mod_update_bounds``, ``mod_tree_insert``)."""
+        """Insert at the list's head and in the address tree (``mod_update_bounds``, ``mod_tree_insert``).
+
+        The caller holds the mutex.
+        """
 
     def unlink_module(self, mod: Module) -> None:
         """Remove from list and tree, not from the bug list (:meth:`module_bug_cleanup`); wait for readers."""
 
-    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
-        """Sleep until ``mod`` is LIVE, GOING or gone, at most ``seconds`` of guest time (None: no limit).
+    def wait_for_module(self, mod: Module, seconds: float) -> None:
+        """Sleep until ``mod`` is LIVE, GOING or gone, at most ``seconds`` of guest time.
 
         KernelErrno(EINTR) where nothing can ever change it.
         """
 
-    def wait_forever(self, why: str) -> NoReturn:
-        """Wait for what only a caller of ours could do, who waits for us: MachineHang."""
+    def wait_for_name(self, name: str) -> None:
+        """Sleep until no module of that name is on its way in or out; the mutex, held here, is released meanwhile.
+
+        KernelErrno(EINTR) where nothing can ever change it.
+        """
 
     def wake_module_wq(self) -> None: ...
 
@@ -388,11 +415,14 @@ class Target(Protocol):
 
     # -- parameters ---------------------------------------------------------------------------------
     def set_parameter(self, mod: Module, index: int, value: bytes | None, offset: int) -> int:
-        """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: 0 or positive errno.
+        """``ops->set`` of the index-th ``struct kernel_param`` under the parameter lock: what it returns.
 
         :param value: None where the argument has no ``=``.
         :param offset: of the value in the argument string.
         """
+
+    def warn_after_dashes(self, mod: Module, address: int) -> None:
+        """Report arguments after ``--``, which are at this address: what a setter returned that is no errno."""
 
     def parameter_flags(self, mod: Module, index: int) -> tuple[int, int]:
         """``ops->flags`` (1: may be without value) and ``flags`` (1: unsafe, 2: hardware) of the parameter."""

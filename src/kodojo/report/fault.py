@@ -55,9 +55,14 @@ def fault_lines(error: MachineFault, paint: Paint) -> list[str]:
     return lines
 
 
-def warning_lines(warnings: Iterable[FaultReport], paint: Paint) -> list[str]:
-    """One line for each WARN that the kernel printed meanwhile."""
+def warning_lines(reports: Iterable[FaultReport], paint: Paint) -> list[str]:
+    """One line for each WARN that the kernel printed meanwhile, and for each oops that the command survived."""
     return [
-        f"{paint('kodojo: the kernel warns:', 'yellow')} {clean(report.cause)} (kodojo dmesg shows all of it)"
-        for report in warnings
+        f"{_title(report, paint)} {clean(report.cause)} (kodojo dmesg shows the whole report)" for report in reports
     ]
+
+
+def _title(report: FaultReport, paint: Paint) -> str:
+    if report.cause.startswith("WARNING: "):
+        return paint("kodojo: the kernel warns:", "yellow")
+    return paint("kodojo: another task crashed:", "bold", "red")

@@ -11,7 +11,7 @@ import pytest
 from kodojo.errors import InputError, MachineHang, MissingInformationError
 from kodojo.image.elf import Segment
 from kodojo.kernel import boot
-from kodojo.kernel.calls import Calls
+from kodojo.kernel.calls import Calls, Place
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 from tests.support.bare_arm64 import BASE, CODE, DAIF, DATA, EL1H, STACK, BareArm64
@@ -127,7 +127,7 @@ def guest() -> BareArm64:
 @pytest.fixture
 def calls(guest) -> Calls:
     symbols = Symbols({name: address for name, (address, _) in FUNCTIONS.items()})
-    return Calls(guest.cpu, SimpleNamespace(kallsyms=symbols), STACK, RunLimit(ticks=3))
+    return Calls(guest.cpu, SimpleNamespace(kallsyms=symbols), Place(STACK), RunLimit(ticks=3))
 
 
 def test_value(calls):

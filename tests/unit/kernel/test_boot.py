@@ -11,6 +11,7 @@ from kodojo.errors import ImageError, InputError, MachineFault, MissingInformati
 from kodojo.image.elf import ElfFile, Segment
 from kodojo.kernel import boot
 from kodojo.kernel.boot_x86_64 import X86_64Boot
+from kodojo.kernel.calls import Place
 from kodojo.machine.machine import Machine
 
 MEMORY = 24 << 20
@@ -251,7 +252,7 @@ def booted(first: str, progress=None, **symbols: int):
 def test_resting_place():
     """The boot ends where PID 1 would leave: there are its stack and its trap frame."""
     machine, place = booted("90")
-    assert place == boot.RestingPlace(stack=0x7000, frame=0x8000)
+    assert place == Place(stack=0x7000, frame=0x8000)
     assert machine.cpu.get("rip") == NAMES["syscall_exit_to_user_mode"]
 
 
@@ -260,7 +261,7 @@ def test_leaving_before_the_start_does_not_count():
     _machine, place = booted(
         "31 ff 31 e4 e9 17 00 00 00"
     )  # xor edi, edi; xor esp, esp; jmp syscall_exit_to_user_mode
-    assert place == boot.RestingPlace(stack=0x7000, frame=0x8000)
+    assert place == Place(stack=0x7000, frame=0x8000)
 
 
 def test_panic():

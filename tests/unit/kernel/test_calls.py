@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from kodojo.errors import InputError, MachineError, MachineHang, MissingInformationError, UnmodelledError
-from kodojo.kernel.calls import Calls
+from kodojo.kernel.calls import Calls, Place
 from kodojo.machine.cpu import RunLimit
 from tests.support.bare_machine import RFLAGS_IF, BareMachine
 
 STACK = 0x80000
 # name: address and instructions
 FUNCTIONS = {
-    "start_thread": (0x7000, "cc" * 16),  # never executed
+    "kernel_init": (0x7000, "cc" * 16),  # never executed
     "identity": (0x5000, "48 89 f8 c3"),  # mov rax, rdi; ret
     "seventh": (0x5010, "48 8b 44 24 08 48 c1 e0 08 48 03 44 24 10 c3"),  # [rsp+8] << 8, + [rsp+16]
     "length": (0x5020, "31 c0 80 3c 07 00 74 04 ff c0 eb f6 c3"),  # strlen
@@ -42,7 +42,7 @@ def guest() -> BareMachine:
 @pytest.fixture
 def calls(guest) -> Calls:
     symbols = Symbols({name: address for name, (address, _code) in FUNCTIONS.items()})
-    return Calls(guest.cpu, SimpleNamespace(kallsyms=symbols), STACK, RunLimit(ticks=3))
+    return Calls(guest.cpu, SimpleNamespace(kallsyms=symbols), Place(STACK), RunLimit(ticks=3))
 
 
 def entry(guest, calls, function, *arguments, **options):

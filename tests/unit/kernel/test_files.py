@@ -7,6 +7,7 @@ import pytest
 
 from kodojo.errors import GuestOSError
 from kodojo.kernel.abi import abi_of
+from kodojo.kernel.calls import Place
 from kodojo.kernel.files import DirectoryEntry, Files
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
 from tests.support.flat_memory import FlatMemory
@@ -24,7 +25,7 @@ class PaperKernel(UserSpace):
 
     def __init__(self, content: bytes = b"", entries: tuple[tuple[str, int], ...] = (), most: int = 1 << 20) -> None:
         machine = SimpleNamespace(cpu=FlatMemory(SCRATCH_SIZE, SCRATCH))
-        super().__init__(machine, SimpleNamespace(stopped=None, abi=abi_of("x86_64")), 0, SCRATCH)
+        super().__init__(machine, SimpleNamespace(stopped=None, abi=abi_of("x86_64"), place=Place(0, 0, SCRATCH)))
         self.content = content
         self.entries = [_dirent(name, kind) for name, kind in entries]
         self.most = most
@@ -35,7 +36,7 @@ class PaperKernel(UserSpace):
     def syscall(self, name: str, *arguments: int, limit: object = None) -> int:
         return getattr(self, f"sys_{name}")(*arguments)
 
-    def sys_open(self, path: int, flags: int, mode: int) -> int:
+    def sys_openat(self, _directory: int, path: int, flags: int, mode: int) -> int:
         name = self.machine.cpu.read(path, 4096).split(b"\0")[0]
         self.opened.append((name, flags, mode))
         if name == b"/gone":

@@ -69,7 +69,8 @@ class Ring:
         self.printk = Printk(self.memory, self._image())
 
     def _image(self) -> SimpleNamespace:
-        return SimpleNamespace(kallsyms=SimpleNamespace(address=lambda name: {"prb": self.base}[name]))
+        names = {"prb": self.base}
+        return SimpleNamespace(kallsyms=SimpleNamespace(address=names.__getitem__, get=names.get))
 
     def _desc(self, identifier: int):
         return self.memory.struct("prb_desc", self.base + DESCS + identifier % self.count * DESC_SIZE)

@@ -7,6 +7,7 @@ import pytest
 
 from kodojo.errors import GuestOSError, InputError
 from kodojo.kernel.abi import abi_of
+from kodojo.kernel.calls import Place
 from kodojo.kernel.tasks import CAPABILITIES, _capability
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace, errno_text
 from tests.support.flat_memory import FlatMemory
@@ -32,6 +33,7 @@ class Kernel:
         self.frames: list[dict[str, int]] = []
         self.calls: list[tuple] = []
         self.stopped = None
+        self.place = Place(0, FRAME, SCRATCH)
 
     def __call__(self, function: str, *arguments: int, **options) -> int:
         self.calls.append((function, *arguments, options.get("interrupts")))
@@ -44,7 +46,7 @@ class Kernel:
 def user_space(*answers: int) -> tuple[UserSpace, Kernel]:
     memory = FlatMemory(0x1000 + SCRATCH_SIZE, BASE)
     kernel = Kernel(memory, list(answers))
-    return UserSpace(SimpleNamespace(cpu=memory), kernel, FRAME, SCRATCH), kernel
+    return UserSpace(SimpleNamespace(cpu=memory), kernel), kernel
 
 
 def test_trap_frame():

@@ -10,7 +10,7 @@ from kodojo.kernel.memory import KernelMemory, StructView
 from kodojo.kernel.printk import Printk
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import UserSpace
-from kodojo.loader.target import KernelErrno, Memory, Module, Region
+from kodojo.loader.target import FileLoad, KernelErrno, Memory, Module, Region
 
 __all__ = ["GFP_KERNEL", "GFP_NOWARN", "Part", "as_int", "pointer_or_errno"]
 
@@ -37,7 +37,6 @@ def pointer_or_errno(value: int) -> int:
 class Part:
     """A booted kernel, as the parts of :class:`~kodojo.kernel.target.BootedTarget` see it.
 
-    :param scratch: a page of kernel memory for answers.
     :param file: a ``struct file`` of the root file system, for hooks that want one.
     :param once: keys of the messages that were printed since boot and are printed once only.
     """
@@ -53,7 +52,6 @@ class Part:
         printk: Printk,
         tasks: Tasks,
         faults: Faults,
-        scratch: int,
         file: int,
         once: set[str],
     ) -> None:
@@ -64,10 +62,20 @@ class Part:
         self.log = printk
         self.tasks = tasks
         self.faults = faults
-        self.scratch = scratch
         self.file = file
         self.once = once
-        self.files_being_loaded: set[tuple[int, int]] = set()
+        self.files_being_loaded: dict[tuple[int, int], FileLoad] = {}
+
+    @property
+    def scratch(self) -> int:
+        """A page of kernel memory for answers, of whoever the load is for."""
+        place = self.call.place
+        if not place.kernel_scratch:
+            get_pages = self.call.first("__get_free_pages", "get_free_pages_noprof")
+            place.kernel_scratch = self.call(get_pages, GFP_KERNEL, 0)
+            if not place.kernel_scratch:
+                raise KernelErrno(12)
+        return place.kernel_scratch
 
     def symbol(self, name: str) -> int:
         """Address of a function or variable."""

@@ -257,7 +257,11 @@ class FormationPart(Part):
         self.call("kernel_param_lock", owner)
         answer = self.call_int(setter, self._argument(mod, value, offset), parameter.address)
         self.call("kernel_param_unlock", owner)
-        return -answer if answer < 0 else 0
+        return answer
+
+    def warn_after_dashes(self, mod: Module, address: int) -> None:
+        name = self.of(mod).address_of("name")
+        self.call("_printk", b"\x014%s: parameters '%s' after `--' ignored\n\0", name, address)
 
     def _argument(self, mod: Module, text: bytes | None, offset: int) -> int:
         """A part of the argument string, ended where it stands, as ``next_arg`` does it; 0 for None."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, as_int, pointer_or_errno
 from kodojo.loader.load_info import LoadInfo
-from kodojo.loader.target import Errno, KernelErrno, Memory, Module, Region
+from kodojo.loader.target import Errno, FileLoad, KernelErrno, Memory, Module, Region
 
 __all__ = ["MemoryPart"]
 
@@ -67,18 +67,16 @@ class MemoryPart(Part):
         return self.memory.read(self.scratch, length)
 
     # -- files of the Python process ------------------------------------------------------------------
-    @contextmanager
-    def first_to_load(self, fd: int) -> Iterator[bool]:
+    def begin_load(self, fd: int) -> tuple[FileLoad, bool]:
         status = _readable(fd)[0]
         inode = (status.st_dev, status.st_ino)
-        if inode in self.files_being_loaded:
-            yield False
-            return
-        self.files_being_loaded.add(inode)
-        try:
-            yield True
-        finally:
-            self.files_being_loaded.discard(inode)
+        first = inode not in self.files_being_loaded
+        return self.files_being_loaded.setdefault(inode, FileLoad()), first
+
+    def end_load(self, load: FileLoad) -> None:
+        load.ended = True
+        for inode in [inode for inode, other in self.files_being_loaded.items() if other is load]:
+            del self.files_being_loaded[inode]
 
     def kernel_read_file(self, fd: int) -> tuple[int, bytes]:
         """What ``kernel_read_file`` does with a file of the guest, done with one of the host."""

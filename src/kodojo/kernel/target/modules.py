@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 
-from kodojo.errors import FaultReport, MachineHang, decode, encode
+from kodojo.errors import FaultReport, LoadError, MachineHang, decode, encode
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import GFP_KERNEL, Part
-from kodojo.loader.target import Errno, KernelErrno, Module, ModuleState, Region, Symbol
+from kodojo.loader.target import Errno, FileLoad, KernelErrno, Module, ModuleState, Region, Symbol
 
 __all__ = ["ModulesPart"]
 
@@ -106,13 +106,21 @@ class ModulesPart(Part):
         if mod.address:
             self.of(mod).set("state", state)
 
-    def add_unformed_module(self, mod: Module) -> None:
+    @contextmanager
+    def module_mutex(self) -> Iterator[None]:
         mutex = self.symbol("module_mutex")
         self.call("mutex_lock", mutex)
+        try:
+            yield
+        except LoadError:
+            self.call("mutex_unlock", mutex)
+            raise
+        self.call("mutex_unlock", mutex)
+
+    def add_unformed_module(self, mod: Module) -> None:
         self._mod_update_bounds(mod)
         self._list_add(self.of(mod).address_of("list"), self.symbol("modules"))
         self.call("mod_tree_insert", mod.address)
-        self.call("mutex_unlock", mutex)
         self._tables()[mod.address] = mod
 
     def _mod_update_bounds(self, mod: Module) -> None:
@@ -135,25 +143,45 @@ class ModulesPart(Part):
         self._tables().pop(mod.address, None)
         self._exports.pop(mod.address, None)
 
-    def wait_for_module(self, mod: Module, seconds: float | None) -> None:
-        """Sleep tick by tick, in longer pauses after a second; somebody else's load may go on meanwhile.
+    def wait_for_module(self, mod: Module, seconds: float) -> None:
+        ticks = round(seconds * self._hertz)
+        self._wait_until(lambda: all(other is not mod or other.state in _SETTLED for other in self.modules()), ticks)
 
-        Raises MachineHang after the time that guest code has: who loads the module waits for the end of this wait.
+    def wait_for_name(self, name: str) -> None:
+        mutex = self.symbol("module_mutex")
+        self.call("mutex_unlock", mutex)
+        what = f"a load waits for the module {name}, which waits for that load"
+        self._wait(lambda: all(other.name != name or other.state in _SETTLED for other in self.modules()), what)
+        self.call("mutex_lock", mutex)
+
+    def wait_for_load(self, load: FileLoad) -> None:
+        self._wait(lambda: load.ended, "a load waits for another one of the same file, which waits for that load")
+
+    def _wait(self, done: Callable[[], bool], what: str) -> None:
+        """Sleep until something is done; the resting task, for which Python waits, not longer than it may.
+
+        :raises MachineHang: it was waited for as long as a call may take.
         """
-        hertz = int(self.image.config.get("CONFIG_HZ", "250"))
-        limit = self.call.limit.ticks if seconds is None else seconds * hertz
+        if self.call.playing:
+            while not self._wait_until(done, self._hertz):
+                pass
+        elif not self._wait_until(done, self.call.limit.ticks):
+            raise MachineHang(what, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
+
+    def _wait_until(self, done: Callable[[], bool], ticks: int) -> bool:
+        """Sleep tick by tick, in longer pauses after a second; whether it is done."""
         waited = 0
-        while waited < limit:
-            if not any(other is mod and other.state not in _SETTLED for other in self.modules()):
-                return
-            pause = 1 if waited < hertz else hertz // 10
+        while not done():
+            if waited >= ticks:
+                return False
+            pause = 1 if waited < self._hertz else self._hertz // 10
             self.call("schedule_timeout_uninterruptible", pause)
             waited += pause
-        if seconds is None:
-            self.wait_forever(f"a load waits for the module {mod.name}, which waits for that load")
+        return True
 
-    def wait_forever(self, why: str) -> NoReturn:
-        raise MachineHang(why, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
+    @property
+    def _hertz(self) -> int:
+        return int(self.image.config.get("CONFIG_HZ", "250"))
 
     def wake_module_wq(self) -> None:
         self.call("__wake_up", self.symbol("module_wq"), 3, 0, 0)  # TASK_NORMAL, everybody

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A parameter whose setter returns the number that it is given.
+ *
+ * Expected: answer=0 is accepted; answer=-N is refused with errno N; answer=N, a positive number, is said to be invalid
+ * and taken for the address of arguments after `--': the module loads.
+ */
+#include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+
+static int kd_set(const char *text, const struct kernel_param *parameter)
+{
+	int answer;
+	int error = kstrtoint(text, 0, &answer);
+
+	return error ? error : answer;
+}
+
+static const struct kernel_param_ops operations = {
+	.set = kd_set,
+};
+
+module_param_cb(answer, &operations, NULL, 0200);
+MODULE_PARM_DESC(answer, "what the setter returns");
+
+static int __init kd_setter_init(void)
+{
+	return 0;
+}
+
+static void __exit kd_setter_exit(void)
+{
+}
+
+module_init(kd_setter_init);
+module_exit(kd_setter_exit);
+MODULE_DESCRIPTION("A setter that returns what it is told");
+MODULE_LICENSE("GPL");
