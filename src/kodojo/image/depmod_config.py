@@ -147,7 +147,10 @@ def _config_files(path: Path, config: DepmodConfig) -> Iterator[Path]:
 
 
 def wrapped_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; a backslash takes the line end behind it away, and vanishes before anything else."""
+    """Lines with the numbers of their ends; a backslash takes away the line end behind it, and vanishes itself.
+
+    Source: ``shared/util.c: freadline_wrapped``.
+    """
     number = 0
     parts: list[str] = []
     for match in _PIECE.finditer(text):
@@ -160,8 +163,8 @@ def wrapped_lines(text: str) -> Iterator[tuple[int, str]]:
             number += 1
         else:
             parts.append(piece.removeprefix("\\") if len(piece) == 2 else piece)
-    if parts:
-        yield number + 1, "".join(parts)
+    if rest := "".join(parts):
+        yield number + 1, rest
 
 
 def _matches(pattern: str, release: str) -> bool:

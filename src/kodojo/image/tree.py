@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from kodojo.image.module_search import Found, PassedOver, read_order, search
 from kodojo.image.payload import SUFFIXES, Payload, read_module
 from kodojo.image.regular import read_regular
 
-__all__ = ["ModuleFile", "ModuleTree", "TreeContents", "fold", "modname", "module_name"]
+__all__ = ["ModuleFile", "ModuleTree", "TreeContents", "fold", "load_order", "modname", "module_name"]
 
 
 def fold(name: str) -> str:
@@ -170,20 +170,8 @@ class ModuleTree(Mapping[str, ModuleFile]):
         return self._walk(name, iter(_depends_field(ModuleFile(name, path, self))))
 
     def _walk(self, name: str, direct: Iterator[str]) -> tuple[str, ...]:
-        """Depth first, dependencies before dependents, without recursion."""
-        order: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = [(name, direct)]
-        seen = {name}
-        while stack:
-            current, rest = stack[-1]
-            following = next((other for other in rest if other not in seen), None)
-            if following is None:
-                stack.pop()
-                order.append(current)
-            else:
-                seen.add(following)
-                stack.append((following, iter(self._direct(following))))
-        return tuple(other for other in order[:-1] if other in self)
+        order = load_order(name, direct, self._direct)
+        return tuple(other for other in order if other in self)
 
     def _direct(self, name: str) -> tuple[str, ...]:
         """What the module itself says."""
@@ -264,6 +252,26 @@ class ModuleTree(Mapping[str, ModuleFile]):
             return decode(read_regular(self.root / name)).splitlines()
         except OSError:
             return None
+
+
+def load_order(name: str, direct: Iterator[str], of: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
+    """What must be loaded before a module: dependencies before dependents, each once.
+
+    :param direct: what the module itself needs. :param of: what another one needs.
+    """
+    order: list[str] = []
+    stack = [(name, direct)]
+    seen = {name}
+    while stack:  # depth first, without recursion: chains can be as long as somebody likes
+        current, rest = stack[-1]
+        following = next((other for other in rest if other not in seen), None)
+        if following is None:
+            stack.pop()
+            order.append(current)
+        else:
+            seen.add(following)
+            stack.append((following, iter(of(following))))
+    return tuple(order[:-1])
 
 
 def _depends_field(file: ModuleFile) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kodojo.errors import InputError
+from kodojo.image.depmod_config import wrapped_lines
 from kodojo.kmod.names import alias_normalize, fnmatch
 
 __all__ = ["ModprobeConfig", "Softdep", "parse_softdep"]
@@ -22,7 +23,6 @@ _LARGEST_FILE = 16 << 20
 _BLANKS = "\t "
 _WHITE = " \t\n\v\f\r"
 _SOFTDEP_WORD = re.compile(r"[^ \t\n\v\f\r]+")
-_PIECE = re.compile(r"[^\\\n]+|\\.?|\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class ModprobeConfig:
             content = path.read_text("utf-8", "surrogateescape")
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-        for number, line in _wrapped_lines(content):
+        for number, line in wrapped_lines(content):
             command, rest = _word(line)
             if line.startswith("#") or not command:
                 continue
@@ -221,26 +221,6 @@ def _files_in(path: Path, problems: list[str]) -> list[Path]:
         else:
             found.append(entry)
     return found
-
-
-def _wrapped_lines(content: str) -> Iterator[tuple[int, str]]:
-    r"""The lines with the numbers of their ends (``shared/util.c: freadline_wrapped``).
-
-    A line that ends in ``\`` goes on in the next one; before any other character the backslash is dropped.
-    """
-    parts: list[str] = []
-    number = 0
-    for piece in _PIECE.findall(content):
-        number += piece.endswith("\n")
-        if piece == "\n":
-            yield number, "".join(parts)
-            parts = []
-        elif not piece.startswith("\\"):
-            parts.append(piece)
-        elif piece != "\\\n":
-            parts.append(piece[1:])
-    if text := "".join(parts):
-        yield number + 1, text
 
 
 def _word(line: str) -> tuple[str, str]:

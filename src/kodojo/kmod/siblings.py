@@ -8,14 +8,14 @@ tree's ``updates``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from kodojo.errors import InputError, KodojoError, decode, encode
 from kodojo.image.payload import read_module
-from kodojo.image.tree import fold, module_name
+from kodojo.image.tree import fold, load_order, module_name
 from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
 from kodojo.kmod.known import KnownModules
 from kodojo.kmod.names import alias_normalize, fnmatch
@@ -91,19 +91,7 @@ class Siblings:
     def dependencies(self, name: str) -> tuple[str, ...]:
         """What must be loaded before a module: by its symbols, as depmod finds it, and by what it names itself."""
         name = fold(name)
-        order: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = [(name, iter(self._direct(name)))]
-        seen = {name}
-        while stack:  # depth first, without recursion: chains can be as long as somebody likes
-            current, rest = stack[-1]
-            following = next((other for other in rest if other not in seen), None)
-            if following is None:
-                stack.pop()
-                order.append(current)
-            else:
-                seen.add(following)
-                stack.append((following, iter(self._direct(following))))
-        return tuple(order[:-1])
+        return load_order(name, iter(self._direct(name)), self._direct)
 
     def absent(self, name: str) -> tuple[str, ...]:
         """What a file names among those that it depends on, and is neither built in, nor in the tree, nor a file."""
