@@ -38,6 +38,10 @@ class NoModules:
     def read_file(self, _path: str) -> bytes:
         return Path("/proc/cmdline").read_bytes()
 
+    @contextmanager
+    def beside(self, *_files: Path):
+        yield
+
 
 class Machine:
     """A session that was never started; a command that needs a machine gets one without modules."""
