@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import unicorn
@@ -28,7 +28,10 @@ from unicorn import unicorn_const as const
 from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, uclib
 
 from kodojo.errors import MachineError
-from kodojo.machine.memory import Ram
+from kodojo.machine.memory import PAGE_SIZE, Ram
+from kodojo.machine.native import executable_page
+from kodojo.machine.rescue import Rescue, address_of
+from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, word_of
 
 __all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
 
@@ -54,6 +57,17 @@ _COUNTING_ROUTINES = {
     # ldr x4,[x3]; subs x4,x4,#1; str x4,[x3]; b.eq 1f; ret; 1: ldr x4,[x3,#8]; br x4
     ("Linux", "aarch64"): bytes.fromhex("640040f9 840400f1 640000f9 40000054 c0035fd6 640440f9 80001fd6"),
 }
+
+# Of each architecture: an instruction that does nothing, a jump, and a register that can be given any value
+_SAMPLES = {
+    "x86_64": (b"\x90", b"\xeb\x00", "CR2"),
+    "aarch64": (b"\x1f\x20\x03\xd5", b"\x01\x00\x00\x14", "TTBR0_EL1"),
+}
+_PROGRAM_COUNTERS = {"x86_64": "rip", "aarch64": "pc"}
+
+_TRANSLATED_CODE = 1 << 30  # address space for what the engine translates, of which it uses a few dozen MiB
+_BESIDE = 64 << 20  # and for its tables
+_RESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 # Registers that are a plain number of 64 bits. They are asked for all the time, and unicorn's own way to one of them
 # takes longer than most pieces of guest code.
@@ -90,13 +104,15 @@ class Engine:
 
     :param architecture: ``x86_64`` or ``aarch64``.
     :param model: name of the CPU model as in Unicorn's constants (``QEMU64``).
+    :raises MachineError: no room for it in this process, or a build of Unicorn that is not known.
     """
 
     def __init__(self, architecture: str, model: str, ram: Ram) -> None:
         arch, mode, constants, register_prefix, model_prefix = _ARCHITECTURES[architecture]
         self._constants = importlib.import_module(constants)
         self._register_prefix = register_prefix
-        self._uc = unicorn.Uc(arch, mode, getattr(self._constants, model_prefix + model))
+        self._program_counter = _PROGRAM_COUNTERS[architecture]
+        self._uc = _new_engine(arch, mode, getattr(self._constants, model_prefix + model))
         # Stopping is left to hooks. An end address would be translated at each start, by way of the guest's
         # page tables, and where it is not mapped that leaves a page fault behind that never happened.
         self._uc.ctl_exits_enabled(True)
@@ -104,7 +120,12 @@ class Engine:
         self.ram = ram
         self._ids: dict[str, int] = {}
         self._context = self._uc.context_save()
-        self._keep: list[object] = []  # callbacks that the engine holds pointers to
+        self._keep: list[object] = []  # what the engine holds pointers to
+        handle = self._uc._uch.value
+        counters, cpu = _places(architecture)
+        lookup = address_of(uclib, f"find_memory_mapping_{architecture}")
+        self._keep.append(TranslationLimit(handle, lookup, counters))
+        self._run = (handle, word_of(handle, cpu), address_of(uclib, f"cpu_loop_exit_{architecture}"))
         self._words = _Words(0, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
         self._word = ctypes.c_uint64()
         self._word_pointer = ctypes.cast(ctypes.pointer(self._word), ctypes.c_void_p)
@@ -153,7 +174,7 @@ class Engine:
 
     def _add_counter(self) -> None:
         routine = _COUNTING_ROUTINES.get((platform.system(), platform.machine()))
-        page = _executable_page(routine) if routine is not None else None
+        page = executable_page(routine) if routine is not None else None
         if page is None:
             self._uc.hook_add(const.UC_HOOK_BLOCK, self._count)
             return
@@ -247,12 +268,21 @@ class Engine:
         self._stop = Stop.HALTED
         self._starting_at = address
         self._armed = self._words.count = blocks
+        rescue = _rescue()
+        run = rescue.begin(*self._run)
         try:
             self._uc.emu_start(address, 0)
         except unicorn.UcError as error:
             if error.errno != const.UC_ERR_INSN_INVALID:
                 raise MachineError(f"the emulator cannot go on: {error}") from error
             self._stop = Stop.INVALID
+        finally:
+            aborted = rescue.end(run)
+        if aborted:
+            raise MachineError(
+                f"the emulator cannot translate the code at {self.get(self._program_counter):#x}, or just behind it",
+                hint="this is an error of Unicorn (contrib/unicorn-abort.md); the machine cannot be used any more",
+            )
         used = self._armed - max(self._words.count, 0)
         if self._stop is Stop.HALTED and self._words.count <= 0:
             self._stop = Stop.COUNTED
@@ -376,10 +406,43 @@ class RegisterBatch:
         uclib.uc_reg_write_batch(self._uc._uch, self._ids, self._pointers, len(self._names))
 
 
-def _executable_page(routine: bytes) -> mmap.mmap | None:
+def _new_engine(arch: int, mode: int, model: int | None) -> unicorn.Uc:
+    """Raises MachineError where there is no room: Unicorn itself would end the process."""
     try:
-        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    except (OSError, ValueError):
-        return None
-    page.write(routine)
-    return page
+        mmap.mmap(-1, _TRANSLATED_CODE + _BESIDE, flags=_RESERVED).close()
+    except (OSError, MemoryError) as error:
+        needed = (_TRANSLATED_CODE + _BESIDE) >> 20
+        raise MachineError(
+            f"no room for another machine: it needs {needed} MiB of address space ({error})",
+            hint="allow this process more (ulimit -v), or close machines that are no longer used",
+        ) from error
+    uc = unicorn.Uc(arch, mode, model)
+    uc.ctl_set_tcg_buffer_size(_TRANSLATED_CODE)
+    return uc
+
+
+@lru_cache
+def _rescue() -> Rescue:
+    return Rescue(uclib)
+
+
+@lru_cache
+def _places(architecture: str) -> tuple[tuple[int, int], int]:
+    """Where this build keeps the translator's counters and the processor: found on an engine of its own.
+
+    See :func:`kodojo.machine.translation.find_counters` and :func:`kodojo.machine.translation.find_cpu`.
+    """
+    arch, mode, constants, register_prefix, _ = _ARCHITECTURES[architecture]
+    nothing, jump, register = _SAMPLES[architecture]
+    uc = _new_engine(arch, mode, None)
+    uc.mem_map(0, 2 * PAGE_SIZE)
+    places = iter(range(PAGE_SIZE, 2 * PAGE_SIZE, PAGE_SIZE // 4))  # 0 is where a run would end
+    number = getattr(importlib.import_module(constants), register_prefix + register)
+
+    def translate(length: int) -> None:
+        address = next(places)
+        uc.mem_write(address, nothing * length + jump)
+        uc.ctl_request_cache(address)
+
+    counters = find_counters(uc._uch.value, translate)
+    return counters, find_cpu(uc._uch.value, lambda value: uc.reg_write(number, value))

@@ -102,7 +102,8 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
 
     def _run_to_event(self, rip: int, deadline: int) -> None:
         self._started = True
-        stop, vector, used = self.engine.start(rip, self._until_tick)
+        budget = self._until_tick
+        stop, vector, used = self.engine.start(rip, budget)
         self.blocks += used
         self._until_tick -= used
         if stop is Stop.EXCEPTION:
@@ -113,8 +114,11 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
             self._halted(deadline)
         elif stop is Stop.COUNTED:
             self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
-        if self._until_tick <= 0:
-            self._until_tick = 1  # the next block is a safe place to let time pass
+        if self._until_tick > 0:
+            return
+        self._until_tick = 1  # the next block is a safe place to let time pass
+        if budget == 1 and not used:  # and there is none: its first fetch was an exception
+            self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
 
     def _halted(self, deadline: int) -> None:
         if not self.engine.get("rflags") & _RFLAGS_IF:
