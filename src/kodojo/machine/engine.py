@@ -25,9 +25,10 @@ from typing import Any
 
 import unicorn
 from unicorn import unicorn_const as const
-from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, uclib
+from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, HOOK_MEM_INVALID_CFUNC, uclib
 
 from kodojo.errors import MachineError
+from kodojo.machine.code_pages import CodePages, HookCalls
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.native import executable_page
 from kodojo.machine.rescue import Rescue, address_of
@@ -138,6 +139,7 @@ class Engine:
         self._breakpoint_callback = HOOK_CODE_CFUNC(self._on_breakpoint)
         self._add_exception_hook()
         self._add_counter()
+        self._code_pages = CodePages(handle, uclib, ram, self._hook_calls())
 
     # -- hooks --------------------------------------------------------------------------------------
     def _hook(self, kind: int, callback: Any, data: int, begin: int, end: int) -> int:
@@ -159,6 +161,20 @@ class Engine:
         callback = HOOK_INTR_CFUNC(self._on_exception)
         self._keep.append(callback)
         self._hook(const.UC_HOOK_INTR, callback, 0, 1, 0)
+
+    def _hook_calls(self) -> HookCalls:
+        never = HOOK_MEM_INVALID_CFUNC(lambda *_: False)
+        self._keep.append(never)
+
+        def remove(handle: int) -> None:
+            uclib.uc_hook_del(self._uc._uch, ctypes.c_size_t(handle))
+
+        return HookCalls(
+            add=lambda first, last: self._hook(const.UC_HOOK_MEM_FETCH_UNMAPPED, never, 0, first, last),
+            remove=remove,
+            on_generated=lambda code, data: (self._hook(const.UC_HOOK_EDGE_GENERATED, code, data, 1, 0), None)[1],
+            flush_tlb=self.flush_tlb,
+        )
 
     def _on_exception(self, _uc: Any, vector: int, _data: Any) -> None:
         self._vector = vector
@@ -268,6 +284,10 @@ class Engine:
         self._stop = Stop.HALTED
         self._starting_at = address
         self._armed = self._words.count = blocks
+        if self._code_pages.is_full:
+            self._uc.ctl_flush_tb()
+            self._code_pages.clear()
+        self._code_pages.start(address)
         rescue = _rescue()
         run = rescue.begin(*self._run)
         try:
@@ -350,6 +370,10 @@ class Engine:
         self._uc.ctl_remove_cache(address, address + size)
         place.value = kept
         self._uc.context_restore(self._context)
+
+    def expect_code(self, physical: int, size: int) -> None:
+        """Physical memory that is code; telling so early saves time, and nothing depends on it."""
+        self._code_pages.expect(physical, size)
 
     def flush_tlb(self) -> None:
         """Forget what the page tables said: they have changed behind the guest's back."""
