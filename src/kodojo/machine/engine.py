@@ -31,7 +31,7 @@ from kodojo.errors import MachineError
 from kodojo.machine.code_pages import CodePages, HookCalls
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.native import executable_page
-from kodojo.machine.rescue import Rescue, address_of
+from kodojo.machine.rescue import Rescue, address_of, code_of
 from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, word_of
 
 __all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
@@ -59,10 +59,10 @@ _COUNTING_ROUTINES = {
     ("Linux", "aarch64"): bytes.fromhex("640040f9 840400f1 640000f9 40000054 c0035fd6 640440f9 80001fd6"),
 }
 
-# Of each architecture: an instruction that does nothing, a jump, and a register that can be given any value
+# Of each architecture: an instruction that does nothing, and a jump
 _SAMPLES = {
-    "x86_64": (b"\x90", b"\xeb\x00", "CR2"),
-    "aarch64": (b"\x1f\x20\x03\xd5", b"\x01\x00\x00\x14", "TTBR0_EL1"),
+    "x86_64": (b"\x90", b"\xeb\x00"),
+    "aarch64": (b"\x1f\x20\x03\xd5", b"\x01\x00\x00\x14"),
 }
 _PROGRAM_COUNTERS = {"x86_64": "rip", "aarch64": "pc"}
 
@@ -456,12 +456,11 @@ def _places(architecture: str) -> tuple[tuple[int, int], int]:
 
     See :func:`kodojo.machine.translation.find_counters` and :func:`kodojo.machine.translation.find_cpu`.
     """
-    arch, mode, constants, register_prefix, _ = _ARCHITECTURES[architecture]
-    nothing, jump, register = _SAMPLES[architecture]
+    arch, mode = _ARCHITECTURES[architecture][:2]
+    nothing, jump = _SAMPLES[architecture]
     uc = _new_engine(arch, mode, None)
     uc.mem_map(0, 2 * PAGE_SIZE)
     places = iter(range(PAGE_SIZE, 2 * PAGE_SIZE, PAGE_SIZE // 4))  # 0 is where a run would end
-    number = getattr(importlib.import_module(constants), register_prefix + register)
 
     def translate(length: int) -> None:
         address = next(places)
@@ -469,4 +468,4 @@ def _places(architecture: str) -> tuple[tuple[int, int], int]:
         uc.ctl_request_cache(address)
 
     counters = find_counters(uc._uch.value, translate)
-    return counters, find_cpu(uc._uch.value, lambda value: uc.reg_write(number, value))
+    return counters, find_cpu(uc._uch.value, code_of(address_of(uclib, "uc_emu_start")))

@@ -20,7 +20,7 @@ import numpy as np
 
 from kodojo.machine.native import executable_page
 
-__all__ = ["Rescue", "Run", "address_of"]
+__all__ = ["Rescue", "Run", "address_of", "code_of"]
 
 _RUNS = 64  # at the same time, in all threads
 
@@ -179,7 +179,9 @@ def _reference(inside: int, name: str) -> int:
 
     The ELF specification, "Dynamic Linking"; only what can be written is of use.
     """
-    base, writable = _mappings(inside)
+    parts = _mappings(inside)
+    base = min((start for start, _, _ in parts), default=0)
+    writable = [(start, end) for start, end, access in parts if "w" in access]
     if not base or ctypes.string_at(base, 5) != b"\x7fELF\x02":
         return 0
     headers, size, number = (struct.unpack_from(form, ctypes.string_at(base, 64), at)[0] for form, at in _HEADER)
@@ -212,8 +214,13 @@ def _dynamic(address: int) -> dict[int, int]:
         address += 16
 
 
-def _mappings(inside: int) -> tuple[int, list[tuple[int, int]]]:
-    """Where the file begins that is mapped at an address, and which parts of it can be written."""
+def code_of(inside: int) -> list[tuple[int, int]]:
+    """From where to where the library has its functions that has one at the address ``inside``."""
+    return [(start, end) for start, end, access in _mappings(inside) if "x" in access]
+
+
+def _mappings(inside: int) -> list[tuple[int, int, str]]:
+    """The mappings of the file that is mapped at an address, and how each can be accessed."""
     parts: dict[str, list[tuple[int, int, str]]] = {}
     name = ""
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -223,5 +230,4 @@ def _mappings(inside: int) -> tuple[int, list[tuple[int, int]]]:
             parts.setdefault(path[0], []).append((start, end, access))
             if start <= inside < end:
                 name = path[0]
-    found = parts.get(name, [])
-    return min((start for start, _, _ in found), default=0), [(start, end) for start, end, how in found if "w" in how]
+    return parts.get(name, [])

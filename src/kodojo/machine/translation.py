@@ -19,8 +19,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,6 @@ _TEMPORARIES_BEFORE_OPERATIONS = 8  # bytes: int nb_temps, nb_indirects, nb_ops
 
 _CPU_SIZE = 1 << 16
 _OWN_MEMORY = "/proc/self/mem"  # reading it fails where nothing is mapped
-_MARKS = (0x5AC3_0F96_3CA0, 0x3CA0_5AC3_0F90)
 
 Lookup = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 
@@ -143,29 +141,26 @@ def find_counters(handle: int, translate: Callable[[int], None]) -> tuple[int, i
     return pointer, 4 * number
 
 
-def find_cpu(handle: int, set_register: Callable[[int], None]) -> int:
-    """Which word of the engine's structure points to the processor's.
+def find_cpu(handle: int, code: Sequence[tuple[int, int]]) -> int:
+    """Which word of the engine's structure points to the processor's: the one behind its many pointers to functions.
 
-    :param set_register: sets a 64-bit register, which is somewhere in that structure.
-    :raises MachineError: it is not found, or more than one may be it.
+    :param code: from where to where the library's functions are.
+    :raises MachineError: no such word, or it leads to something else.
     """
+    place, most, functions = 0, 0, 0
     words = _words(handle)[:]
-    pointers = sorted({word for word in words if _LOWEST_POINTER <= word < _HIGHEST_POINTER})
-    places = [(pointer, following - pointer) for pointer, following in pairwise([*pointers, _HIGHEST_POINTER])]
-    owner = struct.pack("<Q", handle)
-    with open(_OWN_MEMORY, "rb", buffering=0) as memory:  # noqa: PTH123  no buffer
-        for mark in _MARKS:
-            set_register(mark)
-            places = [place for place in places if _is_owned(memory.fileno(), *place, struct.pack("<Q", mark), owner)]
-    if len(places) != 1:
-        raise _unknown_build()
-    return words.index(places[0][0])
-
-
-def _is_owned(memory: int, address: int, size: int, mark: bytes, owner: bytes) -> bool:
-    """Whether the mark is behind an address, and between them the owner's."""
-    content = _peek(memory, address, min(size, _CPU_SIZE))
-    return owner in content[: max(content.find(mark), 0)]
+    for index, word in enumerate(words):
+        if any(start <= word < end for start, end in code):
+            functions += 1
+        elif word:  # a function that there is not is NULL
+            if functions > most:
+                place, most = index, functions
+            functions = 0
+    if _LOWEST_POINTER <= words[place] < _HIGHEST_POINTER:
+        with open(_OWN_MEMORY, "rb", buffering=0) as memory:  # noqa: PTH123  no buffer
+            if struct.pack("<Q", handle) in _peek(memory.fileno(), words[place], _CPU_SIZE):
+                return place
+    raise _unknown_build()
 
 
 def _peek(memory: int, address: int, size: int) -> bytes:

@@ -157,7 +157,7 @@ def test_an_unknown_build():
     with pytest.raises(MachineError, match="this build of Unicorn"):
         find_counters(handle, lambda length: None)
     with pytest.raises(MachineError, match="this build of Unicorn"):
-        find_cpu(handle, lambda value: None)
+        find_cpu(handle, [(0, 1)])
 
 
 def test_too_little_address_space():
