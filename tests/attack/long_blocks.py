@@ -163,6 +163,7 @@ def _describe(result: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack.long_blocks")
     parser.add_argument("--cases", type=int, default=200_000, help="in sum over all families")
+    parser.add_argument("--architecture", choices=FAMILIES, help="this one only")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so much time")
     parser.add_argument("--result", type=Path, default=Path("results/long-blocks.json"))
     parser.add_argument("--only", nargs=3, metavar=("ARCHITECTURE", "FAMILY", "SEED"))
@@ -176,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = json.loads(options.result.read_text()) if options.result.exists() else _new_result()
     names = [(architecture, family) for architecture, families in FAMILIES.items() for family in families]
     each = -(-options.cases // len(names))
+    names = [name for name in names if options.architecture in (None, name[0])]
     end = time.monotonic() + options.seconds
     while time.monotonic() < end:
         name, (architecture, family) = min(

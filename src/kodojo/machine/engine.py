@@ -32,6 +32,7 @@ from kodojo.machine.code_pages import CodePages, HookCalls
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.native import executable_page
 from kodojo.machine.rescue import Rescue, address_of, code_of
+from kodojo.machine.toll import BUS, TRAP, Toll
 from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, word_of
 
 __all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
@@ -119,6 +120,7 @@ class Engine:
         self._uc.ctl_exits_enabled(True)
         self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)
         self.ram = ram
+        self.toll = Toll()
         self._ids: dict[str, int] = {}
         self._context = self._uc.context_save()
         self._keep: list[object] = []  # what the engine holds pointers to
@@ -203,10 +205,20 @@ class Engine:
         if self._words.count == 0:
             uc.emu_stop()
 
-    def hook_instruction(self, name: str, callback: Callable[..., Any]) -> None:
+    def _pay(self, price: int) -> None:
+        """The guest has let Python work: its time passes at the next block if it cannot pay for that."""
+        if self.toll.pay(price):
+            self.shorten(1)
+
+    def hook_instruction(self, name: str, callback: Callable[..., Any], price: int = 0) -> None:
         """Call Python for ``IN`` (port, size), ``OUT`` (port, size, value) or ``CPUID`` ()."""
         number = getattr(self._constants, f"UC_X86_INS_{name}")
-        self._uc.hook_add(const.UC_HOOK_INSN, lambda _uc, *arguments: callback(*arguments[:-1]), aux1=number)
+
+        def served(_uc: Any, *arguments: Any) -> Any:
+            self._pay(price)
+            return callback(*arguments[:-1])
+
+        self._uc.hook_add(const.UC_HOOK_INSN, served, aux1=number)
 
     def map_bus(
         self, start: int, end: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
@@ -215,14 +227,16 @@ class Engine:
 
         They are ``read(offset, size)`` and ``write(offset, size, value)``.
         """
-        self._uc.mmio_map(
-            start,
-            end - start,
-            lambda _uc, offset, size, _data: read(offset, size),
-            None,
-            lambda _uc, offset, size, value, _data: write(offset, size, value),
-            None,
-        )
+
+        def served_read(_uc: Any, offset: int, size: int, _data: Any) -> int:
+            self._pay(BUS)
+            return read(offset, size)
+
+        def served_write(_uc: Any, offset: int, size: int, value: int, _data: Any) -> None:
+            self._pay(BUS)
+            write(offset, size, value)
+
+        self._uc.mmio_map(start, end - start, served_read, None, served_write, None)
 
     def trap_system_register(self, address: int, access: Callable[[SystemRegister, int, bool], bool]) -> None:
         """Call Python for the ``MRS`` or ``MSR`` at ``address``.
@@ -234,6 +248,7 @@ class Engine:
         for name, is_read in (("MRS", True), ("MSR", False)):
 
             def callback(_uc: Any, number: int, register: Any, _data: Any, is_read: bool = is_read) -> int:
+                self._pay(TRAP)
                 where = (register.op0, register.op1, register.crn, register.crm, register.op2)
                 return int(access(where, self._general_numbers.get(number, 31), is_read))
 

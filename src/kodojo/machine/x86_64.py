@@ -18,6 +18,7 @@ from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import Processor, Window, register_in_state
+from kodojo.machine.toll import CPUID, EARNED_PER_TICK, PORT, STOP
 
 __all__ = ["X86_64"]
 
@@ -85,9 +86,9 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.engine = Engine("x86_64", _CPU_MODEL, ram)
         window = self._window = _window(self.engine, ram)
         self.engine.map_bus(ram.base + ram.size, window.ram.base, board.bus_read, board.bus_write)
-        self.engine.hook_instruction("IN", board.port_in)
-        self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value))
-        self.engine.hook_instruction("CPUID", self._cpuid)
+        self.engine.hook_instruction("IN", board.port_in, PORT)
+        self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value), PORT)
+        self.engine.hook_instruction("CPUID", self._cpuid, CPUID)
         self._registers = self.engine.batch(GENERAL_REGISTERS)
         self._cpuid_answers: dict[int, tuple[int, ...]] = {}
         self._tsc_sites: set[int] = set()
@@ -114,6 +115,8 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
             self._halted(deadline)
         elif stop is Stop.COUNTED:
             self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
+        if self.engine.toll.pay(STOP):
+            self._until_tick = min(self._until_tick, 1)
         if self._until_tick > 0:
             return
         self._until_tick = 1  # the next block is a safe place to let time pass
@@ -132,6 +135,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         if self.ticks >= deadline:
             raise self._hang("guest code did not come back within the limit", "limit reached")
         self._until_tick = BLOCKS_PER_TICK
+        self.engine.toll.earn(EARNED_PER_TICK)
         vector = self.board.timer_interrupt() if deliver else None
         if vector is not None:
             self._enter_handler(vector, None)
@@ -280,6 +284,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
                 "blocks": self.blocks,
                 "ticks": self.ticks,
                 "until_tick": self._until_tick,
+                "credit": self.engine.toll.credit,
                 "time_stamp_sites": sorted(self._tsc_sites),
             },
         )
@@ -288,6 +293,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.engine.restore_state(state.engine)
         facts = state.facts
         self.blocks, self.ticks, self._until_tick = facts["blocks"], facts["ticks"], facts["until_tick"]
+        self.engine.toll.credit = facts["credit"]
         self.trap_time_stamp_reads(facts["time_stamp_sites"])
 
     @staticmethod
