@@ -21,7 +21,7 @@ from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, SystemRegister, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import UNUSUAL, Processor, Window, register_in_state
-from kodojo.machine.toll import EARNED_PER_TICK, STOP
+from kodojo.machine.toll import EARNED_PER_TICK, EXCEPTION, STOP
 
 __all__ = ["Arm64"]
 
@@ -225,6 +225,7 @@ class Arm64(Processor):
     def _deliver_exception(self) -> None:
         """Enter the guest's handler of synchronous exceptions with what the engine knows about this one."""
         self.skipped += COUNTS_PER_EXCEPTION
+        self.engine.toll.pay(EXCEPTION)
         syndrome, _, low, high = self.engine.state_words(self.places[0], 4)
         self.engine.set("esr_el1", syndrome)
         if syndrome >> 26 in _FETCH_AND_DATA_ABORTS:

@@ -8,10 +8,10 @@ included, never spends what it has. A guest that has spent it waits: its time pa
 
 from __future__ import annotations
 
-__all__ = ["BUS", "CPUID", "EARNED_PER_TICK", "MOST_CREDIT", "PORT", "STOP", "TRAP", "Toll"]
+__all__ = ["BUS", "CPUID", "EARNED_PER_TICK", "EXCEPTION", "MOST_CREDIT", "PORT", "STOP", "TRAP", "Toll"]
 
 # Prices, in microseconds of a slow computer
-PORT, BUS, CPUID, TRAP, STOP = 10, 10, 20, 15, 30
+PORT, BUS, CPUID, TRAP, STOP, EXCEPTION = 10, 10, 20, 15, 30, 120
 EARNED_PER_TICK = 20_000  # five times as long as a tick, which is 1/250 s
 MOST_CREDIT = 5_000_000
 

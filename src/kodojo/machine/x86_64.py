@@ -18,7 +18,7 @@ from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import Processor, Window, register_in_state
-from kodojo.machine.toll import CPUID, EARNED_PER_TICK, PORT, STOP
+from kodojo.machine.toll import CPUID, EARNED_PER_TICK, EXCEPTION, PORT, STOP
 
 __all__ = ["X86_64"]
 
@@ -148,6 +148,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
     def _deliver_exception(self, vector: int) -> None:
         """Clear the engine's "exception in flight" and enter the guest's handler."""
         self._until_tick -= BLOCKS_PER_EXCEPTION
+        self.engine.toll.pay(EXCEPTION)
         where, error_code = self.places
         code = self.engine.exchange_word(where, -1, error_code)
         self._enter_handler(vector, (code & 0xFFFFFFFF) if vector in _VECTORS_WITH_ERROR_CODE else None)

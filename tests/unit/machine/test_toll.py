@@ -6,7 +6,7 @@ import pytest
 
 from kodojo.errors import MachineHang
 from kodojo.machine.cpu import RunLimit
-from kodojo.machine.toll import BUS, CPUID, EARNED_PER_TICK, MOST_CREDIT, PORT, STOP, Toll
+from kodojo.machine.toll import BUS, CPUID, EARNED_PER_TICK, EXCEPTION, MOST_CREDIT, PORT, STOP, Toll
 from tests.support.bare_arm64 import DAIF, EL1H, BareArm64
 from tests.support.bare_machine import BareMachine
 
@@ -14,6 +14,7 @@ TICKS = 3
 A_BLOCK = 600  # events of one block, which are not interrupted
 
 EXPENSIVE = {
+    "exceptions": ("0f 0b", EXCEPTION),  # ud2; the handler returns to it
     "in": ("e4 61 eb fc", PORT),  # 1: in al, 0x61; jmp 1b
     "out": ("e6 80 eb fc", PORT),
     "cpuid": ("31 c0 0f a2 eb fa", CPUID),
