@@ -1,9 +1,8 @@
-"""Memory becomes executable: what the engine must be told then.
+"""Memory becomes executable: which of its instructions read a clock.
 
-The engine does not notice every write to code that it has translated: where such memory is freed, used again and
-written through a mapping that is not executable, what was translated before would run. And what reads a clock
-(RDTSC, MRS of CNTVCT_EL0) has to be trapped by address: it would let a module read the host's clock. Both are mended
-when the kernel makes memory executable.
+An instruction that reads a clock (RDTSC, MRS of CNTVCT_EL0) has to be trapped by address: it would let a module
+read the host's. So new code is looked through when the kernel makes memory executable. That what was written last is
+what runs, whoever wrote it and how, is seen to by the machine (``machine/code_pages.py``).
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ _MOST_SITES = 512  # of one module; real ones have a handful, and each slows the
 
 
 class NewCode:
-    """Watches for memory that becomes executable."""
+    """Watches for memory that becomes executable, and names the kernel's own code."""
 
     def __init__(self, calls: Calls) -> None:
         self._cpu, self._abi = calls.cpu, calls.abi
+        text, end = (calls.image.kallsyms.address(name) for name in ("_stext", "_etext"))
+        self._cpu.expect_code(text, end - text)
         for name in _FUNCTIONS:
             address = calls.image.kallsyms.get(name)
             if address is not None:
@@ -37,7 +38,6 @@ class NewCode:
             code = self._cpu.read(start, size)
         except MachineError:  # a page is not there: the kernel will say so itself
             return
-        self._cpu.forget_code(start, size)
         known = {site for site in self._cpu.time_stamp_sites if not start <= site < start + size}
         found = self._cpu.time_stamp_reads(code, start)
         self._cpu.trap_time_stamp_reads(known.union(found[:_MOST_SITES]))

@@ -21,6 +21,7 @@ from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, SystemRegister, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import UNUSUAL, Processor, Window, register_in_state
+from kodojo.machine.toll import EARNED_PER_TICK, EXCEPTION, STOP
 
 __all__ = ["Arm64"]
 
@@ -113,6 +114,7 @@ class Arm64(Processor):
         self._counter_sites: set[int] = set()
         self.blocks = 0
         self.skipped = 0
+        self._paid_until = 0  # the counter when credit was earned last
         self._looks = 0  # at an interrupt that is masked
         self.user_table: int | None = None
         # The two timers: control and compare value.
@@ -166,9 +168,20 @@ class Arm64(Processor):
                 self._deliver_exception()
         elif stop is Stop.HALTED:
             self._wait(deadline)
+        self._pay()
         if self.counter >= deadline:
             raise self._hang("guest code did not come back within the limit", "limit reached")
         self._interrupt()
+
+    def _pay(self) -> None:
+        """Earn for the time that has passed, pay for the stop, and wait if there is no credit left."""
+        toll = self.engine.toll
+        earned = (self.counter - self._paid_until) * EARNED_PER_TICK // COUNTS_PER_TICK
+        if earned:
+            toll.earn(earned)
+            self._paid_until = self.counter
+        if toll.pay(STOP):
+            self.skipped += -toll.credit * COUNTS_PER_TICK // EARNED_PER_TICK
 
     def _blocks_to_run(self, deadline: int) -> int:
         now = self.counter
@@ -212,6 +225,7 @@ class Arm64(Processor):
     def _deliver_exception(self) -> None:
         """Enter the guest's handler of synchronous exceptions with what the engine knows about this one."""
         self.skipped += COUNTS_PER_EXCEPTION
+        self.engine.toll.pay(EXCEPTION)
         syndrome, _, low, high = self.engine.state_words(self.places[0], 4)
         self.engine.set("esr_el1", syndrome)
         if syndrome >> 26 in _FETCH_AND_DATA_ABORTS:
@@ -376,6 +390,8 @@ class Arm64(Processor):
                 "blocks": self.blocks,
                 "skipped": self.skipped,
                 "looks": self._looks,
+                "credit": self.engine.toll.credit,
+                "paid_until": self._paid_until,
                 "timers": [list(self._timers[_PHYSICAL_TIMER]), list(self._timers[_VIRTUAL_TIMER])],
                 "counter_sites": sorted(self._counter_sites),
                 "user_table": self.user_table,
@@ -389,6 +405,7 @@ class Arm64(Processor):
         facts = state.facts
         self.blocks, self.skipped, self.user_table = facts["blocks"], facts["skipped"], facts["user_table"]
         self._looks = facts["looks"]
+        self.engine.toll.credit, self._paid_until = facts["credit"], facts["paid_until"]
         physical, virtual = facts["timers"]
         self._timers = {_PHYSICAL_TIMER: list(physical), _VIRTUAL_TIMER: list(virtual)}
         self._raise_line()

@@ -101,6 +101,9 @@ class Cpu(Protocol):
         Raises MachineError if a page is not mapped.
         """
 
+    def expect_code(self, address: int, size: int) -> None:
+        """All of this memory is code. To know that early saves time where it is one piece physically."""
+
     def add_breakpoint(self, address: int, handler: Breakpoint) -> None:
         """Call ``handler`` whenever the instruction at ``address`` is about to run.
 

@@ -20,15 +20,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import unicorn
 from unicorn import unicorn_const as const
-from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, uclib
+from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, HOOK_MEM_INVALID_CFUNC, uclib
 
 from kodojo.errors import MachineError
-from kodojo.machine.memory import Ram
+from kodojo.machine.code_pages import CodePages, HookCalls
+from kodojo.machine.memory import PAGE_SIZE, Ram
+from kodojo.machine.native import executable_page
+from kodojo.machine.rescue import Rescue, address_of, code_of
+from kodojo.machine.toll import BUS, TRAP, Toll
+from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, word_of
 
 __all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
 
@@ -54,6 +59,17 @@ _COUNTING_ROUTINES = {
     # ldr x4,[x3]; subs x4,x4,#1; str x4,[x3]; b.eq 1f; ret; 1: ldr x4,[x3,#8]; br x4
     ("Linux", "aarch64"): bytes.fromhex("640040f9 840400f1 640000f9 40000054 c0035fd6 640440f9 80001fd6"),
 }
+
+# Of each architecture: an instruction that does nothing, and a jump
+_SAMPLES = {
+    "x86_64": (b"\x90", b"\xeb\x00"),
+    "aarch64": (b"\x1f\x20\x03\xd5", b"\x01\x00\x00\x14"),
+}
+_PROGRAM_COUNTERS = {"x86_64": "rip", "aarch64": "pc"}
+
+_TRANSLATED_CODE = 1 << 30  # address space for what the engine translates, of which it uses a few dozen MiB
+_BESIDE = 64 << 20  # and for its tables
+_RESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 # Registers that are a plain number of 64 bits. They are asked for all the time, and unicorn's own way to one of them
 # takes longer than most pieces of guest code.
@@ -90,21 +106,29 @@ class Engine:
 
     :param architecture: ``x86_64`` or ``aarch64``.
     :param model: name of the CPU model as in Unicorn's constants (``QEMU64``).
+    :raises MachineError: no room for it in this process, or a build of Unicorn that is not known.
     """
 
     def __init__(self, architecture: str, model: str, ram: Ram) -> None:
         arch, mode, constants, register_prefix, model_prefix = _ARCHITECTURES[architecture]
         self._constants = importlib.import_module(constants)
         self._register_prefix = register_prefix
-        self._uc = unicorn.Uc(arch, mode, getattr(self._constants, model_prefix + model))
+        self._program_counter = _PROGRAM_COUNTERS[architecture]
+        self._uc = _new_engine(arch, mode, getattr(self._constants, model_prefix + model))
         # Stopping is left to hooks. An end address would be translated at each start, by way of the guest's
         # page tables, and where it is not mapped that leaves a page fault behind that never happened.
         self._uc.ctl_exits_enabled(True)
         self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)
         self.ram = ram
+        self.toll = Toll()
         self._ids: dict[str, int] = {}
         self._context = self._uc.context_save()
-        self._keep: list[object] = []  # callbacks that the engine holds pointers to
+        self._keep: list[object] = []  # what the engine holds pointers to
+        handle = self._uc._uch.value
+        counters, cpu = _places(architecture)
+        lookup = address_of(uclib, f"find_memory_mapping_{architecture}")
+        self._keep.append(TranslationLimit(handle, lookup, counters))
+        self._run = (handle, word_of(handle, cpu), address_of(uclib, f"cpu_loop_exit_{architecture}"))
         self._words = _Words(0, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
         self._word = ctypes.c_uint64()
         self._word_pointer = ctypes.cast(ctypes.pointer(self._word), ctypes.c_void_p)
@@ -117,6 +141,7 @@ class Engine:
         self._breakpoint_callback = HOOK_CODE_CFUNC(self._on_breakpoint)
         self._add_exception_hook()
         self._add_counter()
+        self._code_pages = CodePages(handle, uclib, ram, self._hook_calls())
 
     # -- hooks --------------------------------------------------------------------------------------
     def _hook(self, kind: int, callback: Any, data: int, begin: int, end: int) -> int:
@@ -139,6 +164,20 @@ class Engine:
         self._keep.append(callback)
         self._hook(const.UC_HOOK_INTR, callback, 0, 1, 0)
 
+    def _hook_calls(self) -> HookCalls:
+        never = HOOK_MEM_INVALID_CFUNC(lambda *_: False)
+        self._keep.append(never)
+
+        def remove(handle: int) -> None:
+            uclib.uc_hook_del(self._uc._uch, ctypes.c_size_t(handle))
+
+        return HookCalls(
+            add=lambda first, last: self._hook(const.UC_HOOK_MEM_FETCH_UNMAPPED, never, 0, first, last),
+            remove=remove,
+            on_generated=lambda code, data: (self._hook(const.UC_HOOK_EDGE_GENERATED, code, data, 1, 0), None)[1],
+            flush_tlb=self.flush_tlb,
+        )
+
     def _on_exception(self, _uc: Any, vector: int, _data: Any) -> None:
         self._vector = vector
         self._stop = Stop.EXCEPTION
@@ -153,7 +192,7 @@ class Engine:
 
     def _add_counter(self) -> None:
         routine = _COUNTING_ROUTINES.get((platform.system(), platform.machine()))
-        page = _executable_page(routine) if routine is not None else None
+        page = executable_page(routine) if routine is not None else None
         if page is None:
             self._uc.hook_add(const.UC_HOOK_BLOCK, self._count)
             return
@@ -166,10 +205,20 @@ class Engine:
         if self._words.count == 0:
             uc.emu_stop()
 
-    def hook_instruction(self, name: str, callback: Callable[..., Any]) -> None:
+    def _pay(self, price: int) -> None:
+        """The guest has let Python work: its time passes at the next block if it cannot pay for that."""
+        if self.toll.pay(price):
+            self.shorten(1)
+
+    def hook_instruction(self, name: str, callback: Callable[..., Any], price: int = 0) -> None:
         """Call Python for ``IN`` (port, size), ``OUT`` (port, size, value) or ``CPUID`` ()."""
         number = getattr(self._constants, f"UC_X86_INS_{name}")
-        self._uc.hook_add(const.UC_HOOK_INSN, lambda _uc, *arguments: callback(*arguments[:-1]), aux1=number)
+
+        def served(_uc: Any, *arguments: Any) -> Any:
+            self._pay(price)
+            return callback(*arguments[:-1])
+
+        self._uc.hook_add(const.UC_HOOK_INSN, served, aux1=number)
 
     def map_bus(
         self, start: int, end: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
@@ -178,14 +227,16 @@ class Engine:
 
         They are ``read(offset, size)`` and ``write(offset, size, value)``.
         """
-        self._uc.mmio_map(
-            start,
-            end - start,
-            lambda _uc, offset, size, _data: read(offset, size),
-            None,
-            lambda _uc, offset, size, value, _data: write(offset, size, value),
-            None,
-        )
+
+        def served_read(_uc: Any, offset: int, size: int, _data: Any) -> int:
+            self._pay(BUS)
+            return read(offset, size)
+
+        def served_write(_uc: Any, offset: int, size: int, value: int, _data: Any) -> None:
+            self._pay(BUS)
+            write(offset, size, value)
+
+        self._uc.mmio_map(start, end - start, served_read, None, served_write, None)
 
     def trap_system_register(self, address: int, access: Callable[[SystemRegister, int, bool], bool]) -> None:
         """Call Python for the ``MRS`` or ``MSR`` at ``address``.
@@ -197,6 +248,7 @@ class Engine:
         for name, is_read in (("MRS", True), ("MSR", False)):
 
             def callback(_uc: Any, number: int, register: Any, _data: Any, is_read: bool = is_read) -> int:
+                self._pay(TRAP)
                 where = (register.op0, register.op1, register.crn, register.crm, register.op2)
                 return int(access(where, self._general_numbers.get(number, 31), is_read))
 
@@ -247,12 +299,25 @@ class Engine:
         self._stop = Stop.HALTED
         self._starting_at = address
         self._armed = self._words.count = blocks
+        if self._code_pages.is_full:
+            self._uc.ctl_flush_tb()
+            self._code_pages.clear()
+        self._code_pages.start(address)
+        rescue = _rescue()
+        run = rescue.begin(*self._run)
         try:
             self._uc.emu_start(address, 0)
         except unicorn.UcError as error:
             if error.errno != const.UC_ERR_INSN_INVALID:
                 raise MachineError(f"the emulator cannot go on: {error}") from error
             self._stop = Stop.INVALID
+        finally:
+            aborted = rescue.end(run)
+        if aborted:
+            raise MachineError(
+                f"the emulator cannot translate the code at {self.get(self._program_counter):#x}, or just behind it",
+                hint="this is an error of Unicorn (contrib/unicorn-abort.md); the machine cannot be used any more",
+            )
         used = self._armed - max(self._words.count, 0)
         if self._stop is Stop.HALTED and self._words.count <= 0:
             self._stop = Stop.COUNTED
@@ -321,6 +386,10 @@ class Engine:
         place.value = kept
         self._uc.context_restore(self._context)
 
+    def expect_code(self, physical: int, size: int) -> None:
+        """Physical memory that is code; telling so early saves time, and nothing depends on it."""
+        self._code_pages.expect(physical, size)
+
     def flush_tlb(self) -> None:
         """Forget what the page tables said: they have changed behind the guest's back."""
         self._uc.ctl(const.UC_CTL_TLB_FLUSH, const.UC_CTL_IO_WRITE)
@@ -376,10 +445,42 @@ class RegisterBatch:
         uclib.uc_reg_write_batch(self._uc._uch, self._ids, self._pointers, len(self._names))
 
 
-def _executable_page(routine: bytes) -> mmap.mmap | None:
+def _new_engine(arch: int, mode: int, model: int | None) -> unicorn.Uc:
+    """Raises MachineError where there is no room: Unicorn itself would end the process."""
     try:
-        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    except (OSError, ValueError):
-        return None
-    page.write(routine)
-    return page
+        mmap.mmap(-1, _TRANSLATED_CODE + _BESIDE, flags=_RESERVED).close()
+    except (OSError, MemoryError) as error:
+        needed = (_TRANSLATED_CODE + _BESIDE) >> 20
+        raise MachineError(
+            f"no room for another machine: it needs {needed} MiB of address space ({error})",
+            hint="allow this process more (ulimit -v), or close machines that are no longer used",
+        ) from error
+    uc = unicorn.Uc(arch, mode, model)
+    uc.ctl_set_tcg_buffer_size(_TRANSLATED_CODE)
+    return uc
+
+
+@lru_cache
+def _rescue() -> Rescue:
+    return Rescue(uclib)
+
+
+@lru_cache
+def _places(architecture: str) -> tuple[tuple[int, int], int]:
+    """Where this build keeps the translator's counters and the processor: found on an engine of its own.
+
+    See :func:`kodojo.machine.translation.find_counters` and :func:`kodojo.machine.translation.find_cpu`.
+    """
+    arch, mode = _ARCHITECTURES[architecture][:2]
+    nothing, jump = _SAMPLES[architecture]
+    uc = _new_engine(arch, mode, None)
+    uc.mem_map(0, 2 * PAGE_SIZE)
+    places = iter(range(PAGE_SIZE, 2 * PAGE_SIZE, PAGE_SIZE // 4))  # 0 is where a run would end
+
+    def translate(length: int) -> None:
+        address = next(places)
+        uc.mem_write(address, nothing * length + jump)
+        uc.ctl_request_cache(address)
+
+    counters = find_counters(uc._uch.value, translate)
+    return counters, find_cpu(uc._uch.value, code_of(address_of(uclib, "uc_emu_start")))

@@ -36,7 +36,7 @@ from kodojo.machine.x86_64 import X86_64
 
 __all__ = ["Machine", "Snapshot"]
 
-_FORMAT = 4
+_FORMAT = 5
 _RAM, _STATE = "ram", "state"
 
 

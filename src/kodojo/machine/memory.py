@@ -84,12 +84,18 @@ class Ram:
         self._view[start : start + len(data)] = data
 
     def dirty_pages(self) -> npt.NDArray[np.int64]:
-        """Indices of the pages that may differ from what the RAM started with, ascending."""
+        """Indices of the pages that may differ from what the RAM started with, ascending.
+
+        Raises MachineError if that cannot be mapped once more.
+        """
         marked = self._pages_written()
         if self.file is None:
             candidates = np.arange(self.size // PAGE_SIZE) if marked is None else marked
             return candidates[self.pages[candidates].any(axis=1)]
-        original = np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.size,)).reshape(-1, PAGE_SIZE)
+        try:
+            original = np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.size,)).reshape(-1, PAGE_SIZE)
+        except OSError as error:
+            raise MachineError(f"cannot map {self.size >> 20} MiB of guest memory: {error}") from error
         if marked is None:
             chunks = [
                 start

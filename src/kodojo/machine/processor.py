@@ -118,6 +118,11 @@ class Processor:
         for physical, part in self._pieces(address, size):
             self._window.forget_code(physical, part)
 
+    def expect_code(self, address: int, size: int) -> None:
+        first, last = self.translate(address), self.translate(address + size - 1)
+        if first is not None and last == first + size - 1:
+            self.engine.expect_code(first, size)
+
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory, page by page; what was translated from there is dropped once code has run."""
         view = memoryview(data)

@@ -18,6 +18,7 @@ from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import Processor, Window, register_in_state
+from kodojo.machine.toll import CPUID, EARNED_PER_TICK, EXCEPTION, PORT, STOP
 
 __all__ = ["X86_64"]
 
@@ -85,9 +86,9 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.engine = Engine("x86_64", _CPU_MODEL, ram)
         window = self._window = _window(self.engine, ram)
         self.engine.map_bus(ram.base + ram.size, window.ram.base, board.bus_read, board.bus_write)
-        self.engine.hook_instruction("IN", board.port_in)
-        self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value))
-        self.engine.hook_instruction("CPUID", self._cpuid)
+        self.engine.hook_instruction("IN", board.port_in, PORT)
+        self.engine.hook_instruction("OUT", lambda port, _size, value: board.port_out(port, value), PORT)
+        self.engine.hook_instruction("CPUID", self._cpuid, CPUID)
         self._registers = self.engine.batch(GENERAL_REGISTERS)
         self._cpuid_answers: dict[int, tuple[int, ...]] = {}
         self._tsc_sites: set[int] = set()
@@ -102,7 +103,8 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
 
     def _run_to_event(self, rip: int, deadline: int) -> None:
         self._started = True
-        stop, vector, used = self.engine.start(rip, self._until_tick)
+        budget = self._until_tick
+        stop, vector, used = self.engine.start(rip, budget)
         self.blocks += used
         self._until_tick -= used
         if stop is Stop.EXCEPTION:
@@ -113,8 +115,13 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
             self._halted(deadline)
         elif stop is Stop.COUNTED:
             self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
-        if self._until_tick <= 0:
-            self._until_tick = 1  # the next block is a safe place to let time pass
+        if self.engine.toll.pay(STOP):
+            self._until_tick = min(self._until_tick, 1)
+        if self._until_tick > 0:
+            return
+        self._until_tick = 1  # the next block is a safe place to let time pass
+        if budget == 1 and not used:  # and there is none: its first fetch was an exception
+            self._tick(deadline, deliver=bool(self.engine.get("rflags") & _RFLAGS_IF))
 
     def _halted(self, deadline: int) -> None:
         if not self.engine.get("rflags") & _RFLAGS_IF:
@@ -128,6 +135,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         if self.ticks >= deadline:
             raise self._hang("guest code did not come back within the limit", "limit reached")
         self._until_tick = BLOCKS_PER_TICK
+        self.engine.toll.earn(EARNED_PER_TICK)
         vector = self.board.timer_interrupt() if deliver else None
         if vector is not None:
             self._enter_handler(vector, None)
@@ -140,6 +148,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
     def _deliver_exception(self, vector: int) -> None:
         """Clear the engine's "exception in flight" and enter the guest's handler."""
         self._until_tick -= BLOCKS_PER_EXCEPTION
+        self.engine.toll.pay(EXCEPTION)
         where, error_code = self.places
         code = self.engine.exchange_word(where, -1, error_code)
         self._enter_handler(vector, (code & 0xFFFFFFFF) if vector in _VECTORS_WITH_ERROR_CODE else None)
@@ -276,6 +285,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
                 "blocks": self.blocks,
                 "ticks": self.ticks,
                 "until_tick": self._until_tick,
+                "credit": self.engine.toll.credit,
                 "time_stamp_sites": sorted(self._tsc_sites),
             },
         )
@@ -284,6 +294,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.engine.restore_state(state.engine)
         facts = state.facts
         self.blocks, self.ticks, self._until_tick = facts["blocks"], facts["ticks"], facts["until_tick"]
+        self.engine.toll.credit = facts["credit"]
         self.trap_time_stamp_reads(facts["time_stamp_sites"])
 
     @staticmethod

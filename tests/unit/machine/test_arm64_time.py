@@ -6,7 +6,7 @@ from kodojo.errors import MachineHang
 from kodojo.machine.arm64 import COUNTS_PER_READ, COUNTS_PER_TICK
 from kodojo.machine.board_arm64 import DISTRIBUTOR, INTERFACE, VIRTUAL_TIMER
 from kodojo.machine.cpu import RunLimit
-from tests.support.bare_arm64 import CODE, DAIF, EL1H, IRQ, IRQ_MASKED, VECTORS, WFI, BareArm64
+from tests.support.bare_arm64 import CODE, DAIF, EL1H, IRQ, IRQ_MASKED, PAGE, PXN, VECTORS, WFI, BareArm64
 
 COUNT = "d53be040"  # mrs x0, cntvct_el0
 SET_COMPARE = "d51be341"  # msr cntv_cval_el0, x1
@@ -161,3 +161,11 @@ def test_software_interrupt():
     assert exception.link in (CODE + 4, CODE + 8)
     assert guest.board.bus_read(INTERFACE + 0xC, 4) == 5
     assert guest.cpu.get("pc") == VECTORS + IRQ
+
+
+def test_handlers_that_cannot_run():
+    """Where the handlers are in memory that is not executable, no block can run; the limit comes all the same."""
+    guest, end = timed("d4200000")  # brk #0
+    guest.page(VECTORS, PAGE | PXN)
+    with pytest.raises(MachineHang, match="within the limit"):
+        guest.cpu.run(end, RunLimit(ticks=1))

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from kodojo.errors import MachineHang
+from kodojo.errors import MachineError, MachineHang
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.x86_64 import BLOCKS_PER_TICK
-from tests.support.bare_machine import DATA, OPEN_TIMER, TIMER, BareMachine, handler
+from tests.support.bare_machine import ABSENT, DATA, OPEN_TIMER, PAGE_FAULT, TIMER, BareMachine, handler
 
 COUNTING = "48 ff 04 25 00 00 04 00 48 cf"  # inc qword [DATA]; iretq
 SPIN = "eb fe"  # jmp $
@@ -128,3 +128,35 @@ def test_tick_at_a_breakpoint():
     guest.cpu.run(end)
     assert turns == [9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert ticks_seen(guest) == 1
+
+
+NOT_MAPPED = 0xDEAD0000
+
+
+def test_handlers_that_are_not_mapped():
+    """Where every handler is in memory that is not there, no block can run; time passes and the limit comes."""
+    guest = BareMachine()
+    for vector in range(64):
+        guest.gate(vector, at=NOT_MAPPED)
+    guest.code("0f 0b")  # ud2
+    with pytest.raises(MachineHang, match="did not come back"):
+        guest.cpu.run(0, RunLimit(ticks=3))
+    assert guest.cpu.ticks == 3
+
+
+@pytest.mark.parametrize("interrupts", ["fa", "fb"], ids=["off", "on"])
+def test_paging_that_finds_nothing(interrupts):
+    """A guest that turns off what its page tables need cannot fetch anything any more: its limit comes, too."""
+    guest = BareMachine()
+    guest.code(OPEN_TIMER + interrupts + "31 c0 0f 22 e0 90")  # xor eax, eax; mov cr4, rax; nop
+    with pytest.raises(MachineError):
+        guest.cpu.run(0, RunLimit(ticks=3))
+    assert guest.cpu.ticks <= 3
+
+
+def test_first_fetch_after_the_budget():
+    """A fetch that fails once, just when the budget of blocks is used up, is no reason for a tick of its own."""
+    guest = BareMachine()
+    guest.code("e2 fe ff e0", rcx=BLOCKS_PER_TICK - 1, rax=ABSENT)  # 1: loop 1b; jmp rax
+    guest.run_to_handler(PAGE_FAULT)
+    assert guest.cpu.ticks <= 1
