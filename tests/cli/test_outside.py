@@ -208,7 +208,7 @@ def test_install_and_uninstall(own: Shell, series: str, tmp_path: Path) -> None:
 def test_what_is_not_installed(own: Shell, shell: Shell, tmp_path: Path) -> None:
     """Nothing, no module, and a tree outside of the store are refused; another kernel's module gets a warning."""
     assert own("kernel", "install", own.release).returncode == 2
-    (tmp_path / "text.ko").write_text("text")
+    (tmp_path / "text.ko").write_text("only text")
     done = own("kernel", "install", own.release, "kd_part.ko", f"{tmp_path}/text.ko")
     assert (done.returncode, "no kernel module" in done.stderr) == (1, True)
     assert json.loads(own.ok("kernel", "show", "--json"))["installed"] == []
