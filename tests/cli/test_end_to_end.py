@@ -225,3 +225,15 @@ def test_standard_input_and_files(shell: Shell) -> None:
     assert shell.ok("cat", "--bytes", "2", "/a/zero") == "\0\0"
     shell.ok("rm", "-r", "/a")
     assert shell("ls", "/a").returncode == 1
+
+
+def test_time_passes_when_it_is_wanted(shell: Shell, built: dict[str, Path]) -> None:
+    """Between two commands no time passes; in a sleep a module's timers and threads run."""
+    shell.ok("insmod", str(built["kd_timer"]))
+    where = "/sys/module/kd_timer/parameters/timer"
+    before = [shell.ok("cat", where) for _ in range(2)]
+    assert before[0] == before[1]
+    shell.ok("sleep", "1")
+    assert shell.ok("cat", where) == "3\n"
+    assert json.loads(shell.ok("sleep", "0.5", "--json"))["time"] > 1.5
+    assert shell("sleep", "x").returncode == 2

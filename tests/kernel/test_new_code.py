@@ -27,16 +27,7 @@ def test_modules_take_turns_in_the_same_memory(kernel):
 # Arguments of system calls and instructions of classic BPF: include/uapi/linux/socket.h, bpf_common.h
 AF_UNIX, SOCK_DGRAM, SOL_SOCKET, SO_ATTACH_FILTER, MSG_DONTWAIT = 1, 2, 1, 26, 0x40
 RETURN_CONSTANT = 0x06
-NUMBERS = {
-    "x86_64": {"socketpair": 53, "setsockopt": 54, "sendto": 44, "recvfrom": 45, "mkdirat": 258},
-    "aarch64": {"socketpair": 199, "setsockopt": 208, "sendto": 206, "recvfrom": 207, "mkdirat": 34},
-}
 TRACING = "/sys/kernel/tracing/"
-
-
-def know_system_calls(kernel, monkeypatch) -> None:
-    for name, number in NUMBERS[kernel.image.architecture].items():
-        monkeypatch.setitem(kernel.calls.abi.system_calls, name, number)
 
 
 def load_test_bpf(kernel, first: int, last: int) -> list[str]:
@@ -54,9 +45,8 @@ def test_compiled_filters(kernel):
     assert lines[-1].startswith("test_bpf: Summary: 150 PASSED, 0 FAILED")
 
 
-def test_a_filter_that_is_replaced(kernel, monkeypatch):
+def test_a_filter_that_is_replaced(kernel):
     """A socket's filter that is attached again and again is the newest each time: it says how much is received."""
-    know_system_calls(kernel, monkeypatch)
     user = kernel.user
     page = user.allocate(4096)
     pair, program, filter_, buffer = (page + offset for offset in (0, 64, 128, 256))
@@ -84,9 +74,8 @@ def test_static_keys(kernel):
 
 
 @pytest.mark.parametrize("what", ["function", "kprobe"])
-def test_tracing_on_and_off(kernel, what, monkeypatch):
+def test_tracing_on_and_off(kernel, what):
     """A function is traced while it is wanted and not otherwise, three times in turn."""
-    know_system_calls(kernel, monkeypatch)
     switch = TRACING + ("events/kprobes/kd/enable" if what == "kprobe" else "current_tracer")
     values = (b"1", b"0") if what == "kprobe" else (b"function", b"nop")
     if what == "kprobe":

@@ -36,6 +36,7 @@ _COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Looking around in the machine": {
         "dmesg": ("kodojo.cli.dmesg", "Print the kernel's log."),
+        "sleep": ("kodojo.cli.sleep", "Let time pass: timers, threads and delayed work run."),
         "cat": ("kodojo.cli.files", "Print files."),
         "ls": ("kodojo.cli.files", "List a directory."),
         "write": ("kodojo.cli.files", "Write a text, or standard input, to a file."),

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kodojo.kernel.system_calls import ARM64
+
 if TYPE_CHECKING:
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
@@ -21,7 +23,6 @@ _FLAGS_MASK = _DAIF | 0xF
 _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
 _TASK_SIZE = 1 << 48
 _AT_FDCWD = (1 << 64) - 100
-_OPENAT, _UNLINKAT, _MKDIRAT = 56, 35, 34
 _HERE = 1 << 32  # beside a number: the directory is the current one
 
 # Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
@@ -35,17 +36,13 @@ class Arm64Abi:
     instruction = 4
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
-    # include/uapi/asm-generic/unistd.h: an ABI. The old calls without a directory's descriptor are none of it:
-    # open, unlink and mkdir are what a C library makes of them.
+    # The old calls without a directory's descriptor are no part of the ABI: what a C library makes of them.
     system_calls = {  # noqa: RUF012  a table
-        "fcntl": 25, "ioctl": 29, "mknodat": 33, "mkdirat": _MKDIRAT, "mkdir": _HERE | _MKDIRAT,
-        "unlinkat": _UNLINKAT, "unlink": _HERE | _UNLINKAT,
-        "symlinkat": 36, "renameat": 38, "umount2": 39, "mount": 40, "ftruncate": 46, "faccessat": 48, "fchmodat": 53,
-        "openat": _OPENAT, "open": _HERE | _OPENAT, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62,
-        "read": 63, "write": 64, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "nanosleep": 101,
-        "init_module": 105, "delete_module": 106, "clock_gettime": 113, "syslog": 116, "prctl": 167, "getpid": 172,
-        "socket": 198, "munmap": 215, "mmap": 222, "finit_module": 273, "statx": 291,
-    }  # fmt: skip
+        **ARM64,
+        **{
+            old: _HERE | ARM64[new] for old, new in (("open", "openat"), ("unlink", "unlinkat"), ("mkdir", "mkdirat"))
+        },
+    }
     open_directory = 0o40000
 
     def pc(self, registers: Registers) -> int:

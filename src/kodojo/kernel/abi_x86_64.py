@@ -6,6 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kodojo.kernel.system_calls import X86_64
+
 if TYPE_CHECKING:
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
@@ -36,16 +38,7 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
         "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
     )  # fmt: skip
-    # arch/x86/entry/syscalls/syscall_64.tbl: an ABI, the same for every kernel.
-    system_calls = {  # noqa: RUF012  a table
-        "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lseek": 8, "mmap": 9, "munmap": 11,
-        "ioctl": 16, "access": 21, "pipe": 22, "nanosleep": 35, "getpid": 39, "socket": 41, "fcntl": 72,
-        "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "symlink": 88, "readlink": 89,
-        "chmod": 90, "syslog": 103, "mknod": 133, "prctl": 157, "mount": 165, "umount2": 166, "init_module": 175,
-        "delete_module": 176, "getdents64": 217, "clock_gettime": 228, "openat": 257, "mkdirat": 258, "mknodat": 259,
-        "newfstatat": 262, "unlinkat": 263, "renameat": 264, "symlinkat": 266, "readlinkat": 267, "fchmodat": 268,
-        "faccessat": 269, "pipe2": 293, "finit_module": 313, "statx": 332,
-    }  # fmt: skip
+    system_calls = X86_64
     open_directory = 0o200000
 
     def pc(self, registers: Registers) -> int:

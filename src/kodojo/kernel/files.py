@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -99,10 +100,21 @@ class OpenFile:
             self._user.syscall("close", self.fd)
 
     def read(self, size: int = _PIECE) -> bytes:
-        """One ``read()`` of at most ``size`` bytes."""
-        buffer = self._user.scratch + _BUFFER
-        count = self._user.checked(self.path, "read", self.fd, buffer, min(size, _PIECE))
-        return self._user.machine.cpu.read(buffer, count)
+        """One ``read()`` of at most ``size`` bytes, however many those are."""
+        with self._buffer(size) as buffer:
+            count = self._user.checked(self.path, "read", self.fd, buffer, size)
+            if count > size:
+                raise GuestOSError(f"{self.path}: read() of {size} bytes returned {count}", _EIO)
+            return self._user.machine.cpu.read(buffer, count)
+
+    @contextmanager
+    def _buffer(self, size: int) -> Iterator[int]:
+        """Memory for one system call."""
+        if size <= _PIECE:
+            yield self._user.scratch + _BUFFER
+            return
+        with self._user.memory(bytes(size)) as address:
+            yield address
 
     def pieces(self, size: int | None = None) -> Iterator[bytes]:
         """``read()`` until the end, or until there are ``size`` bytes, one piece after the other.
@@ -110,7 +122,7 @@ class OpenFile:
         :raises GuestOSError: the error of ``read()``; EFBIG if there is no end in sight.
         """
         left = _READ_LIMIT if size is None else min(size, _READ_LIMIT)
-        while left and (piece := self.read(left)):
+        while left and (piece := self.read(min(left, _PIECE))):
             yield piece
             left -= len(piece)
         if not left and (size is None or size > _READ_LIMIT):
@@ -121,20 +133,22 @@ class OpenFile:
         return b"".join(self.pieces())
 
     def write(self, data: bytes) -> int:
-        """One ``write()``; the number of bytes it took."""
-        piece = data[:_PIECE]
-        buffer = self._user.put(piece, _BUFFER)
-        return self._user.checked(self.path, "write", self.fd, buffer, len(piece))
+        """One ``write()`` of all of it; the number of bytes it took."""
+        with self._buffer(len(data)) as buffer:
+            self._user.machine.cpu.write(buffer, data)
+            return self._user.checked(self.path, "write", self.fd, buffer, len(data))
 
     def write_all(self, data: bytes) -> None:
-        """``write()`` until everything is written; an empty text is one write of nothing."""
+        """``write()`` until everything is written: all at once, and what that did not take in pieces."""
+        done, most = 0, len(data)
         while True:
-            count = self.write(data)
-            data = data[count:]
-            if not data:
+            count = self.write(data[done : done + most])
+            done += count
+            if done >= len(data):
                 return
             if not count:
                 raise GuestOSError(f"{self.path}: {errno_text(_EIO)}", _EIO)
+            most = max(count, _PIECE)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._user.checked(self.path, "lseek", self.fd, offset, whence)
@@ -143,9 +157,10 @@ class OpenFile:
         """``ioctl``: its value, and the bytes of the argument afterwards (empty if it was a number)."""
         if isinstance(argument, int):
             return self._user.checked(self.path, "ioctl", self.fd, request, argument), b""
-        buffer = self._user.put(argument, _BUFFER)
-        value = self._user.checked(self.path, "ioctl", self.fd, request, buffer)
-        return value, self._user.machine.cpu.read(buffer, len(argument))
+        with self._buffer(len(argument)) as buffer:
+            self._user.machine.cpu.write(buffer, argument)
+            value = self._user.checked(self.path, "ioctl", self.fd, request, buffer)
+            return value, self._user.machine.cpu.read(buffer, len(argument))
 
 
 class Files:

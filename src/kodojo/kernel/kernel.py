@@ -37,7 +37,7 @@ from kodojo.kernel.requests import ModuleRequests
 from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
 from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
-from kodojo.kernel.user import UserSpace
+from kodojo.kernel.user import Passed, UserSpace
 from kodojo.loader.enter import insmod, other_answers
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
@@ -332,9 +332,23 @@ class Kernel(FileCalls):
         return value - (1 << (8 * returns.size)) if returns.signed and value >> (8 * returns.size - 1) else value
 
     @as_operation
+    def syscall(self, name: str | int, *arguments: Passed) -> int:
+        """Any system call of the kernel, by name or number, as PID 1 makes it: what it returns.
+
+        :param arguments: numbers as they are, None for NULL, the address of a copy of bytes, and of a str with a NUL
+            behind it. A bytearray is copied in and out: the call can write into it.
+        :raises GuestOSError: it returned an errno. InputError: the architecture has no call of that name.
+        """
+        return self.user.call(name, *arguments)
+
+    @as_operation
     def sleep(self, seconds: float) -> None:
-        """Let guest time pass: timers, work queues and threads run."""
-        self.calls("schedule_timeout_uninterruptible", max(1, round(seconds * self.hertz)))
+        """Let guest time pass: timers, work queues and threads run. However long it is, no limit ends it."""
+        left = max(1, round(seconds * self.hertz))
+        while left > 0:
+            ticks = min(left, max(1, self.calls.limit.ticks // 2))
+            self.calls("schedule_timeout_uninterruptible", ticks)
+            left -= ticks
 
     @contextmanager
     def as_user(self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()) -> Iterator[None]:

@@ -13,7 +13,8 @@ from kodojo.kernel.user import SCRATCH_SIZE, UserSpace
 from tests.support.flat_memory import FlatMemory
 
 SCRATCH = 0x7F0000000000
-EIO, ENOENT, EBADF = 5, 2, 9
+EIO, ENOENT, EBADF, ENOMEM = 5, 2, 9, 12
+MAPPED = 1 << 20
 O_WRONLY, O_CREAT, O_TRUNC, O_DIRECTORY = 0o1, 0o100, 0o1000, 0o200000
 
 
@@ -24,7 +25,7 @@ class PaperKernel(UserSpace):
     """
 
     def __init__(self, content: bytes = b"", entries: tuple[tuple[str, int], ...] = (), most: int = 1 << 20) -> None:
-        machine = SimpleNamespace(cpu=FlatMemory(SCRATCH_SIZE, SCRATCH))
+        machine = SimpleNamespace(cpu=FlatMemory(SCRATCH_SIZE + MAPPED, SCRATCH))
         super().__init__(machine, SimpleNamespace(stopped=None, abi=abi_of("x86_64"), place=Place(0, 0, SCRATCH)))
         self.content = content
         self.entries = [_dirent(name, kind) for name, kind in entries]
@@ -43,6 +44,12 @@ class PaperKernel(UserSpace):
             return -ENOENT
         self.open_files[3] = 0
         return 3
+
+    def sys_mmap(self, _address: int, size: int, *_how: int) -> int:
+        return SCRATCH + SCRATCH_SIZE if size <= MAPPED else -ENOMEM
+
+    def sys_munmap(self, _address: int, _size: int) -> int:
+        return 0
 
     def sys_close(self, fd: int) -> int:
         return 0 if self.open_files.pop(fd, None) is not None else -EBADF
@@ -121,7 +128,7 @@ def test_write_nothing():
 
 
 def test_write_in_pieces():
-    """What a write() does not take is offered again; data that is larger than the buffer goes in pieces."""
+    """What a write() does not take is offered again."""
     kernel = PaperKernel(most=1000)
     data = bytes(range(250)) * 2000
     Files(kernel).write("/dev/x", data)
