@@ -210,8 +210,8 @@ def about_loads(shape: dict) -> list[str]:
         "The last column (`python -m tests.dkms --load KERNEL`): each module was built again and loaded into a fresh",
         f"machine with {kernel}, as `kodojo modprobe --fresh --path DIRECTORY ./FILE.ko` does it (by",
         "`kernel.fork().modprobe(FILE, path=DIRECTORY)`, in one process), then removed, loaded and removed again.",
-        f"Of {counts['modules']} modules of {counts['packages']} packages {counts['load']} load, and "
-        f"{counts['removed_twice']} of these are removed both times; the others say why.",
+        f"Of {counts['modules']} modules of {counts['packages']} packages {counts['load']} load;",
+        f"{counts['removed_twice']} of these are removed both times. The others say why.",
     ]
 
 

@@ -46,10 +46,14 @@ def keep(place: Path, modules: Iterable[tuple[str, Path]]) -> None:
     """Copy modules into a directory; it is made, and a file that is there already is replaced as a whole.
 
     :param modules: the path of each below the source, and the file with its content.
-    :raises InputError: it cannot be written.
+    :raises InputError: it cannot be written, or two of them would be one file.
     """
+    written = set()
     for name, content in modules:
         target = place.joinpath(*map(_component, name.split("/")))
+        if target in written:
+            raise InputError(f"{target}: two of the modules would be kept in it, {name!r} is one of them")
+        written.add(target)
         temporary: Path | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,5 +75,5 @@ def _component(name: str) -> str:
     >>> _component("../x y"), _component("vpoll-0.1"), _component("")
     ('_._x_y', 'vpoll-0.1', '_')
     """
-    plain = re.sub(r"[^\w.+~-]", "_", name)[-_LONGEST:]
+    plain = re.sub(r"[^\w.+~-]", "_", name, flags=re.ASCII)[-_LONGEST:]
     return f"_{plain[1:]}" if plain[:1] in ("", ".") else plain
