@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--jobs", default="1")
     parser.add_argument("--only", action="append", metavar="PACKAGE", help="renew the results of this one")
     parser.add_argument("--load", metavar="KERNEL", help="build for this kernel only, and load what is built")
+    parser.add_argument("--modules", type=Path, help="with --load: a new directory to keep what is built in")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     options = parser.parse_args()
     if not options.page:
@@ -52,7 +53,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as directory:
             packages = options.packages or Path(directory)
             if options.load:
-                run_loads(packages, options.load, options.jobs, names)
+                run_loads(packages, options.modules, options.load, options.jobs, names)
             else:
                 run(packages, options.kernel, options.jobs, names)
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
@@ -73,7 +74,9 @@ def run(directory: Path, kernels: list[str], jobs: str, names: list[str] | tuple
         write(found)  # a run takes long, and may be ended
 
 
-def run_loads(directory: Path, kernel: str, jobs: str, names: list[str] | tuple[str, ...]) -> None:
+def run_loads(
+    directory: Path, modules: Path | None, kernel: str, jobs: str, names: list[str] | tuple[str, ...]
+) -> None:
     """The load phase: each package is built for one kernel, and every module of it is loaded there."""
     directory.mkdir(parents=True, exist_ok=True)
     found = json.loads(RESULTS.read_text())["packages"]
@@ -82,7 +85,7 @@ def run_loads(directory: Path, kernel: str, jobs: str, names: list[str] | tuple[
         package = fetched(directory, f"{name}-dkms")
         with tempfile.TemporaryDirectory() as work:
             source = thinned(package, Path(work, "source"), name)
-            built = Path(work, "built")
+            built = (modules or Path(work, "built")).resolve() / name
             shape = checked(source, [kernel], jobs, built)
             counts = Counter(each["status"] for each in shape["results"])
             cell = {"kernel": kernel, "commit": commit(), "verdicts": dict(counts)}
@@ -209,7 +212,8 @@ def about_loads(shape: dict) -> list[str]:
     return [
         "The last column (`python -m tests.dkms --load KERNEL`): each module was built again and loaded into a fresh",
         f"machine with {kernel}, as `kodojo modprobe --fresh --path DIRECTORY ./FILE.ko` does it (by",
-        "`kernel.fork().modprobe(FILE, path=DIRECTORY)`, in one process), then removed, loaded and removed again.",
+        "`kernel.fork().modprobe(FILE, path=DIRECTORY)`, in one process), then removed, loaded and removed again",
+        f"(commits {', '.join(sorted({each['commit'] for each in cells}))}).",
         f"Of {counts['modules']} modules of {counts['packages']} packages {counts['load']} load;",
         f"{counts['removed_twice']} of these are removed both times. The others say why.",
     ]
