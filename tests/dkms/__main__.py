@@ -11,6 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import kodojo
+from tests.dkms import loads
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "dkms.json"
 PAGE = ROOT / "docs" / "dkms.md"
@@ -39,26 +42,71 @@ def main() -> int:
     parser.add_argument("--packages", type=Path, help="a directory to keep the packages in, and to find them in")
     parser.add_argument("--jobs", default="1")
     parser.add_argument("--only", action="append", metavar="PACKAGE", help="renew the results of this one")
+    parser.add_argument("--load", metavar="KERNEL", help="build for this kernel only, and load what is built")
+    parser.add_argument("--modules", type=Path, help="with --load: a new directory to keep what is built in")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     options = parser.parse_args()
     if not options.page:
-        if not options.kernel:
-            parser.error("--kernel is needed")
+        if bool(options.kernel) == bool(options.load):
+            parser.error("either --kernel or --load is needed")
+        names = options.only or PACKAGES
         with tempfile.TemporaryDirectory() as directory:
-            run(options.packages or Path(directory), options.kernel, options.jobs, options.only or PACKAGES)
+            packages = options.packages or Path(directory)
+            if options.load:
+                run_loads(packages, options.modules, options.load, options.jobs, names)
+            else:
+                run(packages, options.kernel, options.jobs, names)
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
     return 0
 
 
 def run(directory: Path, kernels: list[str], jobs: str, names: list[str] | tuple[str, ...]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    found = json.loads(RESULTS.read_text())["packages"] if len(names) < len(PACKAGES) else {}
+    before = json.loads(RESULTS.read_text())["packages"] if RESULTS.exists() else {}
+    found = dict(before) if len(names) < len(PACKAGES) else {}
     for name in names:
         package = fetched(directory, f"{name}-dkms")
         shape = checked(package, kernels, jobs)
         found[name] = row(package, shape)
+        if "loaded" in before.get(name, {}):
+            found[name]["loaded"] = before[name]["loaded"]
         print(name, {kernel: cell["summary"] for kernel, cell in found[name]["kernels"].items()}, flush=True)  # noqa: T201
         write(found)  # a run takes long, and may be ended
+
+
+def run_loads(
+    directory: Path, modules: Path | None, kernel: str, jobs: str, names: list[str] | tuple[str, ...]
+) -> None:
+    """The load phase: each package is built for one kernel, and every module of it is loaded there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = json.loads(RESULTS.read_text())["packages"]
+    base = kodojo.Kernel.boot(kernel)
+    for name in names:
+        package = fetched(directory, f"{name}-dkms")
+        with tempfile.TemporaryDirectory() as work:
+            source = thinned(package, Path(work, "source"), name)
+            built = (modules or Path(work, "built")).resolve() / name
+            shape = checked(source, [kernel], jobs, built)
+            counts = Counter(each["status"] for each in shape["results"])
+            cell = {"kernel": kernel, "commit": commit(), "verdicts": dict(counts)}
+            if name in loads.LEFT_OUT:
+                cell["left_out"] = loads.LEFT_OUT[name][0][1].partition('"')[2].rstrip('"')
+            found[name]["loaded"] = cell | {"modules": loads.loaded(base, built)}
+        print(name, loads.words(found[name]["loaded"]), flush=True)  # noqa: T201
+        write(found)
+
+
+def thinned(package: Path, directory: Path, name: str) -> Path:
+    """The package; or the directory with its source, where something has to be left out for the rest to build."""
+    if name not in loads.LEFT_OUT:
+        return package
+    subprocess.run(["dpkg-deb", "--extract", package, directory], check=True)
+    source = next(directory.glob("usr/src/*"))
+    for file, first, number in loads.LEFT_OUT[name]:
+        lines = (source / file).read_text().splitlines(keepends=True)
+        start = lines.index(f"{first}\n")
+        (source / file).write_text("".join(lines[:start] + lines[start + number :]))
+    return source
 
 
 def write(found: dict) -> None:
@@ -68,6 +116,7 @@ def write(found: dict) -> None:
         "kernels": columns,
         "packages": dict(sorted(found.items())),
         "counts": {kernel: counted([cell["kernels"][kernel] for cell in found.values()]) for kernel in columns},
+        "loaded": loads.counted([cell["loaded"] for cell in found.values() if "loaded" in cell]),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(shape, indent=1) + "\n")
@@ -87,9 +136,13 @@ def fetched(directory: Path, name: str) -> Path:
     return packages[-1]
 
 
-def checked(package: Path, kernels: list[str], jobs: str) -> dict:
-    """What ``kodojo check --build`` says."""
+def checked(package: Path, kernels: list[str], jobs: str, keep: Path | None = None) -> dict:
+    """What ``kodojo check --build`` says.
+
+    :param keep: where the modules are kept.
+    """
     words = [word for kernel in kernels for word in ("--kernel", kernel)]
+    words += [f"--keep-modules={keep}"] if keep is not None else []
     command = [sys.executable, "-m", "kodojo", "check", "--build", package.name, "--json", f"--jobs={jobs}", *words]
     done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
     try:
@@ -112,9 +165,13 @@ def row(package: Path, shape: dict) -> dict:
             "modules": {each["module"].rpartition(":")[2]: each["status"] for each in results},
             "slugs": sorted({each["slug"] for each in bad}),
         }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     version = package.name.split("_")[1].replace("%3a", ":")
-    return {"version": version, "commit": commit.strip()[:12], "kernels": kernels}
+    return {"version": version, "commit": commit(), "kernels": kernels}
+
+
+def commit() -> str:
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def page(shape: dict) -> str:
@@ -135,11 +192,31 @@ def page(shape: dict) -> str:
         counts = shape["counts"][kernel]
         words = ", ".join(number(count, status) for status, count in counts["modules"].items())
         lines.append(f"- {kernel}: {counts['packages_built']} of {len(shape['packages'])} packages build; {words}")
-    lines += ["", f"| package | version | {' | '.join(kernels)} |", "|---|---|" + "---|" * len(kernels)]
+    lines += ["", *about_loads(shape)]
+    heads = [*kernels, "loaded in the machine"]
+    lines += ["", f"| package | version | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
     for name, package in shape["packages"].items():
         cells = [cell(package["kernels"][kernel]) for kernel in kernels]
+        cells.append(loads.words(package.get("loaded")))
         lines.append(f"| {name} | {package['version']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def about_loads(shape: dict) -> list[str]:
+    """What the last column means, and its sum."""
+    cells = [package["loaded"] for package in shape["packages"].values() if "loaded" in package]
+    if not cells:
+        return []
+    counts = loads.counted(cells)
+    kernel = ", ".join(sorted({each["kernel"] for each in cells}))
+    return [
+        "The last column (`python -m tests.dkms --load KERNEL`): each module was built again and loaded into a fresh",
+        f"machine with {kernel}, as `kodojo modprobe --fresh --path DIRECTORY ./FILE.ko` does it (by",
+        "`kernel.fork().modprobe(FILE, path=DIRECTORY)`, in one process), then removed, loaded and removed again",
+        f"(commits {', '.join(sorted({each['commit'] for each in cells}))}).",
+        f"Of {counts['modules']} modules of {counts['packages']} packages {counts['load']} load;",
+        f"{counts['removed_twice']} of these are removed both times. The others say why.",
+    ]
 
 
 def number(count: int, status: str) -> str:

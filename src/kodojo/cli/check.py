@@ -41,6 +41,7 @@ _UNCHECKED = 2
 )
 @click.option("--headers", multiple=True, metavar="PATH", help="Headers to build against, where none can be fetched.")
 @click.option("--build-log", type=click.Path(path_type=Path), metavar="DIR", help="Keep what builds print in DIR.")
+@click.option("--keep-modules", type=click.Path(path_type=Path), metavar="DIR", help="Keep what is built below DIR.")
 @click.option(
     "--no-sandbox", is_flag=True, help="Build with all that this user may do, where no sandbox can be made."
 )
@@ -65,6 +66,7 @@ def check(
     build: bool,
     headers: tuple[str, ...],
     build_log: Path | None,
+    keep_modules: Path | None,
     no_sandbox: bool,
 ) -> None:
     """Tell whether kernels would load the modules in FILE..., and if not, why. Nothing is booted, and nothing runs.
@@ -87,7 +89,7 @@ def check(
     files = [word for word in words if word not in parameters]
     if not files and not own:
         raise click.UsageError("give the modules to check, or --all")
-    building = _Building.of(build, headers, build_log, no_sandbox)
+    building = _Building.of(build, headers, build_log, keep_modules, no_sandbox)
     try:
         matrix = _check(
             app,
@@ -161,15 +163,18 @@ class _Building(NamedTuple):
 
     headers: tuple[str, ...]
     log: Path | None
+    modules: Path | None
     sandbox: bool
 
     @classmethod
-    def of(cls, build: bool, headers: tuple[str, ...], log: Path | None, no_sandbox: bool) -> _Building | None:
+    def of(
+        cls, build: bool, headers: tuple[str, ...], log: Path | None, modules: Path | None, no_sandbox: bool
+    ) -> _Building | None:
         """None if nothing is to be built."""
         if build:
-            return cls(headers, log, sandbox=not no_sandbox)
-        if headers or log is not None or no_sandbox:
-            raise click.UsageError("--headers, --build-log and --no-sandbox are for --build")
+            return cls(headers, log, modules, sandbox=not no_sandbox)
+        if headers or log is not None or modules is not None or no_sandbox:
+            raise click.UsageError("--headers, --build-log, --keep-modules and --no-sandbox are for --build")
         return None
 
     def build(
@@ -183,7 +188,7 @@ class _Building(NamedTuple):
         from kodojo.check.pool import available_cores  # noqa: PLC0415
 
         store = app.store.headers_directory
-        settings = Settings(store, self.headers, self.log, self.sandbox, jobs or available_cores())
+        settings = Settings(store, self.headers, self.log, self.modules, self.sandbox, jobs or available_cores())
         with TemporaryDirectory(prefix="kodojo-sources-") as directory:
             sources, others = find_sources(words, Path(directory))
             if not sources:

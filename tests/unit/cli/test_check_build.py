@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -18,7 +19,9 @@ def _paper(cards, tmp_path, monkeypatch):
     cards.images["1.0"] = paper_kernel(release="1.0")
 
 
-@pytest.mark.parametrize("words", [("--headers", "x"), ("--build-log", "x"), ("--no-sandbox",)])
+@pytest.mark.parametrize(
+    "words", [("--headers", "x"), ("--build-log", "x"), ("--keep-modules", "x"), ("--no-sandbox",)]
+)
 def test_options_without_build(run, words):
     """Options about building are an error without --build, not ignored."""
     result = run("check", "any.ko", *words)
@@ -83,3 +86,32 @@ def test_builds(run, tmp_path, monkeypatch):
     assert any(line.startswith("  bad for ") and "hello.c:3:" in line for line in lines)
     assert lines[-1].endswith(": 1 loads, 1 does not build")
     assert "nowhere_to_be_found" in (tmp_path / "logs" / f"bad-{kernel.release}.log").read_text()
+
+
+@pytest.mark.kernel
+def test_keeps_modules(run, tmp_path, monkeypatch):
+    """--keep-modules leaves the module that was checked, of a package and of a directory; of what fails nothing."""
+    for name, value in tools().items():
+        monkeypatch.setenv(name, value)
+    kernel = kernel_of("6.1")
+    write_dkms_package(tmp_path / "hello.deb")
+    write_source(tmp_path / "drv")
+    write_source(tmp_path / "bad", MISTAKEN, CONF)
+    options = (
+        "--kernel",
+        str(kernel.build_directory),
+        "--headers",
+        str(kernel.headers_root),
+        "--keep-modules",
+        "kept",
+    )
+    result = run("check", "--build", "hello.deb", "drv", "bad", *options, "--json")
+    kept = {
+        path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file()
+    }
+    assert {str(path) for path in kept} == {
+        f"kept/{kernel.release}/hello-1.0/hello.ko",
+        f"kept/{kernel.release}/drv/hello.ko",
+    }
+    checked = {each["sha256"] for each in json.loads(result.stdout)["results"] if each["status"] == "ok"}
+    assert {hashlib.sha256(content).hexdigest() for content in kept.values()} == checked

@@ -18,6 +18,7 @@ from kodojo.check.build.compiler import Tools, tools_for
 from kodojo.check.build.complaints import complaints, last_words, missing_on_this_machine
 from kodojo.check.build.dkms import BUILD, CLEAN, EVALUATE, MAKE, Conf, read_answers
 from kodojo.check.build.headers import Headers, given_headers, headers_for
+from kodojo.check.build.keep import keep, places_to_keep
 from kodojo.check.build.sandbox import CancelledError, Done, Limits, Sandbox
 from kodojo.check.build.sources import Source
 from kodojo.check.examine import examine
@@ -45,12 +46,14 @@ class Settings(NamedTuple):
     :param headers: directories and packages with headers, for kernels whose headers are not elsewhere.
     :param store: the directory in which fetched headers are kept.
     :param logs: the directory in which everything that builds print is kept; None: it is not.
+    :param modules: the directory in which built modules are kept; None: they are not.
     :param sandbox: False: with this process's rights, without a sandbox. :param jobs: processes of compilers.
     """
 
     store: Path
     headers: tuple[str, ...] = ()
     logs: Path | None = None
+    modules: Path | None = None
     sandbox: bool = True
     jobs: int = 1
     limits: Limits = Limits()
@@ -71,12 +74,16 @@ class _Outcome(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A kernel with what modules for it are built against and with."""
+    """A kernel with what modules for it are built against and with.
+
+    :param kept: where the modules of each source are kept, by its label, if they are to be.
+    """
 
     kernel: str
     machine: str
     headers: Headers
     tools: Tools
+    kept: dict[str, Path]
 
 
 def build_all(
@@ -89,7 +96,7 @@ def build_all(
     """Build every source for every kernel. What cannot be built is a result, too.
 
     :return: by the kernels' names.
-    :raises InputError: headers that were given are none; no sandbox can be made here.
+    :raises InputError: headers that were given are none; no sandbox can be made here; what is to be kept cannot be.
     :raises KodojoError: the disk is full.
     """
     end = threading.Event()
@@ -98,7 +105,9 @@ def build_all(
         directory = Path(temporary).resolve()
         directory.chmod(0o711)
         given = given_headers(settings.headers, _new(directory / "headers"))
-        places = _places(kernels, given, settings, progress)
+        names = [kernel.name for kernel in kernels]
+        kept = places_to_keep(settings.modules, sources, names) if settings.modules else {}
+        places = _places(kernels, given, settings, kept, progress)
         for name, place in places.items():
             if isinstance(place, KodojoError):
                 outcomes |= {(source.label, name): _Outcome(failure=place) for source in sources}
@@ -126,7 +135,11 @@ def build_all(
 
 
 def _places(
-    kernels: Iterable[Kernel], given: dict[str, Headers], settings: Settings, progress: Progress | None
+    kernels: Iterable[Kernel],
+    given: dict[str, Headers],
+    settings: Settings,
+    kept: dict[tuple[str, str], Path],
+    progress: Progress | None,
 ) -> dict[str, _Place | KodojoError]:
     """Headers and tools for each kernel, by its name; or why there are none."""
     places: dict[str, _Place | KodojoError] = {}
@@ -139,7 +152,8 @@ def _places(
             if not settings.sandbox:
                 headers.check_in_place()
             machine = kernel.image.architecture
-            places[kernel.name] = _Place(kernel.name, machine, headers, tools_for(headers, machine))
+            here = {label: place for (label, name), place in kept.items() if name == kernel.name}
+            places[kernel.name] = _Place(kernel.name, machine, headers, tools_for(headers, machine), here)
         except InputError as error:
             places[kernel.name] = error
     return places
@@ -289,6 +303,7 @@ class _Build:
                 return self._failed(names, f"it was built, but {error.message}", build)
         if not modules:
             return self._failed(names, "it was built, and there is no module", build)
+        self._keep_modules(modules)
         self._keep_log()
         return _Outcome(tuple(paths), tuple(modules), note=self._place.tools.note)
 
@@ -303,6 +318,13 @@ class _Build:
         found = complaints(log, directories)
         why = found[0] if found else why or last_words(log) or "the build failed without a word"
         return _Outcome(names, not_built=NotBuilt(self._source.label, why, tuple(found), self._keep_log()))
+
+    def _keep_modules(self, modules: Iterable[GivenModule]) -> None:
+        """Write the modules where the user wants them."""
+        place = self._place.kept.get(self._source.label)
+        if place is not None:
+            start = len(self._source.module_label(""))
+            keep(place, ((module.label[start:], module.path) for module in modules))
 
     def _keep_log(self) -> str:
         """Write everything that was printed where the user wants it; its path, or nothing."""
