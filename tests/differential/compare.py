@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kodojo.errors import GuestOSError, LogRecord, MachineError
@@ -26,6 +27,9 @@ TIMED = ("memory", "log line")
 _SKIPPED_FILES = frozenset({"uevent"})
 
 
+Ranges = tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]]
+
+
 @dataclass
 class Outcome:
     """What a load came to."""
@@ -38,6 +42,8 @@ class Outcome:
     struct_module: bytes = b""
     memory: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     fault: str = ""
+    # Where modules are that several modprobes, which nobody waited for, have loaded at the same time: as it came.
+    others: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Comparison:
@@ -111,6 +117,9 @@ def outcome_of(kernel: Kernel, load, image: bytes, args: str, name: str) -> Outc
             for kind, region in kernel.target._regions(kernel.target.of(mod)).items():
                 if region.base:
                     result.memory[kind.value] = (region.base, kernel.memory.read(region.base, region.size))
+        elif kernel.requests.at_once > 1:
+            regions = kernel.target._regions(kernel.target.of(mod)).values()
+            result.others += [(region.base, region.base + region.size) for region in regions if region.base]
     return result
 
 
@@ -152,8 +161,10 @@ def differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[str]:
             found.append(f"fault: ours {ours.fault or 'none'}, native {native.fault or 'none'}")
         return found
     for name in ("value", "proc_modules", "tainted"):
-        if getattr(ours, name) != getattr(native, name):
-            found.append(f"{name}: ours {getattr(ours, name)!r}, native {getattr(native, name)!r}")
+        left, right = getattr(ours, name), getattr(native, name)
+        raced = name == "proc_modules" and ours.others and native.others
+        if left != right and not (raced and _same(left, right)):
+            found.append(f"{name}: ours {left!r}, native {right!r}")
     if len(ours.log) != len(native.log):
         found.append(f"log: ours {ours.log}, native {native.log}")
     else:
@@ -165,9 +176,20 @@ def differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[str]:
     for path in sorted(ours.sysfs.keys() | native.sysfs.keys()):
         if ours.sysfs.get(path) != native.sysfs.get(path):
             found.append(f"sysfs: {path}: ours {ours.sysfs.get(path)!r}, native {native.sysfs.get(path)!r}")
-    found.extend(_struct_differences(kernel, ours.struct_module, native.struct_module))
+    found.extend(_struct_differences(kernel, ours, native))
     found.extend(_memory_differences(kernel, ours, native))
     return found
+
+
+def _same(ours: bytes, native: bytes) -> bool:
+    """Whether the same modules are listed, though in another order and place: their loads ran at the same time."""
+    return _unordered(ours) == _unordered(native)
+
+
+def _unordered(listing: bytes) -> list[tuple[bytes, ...]]:
+    """Name, size, references, who uses it, and state, of each module of /proc/modules."""
+    rows = [line.split() for line in listing.splitlines()]
+    return sorted((*row[:3], *sorted(row[3].split(b",")), row[4]) for row in rows)
 
 
 def _heaps(kernel: Kernel) -> tuple[tuple[int, int], ...]:
@@ -177,8 +199,11 @@ def _heaps(kernel: Kernel) -> tuple[tuple[int, int], ...]:
     return _ARM64_DIRECT, (last.vaddr + last.memsz, _ARM64_VMALLOC_END)
 
 
-def _words_that_differ(kernel: Kernel, ours: bytes, native: bytes) -> list[int]:
-    """Offsets of 8-byte words that differ and are not two pointers to separately allocated objects."""
+def _words_that_differ(kernel: Kernel, ours: bytes, native: bytes, others: Ranges = ((), ())) -> list[int]:
+    """Offsets of 8-byte words that differ and are not two pointers to separately allocated objects.
+
+    :param others: where such objects are besides, on our side and on the native one.
+    """
     if len(ours) != len(native):
         return [0]
     size = len(ours) & ~7
@@ -187,14 +212,21 @@ def _words_that_differ(kernel: Kernel, ours: bytes, native: bytes) -> list[int]:
     return [
         8 * i
         for i, (a, b) in enumerate(zip(left, right, strict=True))
-        if a != b and not any(start <= a < end and start <= b < end for start, end in heaps)
+        if a != b
+        and not any(start <= a < end and start <= b < end for start, end in heaps)
+        and not (_is_in(a, others[0]) and _is_in(b, others[1]))
     ]
 
 
-def _struct_differences(kernel: Kernel, ours: bytes, native: bytes) -> list[str]:
+def _is_in(address: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= address < end for start, end in ranges)
+
+
+def _struct_differences(kernel: Kernel, one: Outcome, other: Outcome) -> list[str]:
     members = kernel.image.btf.struct("module").members
+    ours, native = one.struct_module, other.struct_module
     found = []
-    for offset in _words_that_differ(kernel, ours, native):
+    for offset in _words_that_differ(kernel, ours, native, (one.others, other.others)):
         name = max((m for m in members if m.offset <= offset), key=lambda m: m.offset).name
         found.append(
             f"struct module: {name} (+{offset:#x}): ours {ours[offset : offset + 8].hex()}, "
@@ -212,7 +244,7 @@ def _memory_differences(kernel: Kernel, ours: Outcome, native: Outcome) -> list[
             found.append(f"memory: {kind}: another place or size")
             continue
         position = native.memory[kind][1].find(native.struct_module) if size else -1
-        for offset in _words_that_differ(kernel, left[1], right[1]):
+        for offset in _words_that_differ(kernel, left[1], right[1], (ours.others, native.others)):
             if position <= offset < position + size and position >= 0:
                 continue  # struct module, compared by itself
             found.append(

@@ -390,7 +390,7 @@ def test_limit_is_for_each_operation(kernel, built):
         kernel.sleep(0.5)
     kernel.insmod(built["kd_spin"], "how=4").remove()
     with pytest.raises(MachineHang):
-        kernel.sleep(1.5)
+        kernel.call("schedule_timeout_uninterruptible", round(1.5 * kernel.hertz))
 
 
 @pytest.mark.parametrize("seconds", [0, -1])

@@ -162,7 +162,7 @@ def wrapped_lines(text: str) -> Iterator[tuple[int, str]]:
         elif piece == "\\\n":
             number += 1
         else:
-            parts.append(piece.removeprefix("\\") if len(piece) == 2 else piece)
+            parts.append(piece.removeprefix("\\"))
     if rest := "".join(parts):
         yield number + 1, rest
 

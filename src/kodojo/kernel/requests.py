@@ -34,6 +34,7 @@ class ModuleRequests:
     :attr answer: called with the name that is asked for, as that process; returns its exit status. None, and where
         there are no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where
         somebody has written another program's path to the sysctl ``kernel.modprobe``.
+    :attr at_once: the most processes that were wanted at the same time; what they load has no order of its own.
     :attr knows_modules: whether there are modules: in the image's tree, if nobody says otherwise.
     """
 
@@ -43,6 +44,7 @@ class ModuleRequests:
         self._tasks = tasks
         self._leaves = calls.address(protocol_of(calls.image.architecture).leaves)
         self.answer: Callable[[str], int] | None = None
+        self.at_once = 0
         self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
         self._asked_for = 0  # processes that the kernel has been asked to start, and that have not begun
         self._starting: dict[int, tuple[str, int]] = {}  # by task: what it is to load, and where its path is
@@ -55,6 +57,7 @@ class ModuleRequests:
         info = self._memory.struct("subprocess_info", self._calls.abi.argument(self._calls.cpu, 0))
         if self._is_modprobe(info.get("path")):
             self._asked_for += 1
+            self.at_once = max(self.at_once, self._asked_for + len(self._starting) + self._calls.plays)
 
     def _executes(self) -> None:
         """``int kernel_execve(const char *kernel_filename, const char *const *argv, const char *const *envp)``."""
