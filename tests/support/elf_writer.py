@@ -255,3 +255,16 @@ def module_writer(
     writer.symbol("work", ".text", 16, type=FUNC, size=16)
     writer.symbol("counter", ".data", 8, type=OBJECT, size=4)
     return writer
+
+
+def add_symbols(writer: ElfWriter, exports: Iterable[str], needs: Iterable[str]) -> None:
+    """Give a module symbols that it exports, without checksums, and undefined ones that it needs."""
+    names = tuple(exports)
+    if names:
+        writer.add("__ksymtab", b"\0" * 12 * len(names), ALLOC)
+        writer.add("__ksymtab_strings", b"".join(symbol.encode() + b"\0" for symbol in names), ALLOC)
+    for symbol in names:
+        writer.symbol(symbol, ".text")
+        writer.symbol(f"__ksymtab_{symbol}", "__ksymtab")
+    for symbol in needs:
+        writer.symbol(symbol)

@@ -225,10 +225,10 @@ class Calls:
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
 
-    def abandon(self, stack: int | None = None) -> None:
-        """End the programs of the task that has this address on its kernel stack; None: those of all tasks."""
+    def abandon(self, stack: int) -> None:
+        """End the program of the task that has this address on its kernel stack."""
         for address, (play, _) in list(self._waiting.items()):
-            if stack is None or address // _STACK_SIZE == stack // _STACK_SIZE:
+            if address // _STACK_SIZE == stack // _STACK_SIZE:
                 del self._waiting[address]
                 play.dead = True
                 self._go_on(play, play.greenlet.throw)

@@ -9,7 +9,7 @@ import pytest
 
 from kodojo.image.tree import ModuleTree
 from kodojo.kmod.index import ModuleIndex
-from tests.support.elf_writer import module_writer
+from tests.support.elf_writer import add_symbols, module_writer
 
 
 class Tree:
@@ -22,14 +22,7 @@ class Tree:
 
     def add(self, name: str, *, exports: tuple[str, ...] = (), needs: tuple[str, ...] = (), **info: object) -> Path:
         writer = module_writer(name=name.replace("-", "_"), info=info)
-        if exports:
-            writer.add("__ksymtab", b"\0" * 12 * len(exports), 2)
-            writer.add("__ksymtab_strings", b"".join(symbol.encode() + b"\0" for symbol in exports), 2)
-        for symbol in exports:
-            writer.symbol(symbol, ".text")
-            writer.symbol(f"__ksymtab_{symbol}", "__ksymtab")
-        for symbol in needs:
-            writer.symbol(symbol)
+        add_symbols(writer, exports, needs)
         path = self.root / "kernel" / f"{name}.ko"
         path.write_bytes(writer.build())
         self.order.append(f"kernel/{name}.ko")

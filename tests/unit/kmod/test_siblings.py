@@ -15,20 +15,13 @@ from kodojo.kmod.modprobe import resolve
 from kodojo.kmod.providers import listed, with_providers
 from kodojo.kmod.siblings import Siblings, modules_at, modules_beside, named_as_path
 from tests.support import distribution
-from tests.support.elf_writer import module_writer
+from tests.support.elf_writer import add_symbols, module_writer
 
 
 def module(path: Path, *, exports: tuple[str, ...] = (), needs: tuple[str, ...] = (), **info: object) -> Path:
     """A module outside of the tree."""
     writer = module_writer(name=path.name.partition(".")[0].replace("-", "_"), info=info)
-    if exports:
-        writer.add("__ksymtab", b"\0" * 12 * len(exports), 2)
-        writer.add("__ksymtab_strings", b"".join(symbol.encode() + b"\0" for symbol in exports), 2)
-    for symbol in exports:
-        writer.symbol(symbol, ".text")
-        writer.symbol(f"__ksymtab_{symbol}", "__ksymtab")
-    for symbol in needs:
-        writer.symbol(symbol)
+    add_symbols(writer, exports, needs)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(writer.build()) if path.suffix == ".xz" else writer.build())
     return path
