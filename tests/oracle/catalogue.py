@@ -191,8 +191,10 @@ def _init_module(data: bytes) -> Iterator[Case]:
         call = Call("init_module", (umod, number(length), uargs or text("")), ("kd_noinit",))
         return Case("init_module", name, (call, load(data)))
 
-    for length in (0, 1, 63, 64, 65, 1000, len(data) // 2, len(data) - 1000, len(data) - 1):
-        yield case(f"cut to {length}", in_memory(data[:length]), length)
+    lengths = {str(length): length for length in (0, 1, 63, 64, 65, 1000)}
+    lengths |= {"half": len(data) // 2, "all but 1000": len(data) - 1000, "all but one": len(data) - 1}
+    for name, length in lengths.items():
+        yield case(f"cut to {name}", in_memory(data[:length]), length)
     for name, content in (
         ("zeros", bytes(5000)),
         ("text", b"#!/bin/sh\n" * 20),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from kodojo.durable import write_atomically
 from tests.oracle.answers import Answer
 from tests.oracle.cases import Case
 
-__all__ = ["Records", "read", "recorded_releases", "write"]
+__all__ = ["Records", "nearest", "read", "recorded_releases", "write"]
 
 DIRECTORY = Path(__file__).with_name("answers")
 
@@ -23,6 +24,7 @@ class Records:
 
     :param version: its /proc/version; ``processor``: its /proc/cpuinfo; ``qemu``: what answered.
     :param answers: by the digest of the case.
+    :param digests: by group and name of the case.
     """
 
     release: str
@@ -30,6 +32,7 @@ class Records:
     processor: str
     qemu: str
     answers: Mapping[str, list[Answer]] = field(default_factory=dict)
+    digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def recorded_releases() -> list[str]:
@@ -42,11 +45,33 @@ def read(release: str) -> Records | None:
     if not path.exists():
         return None
     head, *lines = lzma.decompress(path.read_bytes()).decode().splitlines()
-    answers = {}
+    answers, digests = {}, {}
     for line in lines:
         entry = json.loads(line)
         answers[entry["digest"]] = [Answer.from_json(one) for one in entry["answers"]]
-    return Records(**json.loads(head), answers=answers)
+        digests[entry["group"], entry["name"]] = entry["digest"]
+    return Records(**json.loads(head), answers=answers, digests=digests)
+
+
+def nearest(release: str) -> Records:
+    """The answers of a release, or of the newest other one of its series and architecture.
+
+    :raises LookupError: there are none of that series.
+    """
+    found = read(release)
+    if found is not None:
+        return found
+    others = [other for other in recorded_releases() if _kind(other) == _kind(release)]
+    if not others:
+        raise LookupError(f"no answers of QEMU are kept for the series of {release}: run make oracle")
+    newest = read(max(others, key=lambda other: [int(digits) for digits in re.findall("[0-9]+", other)]))
+    assert newest is not None
+    return newest
+
+
+def _kind(release: str) -> tuple[str, str]:
+    """Series and architecture."""
+    return ".".join(release.split(".")[:2]), release.rpartition("-")[2]
 
 
 def write(records: Records, cases: Iterable[Case]) -> Path:

@@ -6,8 +6,12 @@ lists are the cache's (:mod:`kodojo.image.suites`). Where no apt is, ``$KODOJO_T
 those packages. Of each series the newest kernel is taken for which answers of QEMU are kept (tests/oracle/answers),
 or the newest of all; to move on to a newer one, delete the directory of a series from the cache.
 
-:func:`tools` gives an environment in which gcc (for arm64 the cross compiler, too), make and libelf are found; what
-the machine lacks is fetched from its own distribution, so that it runs on the libraries that are here.
+:func:`tools` gives an environment in which gcc (for arm64 the cross compiler, too), make and libelf are found. What
+else the machine lacks (make, libelf, kmod, QEMU, Chromium) is fetched from its own distribution, so that it runs on
+the libraries that are here.
+
+The compilers are Debian 12's, too, as the kernels' own: other ones make other modules of the same source, and what
+QEMU answered was asked with these.
 
 A series is called "6.1" or "6.12" where it is amd64's, "6.1-arm64" or "6.12-arm64" otherwise.
 
@@ -17,7 +21,8 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     6.1/image, 6.1/headers   unpacked (likewise 6.12)
     6.1/modules              written by tests.support.kbuild
     6.1-arm64/...            the same for arm64 (likewise 6.12-arm64)
-    tools/, tools-arm64/     programs and libraries that this machine has not installed
+    tools/                   programs and libraries that this machine has not installed
+    compiler-amd64/          Debian 12's compiler where it is not this machine's own (likewise compiler-arm64)
     qemu/, qemu-arm64/       QEMU, likewise (only for `make oracle`)
     chromium/                Chromium, likewise
     apt/                     package lists, where the machine's own are missing or out of date
@@ -38,13 +43,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.packages import (
     Apt,
     DistributionError,
+    apt_of_debian_12,
     cache_directory,
     packages_of_debian_12,
     reason,
@@ -73,11 +79,16 @@ __all__ = [
 SERIES = ("6.1", "6.12")
 ARM64 = tuple(f"{series}-arm64" for series in SERIES)
 MANIFEST = "kernel.json"
-# What an external module needs besides the headers: a compiler (it brings binutils), make, and the library
-# that objtool is linked with. The rest of kbuild's tools (sh, bash, awk, sed, ...) is essential in Debian.
-PROGRAMS = {"gcc": "gcc", "make": "make", "ld": "binutils"}
+# What an external module needs besides the headers: a compiler with binutils, make, and the library that objtool is
+# linked with. The rest of kbuild's tools (sh, bash, awk, sed, ...) is essential in Debian.
+PROGRAMS = {"make": "make"}
 LIBRARIES = {"libelf.so.1": "libelf1"}
-CROSS = {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"}
+COMPILERS = {
+    "amd64": {"gcc": "gcc", "ld": "binutils"},
+    "arm64": {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"},
+}
+# What Debian 12's say of themselves with --version.
+VERSIONS = (re.compile(r"gcc\b.* \(Debian 12\.2\.0-"), re.compile(r"GNU ld \(GNU Binutils for Debian\) 2\.40$"))
 QEMU = {"amd64": ("qemu-system-x86_64", "qemu-system-x86"), "arm64": ("qemu-system-aarch64", "qemu-system-arm")}
 KMOD = {"kmod": "kmod"}
 CHROMIUM = {"chromium": "chromium"}
@@ -162,8 +173,29 @@ def tools(architecture: str = "amd64") -> dict[str, str]:
     :param architecture: for which is built, as Debian calls it.
     :raises DistributionError: with the packages to install.
     """
-    native = _with_programs("tools", PROGRAMS, LIBRARIES)
-    return native if architecture == "amd64" else _with_programs(f"tools-{architecture}", CROSS, {}, native)
+    native = _with_compiler("amd64", _with_programs("tools", PROGRAMS, LIBRARIES))
+    return native if architecture == "amd64" else _with_compiler(architecture, native)
+
+
+def _with_compiler(architecture: str, environment: dict[str, str]) -> dict[str, str]:
+    """An environment, plus Debian 12's compiler. Where no apt is, the one that is installed has to do."""
+    programs = COMPILERS[architecture]
+    installed = [shutil.which(program) for program in programs]
+    if all(path and _is_of_debian_12(path) for path in installed):
+        return environment
+    if shutil.which("apt-get") is None and all(installed):
+        return environment
+    root = cache_directory() / f"compiler-{architecture}"
+    with locked():
+        if not (root / "packages").is_file():
+            say(f"Debian 12's compiler for {architecture} is not installed here; unpacking a copy in the cache")
+            _unpack_all(root, apt_of_debian_12("amd64").closure([*programs.values()]), programs.values())
+    return _with_root(environment, root)
+
+
+def _is_of_debian_12(program: str) -> bool:
+    said = run([program, "--version"]).stdout.partition("\n")[0]
+    return any(version.search(said) for version in VERSIONS)
 
 
 def qemu(architecture: str = "amd64") -> QemuFiles:
@@ -212,11 +244,9 @@ def chromium() -> ChromiumFiles:
     return ChromiumFiles(usr / "lib/chromium/chromium", environment, fonts)
 
 
-def _with_programs(
-    name: str, programs: Mapping[str, str], libraries: Mapping[str, str], base: Mapping[str, str] = os.environ
-) -> dict[str, str]:
-    """This process's environment (or another), plus what it lacks, unpacked in the cache under a name."""
-    environment = dict(base)
+def _with_programs(name: str, programs: Mapping[str, str], libraries: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, plus what it lacks, unpacked in the cache under a name."""
+    environment = dict(os.environ)
     missing = [package for program, package in programs.items() if shutil.which(program) is None]
     missing += [package for library, package in libraries.items() if not _loadable(library)]
     if not missing:
@@ -227,10 +257,15 @@ def _with_programs(
         if not (stamp.is_file() and set(missing) <= set(stamp.read_text().split())):
             say(f"not installed here: {' '.join(missing)}; unpacking a copy in the cache")
             _fetch_tools(root, missing)
-    found = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
-    _prepend(environment, "PATH", [root / "usr/bin", root / "bin"])
-    _prepend(environment, "LD_LIBRARY_PATH", found)
-    return environment
+    return _with_root(environment, root)
+
+
+def _with_root(environment: Mapping[str, str], root: Path) -> dict[str, str]:
+    """An environment in which the programs and libraries of an unpacked root are found first."""
+    changed = dict(environment)
+    _prepend(changed, "PATH", [root / "usr/bin", root / "bin"])
+    _prepend(changed, "LD_LIBRARY_PATH", [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"])
+    return changed
 
 
 @contextlib.contextmanager
@@ -346,10 +381,14 @@ def _fetch_tools(root: Path, missing: Sequence[str]) -> None:
     except DistributionError as error:
         advice = f"install them: apt-get install --no-install-recommends {' '.join(missing)}"
         raise DistributionError(f"{error}; or {advice}") from error
+    _unpack_all(root, debs, missing)
+
+
+def _unpack_all(root: Path, debs: Sequence[Path], wanted: Iterable[str]) -> None:
     with replacing(root) as new:
         for deb in debs:
             _unpack(deb, new)
-        (new / "packages").write_text("\n".join(missing) + "\n")
+        (new / "packages").write_text("\n".join(wanted) + "\n")
 
 
 def _prepend(environment: dict[str, str], variable: str, paths: Sequence[Path]) -> None:
@@ -367,7 +406,7 @@ def main() -> int:
     for kernel in found.values():
         for field in dataclasses.fields(kernel):
             print(f"{kernel.series} {field.name}: {getattr(kernel, field.name)}")  # noqa: T201
-    for program in [*PROGRAMS, *CROSS]:
+    for program in [*PROGRAMS, *(program for programs in COMPILERS.values() for program in programs)]:
         print(f"{program}: {shutil.which(program, path=environment['PATH'])}")  # noqa: T201
     return 0
 

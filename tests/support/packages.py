@@ -24,8 +24,8 @@ from kodojo.errors import InputError
 from kodojo.image import suites
 
 __all__ = [
-    "Apt", "DistributionError", "apt_of_suite", "cache_directory", "packages_of_debian_12", "reason", "run", "say",
-    "with_fresh_lists",
+    "Apt", "DistributionError", "apt_of_debian_12", "apt_of_suite", "cache_directory", "packages_of_debian_12",
+    "reason", "run", "say", "with_fresh_lists",
 ]  # fmt: skip
 
 SUITE = "bookworm"
@@ -78,10 +78,12 @@ class Apt:
             raise DistributionError(f"{program} {' '.join(arguments)}: {reason(done)}")
         return done.stdout
 
-    def field(self, package: str, name: str) -> str:
+    def field(self, package: str, name: str, default: str | None = None) -> str:
         """One field of the newest version of `package`."""
         text = self.run("apt-cache", "show", "--no-all-versions", package)
         match = re.search(rf"^{name}: (.*)$", text, re.MULTILINE)
+        if match is None and default is not None:
+            return default
         if match is None:
             raise DistributionError(f"apt knows no {name} of {package}")
         return match[1]
@@ -96,6 +98,19 @@ class Apt:
         # Not --print-uris: it leaves out what is in apt's own cache.
         text = self.run("apt-get", "--simulate", "--no-install-recommends", "install", *packages)
         return [name for name in re.findall(r"^Inst (\S+)", text, re.MULTILINE) if name not in NEVER_REPLACED]
+
+    def closure(self, packages: Sequence[str]) -> list[Path]:
+        """The files of `packages` and of what they depend on, but for the C library and what that depends on."""
+        found: dict[str, None] = {}
+        wanted = list(packages)
+        while wanted:
+            name = wanted.pop()
+            if name in found or name in NEVER_REPLACED:
+                continue
+            found[name] = None
+            depends = self.field(name, "Depends", "")
+            wanted += [re.split(r"[ (:|]", one.strip(), maxsplit=1)[0] for one in depends.split(",") if one.strip()]
+        return self.download(list(found))
 
     def download(self, packages: Sequence[str]) -> list[Path]:
         """The packages' files, in that order; those that are in the cache already cost no network."""
@@ -172,6 +187,11 @@ def packages_of_debian_12(architecture: str) -> Packages:
             "apt is not here",
             "put the packages of Debian 12 into a directory, named by KODOJO_TEST_PACKAGES (README)",
         )
+    return apt_of_debian_12(architecture)
+
+
+def apt_of_debian_12(architecture: str) -> Apt:
+    """apt that knows Debian 12 and nothing else, whatever the machine has."""
     return apt_of_suite(SUITE, architecture, cache_directory() / f"apt-{architecture}")
 
 
