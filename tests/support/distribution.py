@@ -7,11 +7,11 @@ those packages. Of each series the newest kernel is taken for which answers of Q
 or the newest of all; to move on to a newer one, delete the directory of a series from the cache.
 
 :func:`tools` gives an environment in which gcc (for arm64 the cross compiler, too), make and libelf are found. What
-else the machine lacks (make, libelf, kmod, QEMU, Chromium) is fetched from its own distribution, so that it runs on
+else the machine lacks (make, libelf, QEMU, Chromium) is fetched from its own distribution, so that it runs on
 the libraries that are here.
 
 The compilers are Debian 12's, too, as the kernels' own: other ones make other modules of the same source, and what
-QEMU answered was asked with these.
+QEMU answered was asked with these. So is kmod: other versions say other things.
 
 A series is called "6.1" or "6.12" where it is amd64's, "6.1-arm64" or "6.12-arm64" otherwise.
 
@@ -23,6 +23,7 @@ The cache is ``$KODOJO_TEST_CACHE``, or ``.cache`` in the repository::
     6.1-arm64/...            the same for arm64 (likewise 6.12-arm64)
     tools/                   programs and libraries that this machine has not installed
     compiler-amd64/          Debian 12's compiler where it is not this machine's own (likewise compiler-arm64)
+    kmod-30/                 Debian 12's kmod, likewise
     qemu/, qemu-arm64/       QEMU, likewise (only for `make oracle`)
     chromium/                Chromium, likewise
     apt/                     package lists, where the machine's own are missing or out of date
@@ -88,7 +89,11 @@ COMPILERS = {
     "arm64": {"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-ld": "binutils-aarch64-linux-gnu"},
 }
 # What Debian 12's say of themselves with --version.
-VERSIONS = (re.compile(r"gcc\b.* \(Debian 12\.2\.0-"), re.compile(r"GNU ld \(GNU Binutils for Debian\) 2\.40$"))
+VERSIONS = (
+    re.compile(r"gcc\b.* \(Debian 12\.2\.0-"),
+    re.compile(r"GNU ld \(GNU Binutils for Debian\) 2\.40$"),
+    re.compile(r"kmod version 30$"),
+)
 QEMU = {"amd64": ("qemu-system-x86_64", "qemu-system-x86"), "arm64": ("qemu-system-aarch64", "qemu-system-arm")}
 KMOD = {"kmod": "kmod"}
 CHROMIUM = {"chromium": "chromium"}
@@ -173,22 +178,26 @@ def tools(architecture: str = "amd64") -> dict[str, str]:
     :param architecture: for which is built, as Debian calls it.
     :raises DistributionError: with the packages to install.
     """
-    native = _with_compiler("amd64", _with_programs("tools", PROGRAMS, LIBRARIES))
-    return native if architecture == "amd64" else _with_compiler(architecture, native)
+    native = _with_programs("tools", PROGRAMS, LIBRARIES)
+    for each in dict.fromkeys(("amd64", architecture)):
+        native = _with_debian_12s(f"compiler-{each}", COMPILERS[each], native)
+    return native
 
 
-def _with_compiler(architecture: str, environment: dict[str, str]) -> dict[str, str]:
-    """An environment, plus Debian 12's compiler. Where no apt is, the one that is installed has to do."""
-    programs = COMPILERS[architecture]
+def _with_debian_12s(name: str, programs: Mapping[str, str], environment: dict[str, str]) -> dict[str, str]:
+    """An environment, plus Debian 12's programs, unpacked in the cache under a name.
+
+    Where no apt is, those that are installed have to do.
+    """
     installed = [shutil.which(program) for program in programs]
     if all(path and _is_of_debian_12(path) for path in installed):
         return environment
     if shutil.which("apt-get") is None and all(installed):
         return environment
-    root = cache_directory() / f"compiler-{architecture}"
+    root = cache_directory() / name
     with locked():
         if not (root / "packages").is_file():
-            say(f"Debian 12's compiler for {architecture} is not installed here; unpacking a copy in the cache")
+            say(f"Debian 12's {' '.join(programs)} are not installed here; unpacking a copy in the cache")
             _unpack_all(root, apt_of_debian_12("amd64").closure([*programs.values()]), programs.values())
     return _with_root(environment, root)
 
@@ -215,11 +224,11 @@ def qemu(architecture: str = "amd64") -> QemuFiles:
 
 
 def kmod() -> tuple[Path, dict[str, str]]:
-    """The program that is depmod, modprobe and others by the name that it is called by, and its environment.
+    """Debian 12's program that is depmod, modprobe and others by the name that it is called by, and its environment.
 
     :raises DistributionError: with the package to install.
     """
-    environment = _with_programs("kmod", KMOD, {})
+    environment = _with_debian_12s("kmod-30", KMOD, dict(os.environ))
     found = shutil.which("kmod", path=environment["PATH"])
     if found is None:
         raise DistributionError("the package kmod holds no kmod")

@@ -39,16 +39,23 @@ def main() -> NoReturn:
 
 
 def _flushed(status: int | str | None) -> int | str | None:
-    """Flush standard output while a closed pipe can still be taken quietly."""
+    """Flush standard output while a closed pipe can still be taken quietly, and anything else be said."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
+        _discard_output()
         return 1
-    except (
-        OSError,
-        ValueError,
-    ):  # disk full, or closed: what is lost was reported by who wrote it, or by nobody's wish
+    except OSError as error:
+        _discard_output()
+        if not status:  # otherwise who wrote has said so
+            print(f"kodojo: cannot write to standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return status or 1
+    except ValueError:  # closed, by somebody's wish
         return status or 1
     return status
+
+
+def _discard_output() -> None:
+    """So that the interpreter's own flush at its end does not fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

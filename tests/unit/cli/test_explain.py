@@ -39,6 +39,7 @@ def test_page(run):
 def test_page_on_a_terminal(run, monkeypatch):
     """On a terminal the page is set: no marks of Markdown are left."""
     monkeypatch.setattr(App, "paint", Paint(enabled=True))
+    monkeypatch.setenv("TERM", "xterm")
     result = run("explain", "vermagic-mismatch")
     assert "\x1b[" in result.stdout
     assert "## " not in result.stdout

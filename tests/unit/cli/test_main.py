@@ -90,11 +90,11 @@ def test_closed_pipe(tmp_path: Path):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_full_disk(tmp_path: Path):
-    """Output that cannot be written is a failure with a message."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_disk(tmp_path: Path, unbuffered: str):
+    """Output that cannot be written is a failure with a message, whether that is seen at once or at the end."""
     command = [sys.executable, "-m", "kodojo", "kernel", "list", "--json"]
-    environment = {**os.environ, "KODOJO_STORE": str(tmp_path)}
+    environment = {**os.environ, "KODOJO_STORE": str(tmp_path), "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
     assert done.returncode == 1
