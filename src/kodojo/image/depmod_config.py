@@ -23,7 +23,7 @@ _MOST_WORDS = 1000
 _MOST_REPETITIONS = 3
 _REPEATED = re.compile(r"[*+{]")
 _REPEATED_GROUP = re.compile(r"\)[*+{]|\\[1-9]")
-_PIECE = re.compile(r"\\\n|\\(?P<kept>.)|\n|[^\\\n]+|\\")
+_PIECE = re.compile(r"\\[\s\S]|\n|[^\\\n]+|\\")
 _NOT_DONE = ("include", "make_map_files")
 
 
@@ -162,7 +162,7 @@ def wrapped_lines(text: str) -> Iterator[tuple[int, str]]:
         elif piece == "\\\n":
             number += 1
         else:
-            parts.append(match["kept"] or piece)
+            parts.append(piece.removeprefix("\\"))
     if rest := "".join(parts):
         yield number + 1, rest
 

@@ -83,7 +83,8 @@ def test_the_first_directorys_file_of_a_name_counts(tmp_path):
         ("a\nb", [(1, "a"), (2, "b")]),
         ("a\\\nb\nc\n", [(2, "ab"), (3, "c")]),
         ("a\\.b\\\\c\n", [(1, "a.b\\c")]),
-        ("\\", [(1, "\\")]),
+        ("a\\", [(1, "a")]),
+        ("\\", []),
     ],
 )
 def test_backslashes_in_lines(text, lines):
