@@ -19,6 +19,7 @@ __all__ = ["Arm64Abi"]
 _ARGUMENTS_IN_REGISTERS = 8
 _EL1H = 0x5
 _DAIF = 0x3C0
+_IRQ_MASKED = 0x80
 _FLAGS_MASK = _DAIF | 0xF
 _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
 _TASK_SIZE = 1 << 48
@@ -33,6 +34,7 @@ class Arm64Abi:
     """See :class:`kodojo.kernel.abi.Abi`."""
 
     returns_to = "kernel_init"
+    stack_register = "sp"
     instruction = 4
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
@@ -44,12 +46,16 @@ class Arm64Abi:
         },
     }
     open_directory = 0o40000
+    idles_in: tuple[str, ...] = ("cpu_do_idle",)
 
     def pc(self, registers: Registers) -> int:
         return registers["pc"]
 
     def stack(self, registers: Registers) -> int:
         return registers["sp"]
+
+    def takes_interrupts(self, registers: Registers) -> bool:
+        return not registers["pstate"] & _IRQ_MASKED
 
     def link(self, registers: Registers) -> int | None:
         return registers["x30"]
@@ -103,6 +109,9 @@ class Arm64Abi:
         """SP_EL0, which the kernel does not need for a stack (arch/arm64/include/asm/current.h)."""
         del symbols, memory
         return cpu.get("sp_el0")
+
+    def preemption_count(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        return memory.struct("task_struct", self.current_task(cpu, symbols, memory)).get("thread_info.preempt.count")
 
     def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
         """While the kernel does not touch user space, TTBR0_EL1 points elsewhere (``uaccess_ttbr0_disable()``)."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
+from kodojo.errors import FaultReport, InputError, MachineError, MachineFault, MachineHang, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
 from kodojo.machine.cpu import Cpu, Registers, RunLimit
@@ -33,6 +33,11 @@ RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _DEPTH_LIMIT = 12
 _STACK_SIZE = 1 << 14  # of a task
+_FOR_EVER = (1 << 63) - 1  # include/linux/sched.h: MAX_SCHEDULE_TIMEOUT
+
+
+def _not_in_time(hang: MachineHang, _finish: Callable[[RunLimit], None]) -> None:
+    raise hang
 
 
 @dataclass(slots=True)
@@ -58,11 +63,13 @@ class _Play:
     """A task of the guest with a program in Python.
 
     :param dead: its task runs no more, so it can do no more calls.
+    :param left: nobody waits for its end.
     """
 
     place: Place
     greenlet: greenlet = field(repr=False)
     dead: bool = False
+    left: bool = False
 
 
 class Calls:
@@ -72,6 +79,11 @@ class Calls:
     :param limit: the limit of each call that does not bring its own.
     :attr stopped: what ended the machine.
     :attr problems: what programs of other tasks have raised.
+    :attr too_late: what to do about a call at rest that has not come back within the limit: it is told how to let it
+        run on, returns if it has come back after all, or raises what the caller is told.
+    :attr ends: when the operation that is under way has taken as long as it may, by the processor's ticks; None: it
+        may take as long as it likes.
+    :attr overdue: of the operation that is under way: what ended it at its limit.
     """
 
     def __init__(self, cpu: Cpu, image: Image, place: Place, limit: RunLimit) -> None:
@@ -91,11 +103,38 @@ class Calls:
         self.stopped: MachineError | None = None
         self.problems: list[Exception] = []
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
+        self.too_late: Callable[[MachineHang, Callable[[RunLimit], None]], None] = _not_in_time
+        self.overdue: MachineHang | None = None
+        self.ends: int | None = None
+        cpu.add_breakpoint(self._play_returns, self._arrived)
 
     @property
     def place(self) -> Place:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
         return self._resting if self._playing is None else self._playing.place
+
+    def time_left(self) -> RunLimit:
+        """The limit of the operation's next call if all of them together may not take longer than one.
+
+        :raises MachineHang: there is no time left.
+        """
+        if self.ends is None or self._playing is not None:
+            return self.limit
+        left = min(self.limit.ticks, self.ends - self.cpu.ticks)
+        if left <= 0:
+            self.ends = None
+            self.overdue = MachineHang(
+                "the operation did not end within the limit: what it asks for comes, and there is always more",
+                FaultReport("limit reached", self.cpu.read_registers()),
+                hint="ask for a part of it, or give it more time (--limit SECONDS)",
+                survived=True,
+            )
+            raise self.overdue
+        return RunLimit(left)
+
+    def rest_at(self, place: Place) -> None:
+        """From now on it is another task that makes the calls: the current one, which stands there."""
+        self._resting = place
 
     def stack_above(self) -> tuple[int, bytes]:
         """Address and content of the resting task's stack above all calls: a task that dies begins there anew."""
@@ -108,6 +147,10 @@ class Calls:
         if address is None:
             address = self._symbols[function] = self.image.kallsyms.address(function)
         return address
+
+    def is_return(self, address: int) -> bool:
+        """Whether it is an address that calls return to, and no place in the kernel's code."""
+        return self._returns <= address <= self._play_returns
 
     @property
     def playing(self) -> bool:
@@ -138,7 +181,8 @@ class Calls:
         :param function: name or address.
         :param arguments: integers and pointers as int (wrapped to 64 bits); bytes and str are copied to the
             stack, str with a terminating NUL, and passed as pointers that are valid during the call.
-        :param limit: MachineHang after it; the machine is not at rest then and cannot be used further.
+        :param limit: MachineHang after it (:attr:`too_late`); after that of a nested call, the machine is not at rest
+            and cannot be used further.
         :param interrupts: whether they are enabled when the function is entered (not for nested calls).
         """
         address = self.address(function) if isinstance(function, str) else function
@@ -160,7 +204,7 @@ class Calls:
         cpu.write_registers({**registers, **abi.enter(address, saved if nested else None, interrupts=interrupts)})
         self._depth += 1
         try:
-            cpu.run(until, limit or self.limit)
+            self._run(until, abi.stack_after(registers), limit or self.limit)
         except MachineError as error:
             if isinstance(error, MachineFault) and error.survived:
                 raise
@@ -175,11 +219,33 @@ class Calls:
             cpu.restore_registers(saved)
         return value
 
+    def _run(self, until: int, stack: int, limit: RunLimit) -> None:
+        """Run until the call that was begun has come back."""
+
+        def finish(limit: RunLimit) -> None:
+            self.cpu.run(until, limit)
+            while self.cpu.get(self.abi.stack_register) != stack:
+                self.put_to_sleep()
+                self.cpu.run(until, limit)
+
+        try:
+            finish(limit)
+        except MachineHang as hang:
+            if self.nested:
+                raise
+            self.ends = None  # what has to be cleaned up takes no time to speak of
+            self.too_late(hang, finish)
+
     # -- programs of other tasks ------------------------------------------------------------------------
     @property
     def plays(self) -> int:
-        """How many programs wait for the end of a call."""
-        return len(self._waiting)
+        """How many programs wait for the end of a call, without those that nobody waits for."""
+        return sum(not play.left for play, _ in self._waiting.values())
+
+    def leave_plays(self) -> None:
+        """Wait for none of the programs any more. They go on when their calls return."""
+        for play, _ in self._waiting.values():
+            play.left = True
 
     def play(self, place: Place, program: Callable[[], None]) -> None:
         """Run a program as the current task, which stands at a breakpoint; its calls may sleep.
@@ -187,8 +253,6 @@ class Calls:
         It begins at once. This comes back when it calls the kernel, or has ended; at its end the program has to leave
         the registers so that the task has something to do. An exception of the program ends the run.
         """
-        if not self.cpu.has_breakpoint(self._play_returns):
-            self.cpu.add_breakpoint(self._play_returns, self._arrived)
         play = _Play(place, greenlet(program))
         self._go_on(play, play.greenlet.switch)
 
@@ -218,12 +282,20 @@ class Calls:
     def _arrived(self) -> None:
         """A program's call has returned."""
         found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
-        if found is None:  # whatever code jumped here: it is not ours
+        if found is None:  # nobody waits for it any more: its task has nothing to do
+            self.put_to_sleep()
             return
         play, saved = found
         value = self.abi.result(self.cpu)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
+
+    def put_to_sleep(self) -> None:
+        """The current task sleeps for ever, wherever it is."""
+        saved = self.cpu.read_registers()
+        registers = self._place((self.abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, (_FOR_EVER,))
+        address = self.address("schedule_timeout_uninterruptible")
+        self.cpu.write_registers({**registers, **self.abi.enter(address, saved, interrupts=True)})
 
     def abandon(self, stack: int) -> None:
         """End the program of the task that has this address on its kernel stack."""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from kodojo.errors import FaultReport, MachineHang, decode
+from kodojo.errors import decode
 from kodojo.kernel.boot import protocol_of
 from kodojo.kernel.calls import Calls, Place
 from kodojo.kernel.memory import KernelMemory
@@ -25,6 +25,7 @@ _ARGUMENT_LIMIT = 16
 _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 _PROGRAM = "/init"
 _GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
+_UMH_NO_WAIT = 0  # include/linux/umh.h
 _PATIENCE = 1.0  # seconds of guest time in which a process that was asked for begins
 
 
@@ -35,6 +36,7 @@ class ModuleRequests:
         there are no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where
         somebody has written another program's path to the sysctl ``kernel.modprobe``.
     :attr at_once: the most processes that were wanted at the same time; what they load has no order of its own.
+    :attr running: the processes that are modprobe.
     :attr knows_modules: whether there are modules: in the image's tree, if nobody says otherwise.
     """
 
@@ -45,9 +47,12 @@ class ModuleRequests:
         self._leaves = calls.address(protocol_of(calls.image.architecture).leaves)
         self.answer: Callable[[str], int] | None = None
         self.at_once = 0
+        self.running: set[int] = set()
         self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
         self._asked_for = 0  # processes that the kernel has been asked to start, and that have not begun
-        self._starting: dict[int, tuple[str, int]] = {}  # by task: what it is to load, and where its path is
+        # By task: what is done when it is about to leave for user space.
+        self._starting: dict[int, Callable[[Place], None]] = {}
+        self._wanted: dict[int, Callable[[Place], None]] = {}  # likewise, by the address of its program's path
         calls.cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
         calls.cpu.add_breakpoint(calls.address("kernel_execve"), self._executes)
 
@@ -59,9 +64,28 @@ class ModuleRequests:
             self._asked_for += 1
             self.at_once = max(self.at_once, self._asked_for + len(self._starting) + self._calls.plays)
 
+    def start(self, begins: Callable[[Place], None]) -> None:
+        """Have the kernel start another process, by a worker and soon; possible wherever interrupts may come.
+
+        :param begins: called as that process when it is about to leave for user space.
+        """
+        calls = self._calls
+        path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
+        vectors = calls(calls.first("kmemdup", "kmemdup_noprof"), struct.pack("<QQ", path, 0), 16, _GFP_ATOMIC)
+        if not path or not vectors:
+            return
+        info = calls("call_usermodehelper_setup", path, vectors, vectors + 8, _GFP_ATOMIC, 0, 0, 0)
+        if info:
+            self._wanted[path] = begins
+            calls("call_usermodehelper_exec", info, _UMH_NO_WAIT)
+
     def _executes(self) -> None:
         """``int kernel_execve(const char *kernel_filename, const char *const *argv, const char *const *envp)``."""
         calls, cpu = self._calls, self._calls.cpu
+        wanted = self._wanted.pop(calls.abi.argument(cpu, 0), None)
+        if wanted is not None:
+            self._expect(wanted)
+            return
         if not self._is_modprobe(calls.abi.argument(cpu, 0)):
             return
         self._asked_for = max(0, self._asked_for - 1)
@@ -70,15 +94,19 @@ class ModuleRequests:
         if not path:
             return  # it will not find /sbin/modprobe
         calls.abi.set_argument(cpu, 0, path)
-        self._starting[self._tasks.current_task()] = name, path
-        if not cpu.has_breakpoint(self._leaves):
-            cpu.add_breakpoint(self._leaves, self._begins)
+        self._expect(lambda place: calls.play(place, partial(self._program, name, path)))
+
+    def _expect(self, begins: Callable[[Place], None]) -> None:
+        """The current task is going to execute its program."""
+        self._starting[self._tasks.current_task()] = begins
+        if not self._calls.cpu.has_breakpoint(self._leaves):
+            self._calls.cpu.add_breakpoint(self._leaves, self._begins)
 
     def _begins(self) -> None:
         """A process is about to leave for user space; whether it is the one whose program begins."""
         calls, cpu = self._calls, self._calls.cpu
-        found = self._starting.pop(self._tasks.current_task(), None)
-        if found is None:
+        begins = self._starting.pop(self._tasks.current_task(), None)
+        if begins is None:
             return
         if not self._starting:
             cpu.remove_breakpoint(self._leaves)
@@ -87,18 +115,21 @@ class ModuleRequests:
         calls.abi.find_user_space(cpu, calls.image.kallsyms, self._memory)
         place = Place(stack, frame, user_table=cpu.user_table)
         cpu.user_table = table
-        calls.play(place, partial(self._program, *found))
+        begins(place)
 
     def _program(self, name: str, path: int) -> None:
         """Be modprobe."""
-        calls, place = self._calls, self._calls.place
+        calls, place, task = self._calls, self._calls.place, self._tasks.current_task()
         status = 1
+        self.running.add(task)
         try:
             calls("kfree", path)
             self._tasks.set_name("modprobe")
             status = self.answer(name) if self.answer is not None else 1
         except Exception as error:  # noqa: BLE001  raised again at the end of the operation
             calls.problems.append(error)
+        finally:
+            self.running.discard(task)
         if place.kernel_scratch:
             calls("free_pages", place.kernel_scratch, 0)
         calls.abi.call_here(calls.cpu, calls.address("do_exit"), status << 8)
@@ -115,23 +146,19 @@ class ModuleRequests:
         return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
 
     # -- between operations ---------------------------------------------------------------------------------
-    def settle(self, hertz: int) -> None:
+    def settle(self, hertz: int, ticks: int) -> bool:
         """Let time pass until every modprobe has ended: an operation's, as far as it does not wait for it itself.
 
-        :raises MachineHang: one of them does not come to its end within the limit of a call.
+        :param ticks: but not more than this. The value: whether they have.
         """
         calls = self._calls
         waited = idle = 0
         while self._asked_for or self._starting or calls.plays:
-            if waited >= calls.limit.ticks:
-                hang = MachineHang(
-                    "a modprobe that the kernel has started does not come back within the limit",
-                    FaultReport("limit reached", calls.cpu.read_registers()),
-                )
-                calls.stopped = calls.failed(hang)
-                raise calls.stopped
+            if waited >= ticks:
+                return False
             calls("schedule_timeout_uninterruptible", 1)
             waited += 1
             idle = 0 if self._starting or calls.plays else idle + 1
             if idle > _PATIENCE * hertz:  # it could not be started
                 self._asked_for = 0
+        return True

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from kodojo.durable import lock, read_checked, write_checked
-from kodojo.errors import CorruptError, GuestOSError, InputError, KodojoError, LoadError, StoreError, UnloadError
+from kodojo.errors import (
+    CorruptError,
+    GuestOSError,
+    InputError,
+    KodojoError,
+    LoadError,
+    MachineHang,
+    StoreError,
+    UnloadError,
+)
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.boot import DEFAULT_MEMORY
@@ -26,7 +35,7 @@ from kodojo.machine.machine import Machine
 __all__ = ["MachineDescription", "Session"]
 
 _KIND = "machine"
-_FORMAT = 1
+_FORMAT = 2
 # The kernel said no, and the machine goes on from there: taints and log lines stay.
 _ANSWERS = (LoadError, UnloadError, GuestOSError)
 
@@ -97,17 +106,19 @@ class Session:
         image: Image | None = None,
         fresh: bool = False,
         save: bool = True,
+        leave: bool = False,
         progress: Progress | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[Kernel]:
         """The machine, for the ``with`` block; others wait.
 
         It is saved at the block's end, also when the kernel refused something (LoadError, UnloadError,
-        GuestOSError); after any other exception (an oops, too) the state before the block stays.
+        GuestOSError); after any other exception (an oops, or what waits too long) the state before the block stays.
 
         :param image: boot this one where no machine is saved; InputError if another kernel's is.
         :param fresh: work on a copy that nobody sees.
         :param save: False for blocks that only look.
+        :param leave: save it, too, when something has waited too long and is left where it is.
         :param on_wait: told whom we wait for, if it takes more than a moment.
         :raises CorruptError: the saved state is damaged.
         """
@@ -117,6 +128,9 @@ class Session:
                 yield kernel
             except _ANSWERS:
                 self._save(kernel, description, save=save and not fresh)
+                raise
+            except MachineHang as hang:
+                self._save(kernel, description, save=leave and hang.survived and not fresh)
                 raise
             self._save(kernel, description, save=save and not fresh)
 
@@ -144,7 +158,7 @@ class Session:
             )
         snapshot, facts = snapshot_for(self._store, known, *boot, progress, bare=description.bare)
         if not delta:
-            return Kernel(known, snapshot.start(), facts, saved["once"]), description
+            return Kernel.resume(known, snapshot.start(), facts, saved), description
         try:
             return Kernel.resume(known, Machine.apply(snapshot, delta), facts, saved), description
         except CorruptError as error:
@@ -198,7 +212,7 @@ class Session:
             head = json.loads(line)
             known = head["format"] == _FORMAT
             description = MachineDescription(**head["machine"] | {"files": tuple(head["machine"].get("files", ()))})
-            saved = {"once": list(head["saved"]["once"])}
+            saved = {name: list(head["saved"][name]) for name in ("once", "place")}
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:
