@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,12 @@ class App:
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the kernel that the machine should run, by name or path; None: any.
     :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
+<<<<<<< HEAD
     :attr leave: at the limit, leave what waits where it is, and keep the machine.
+=======
+    :attr wall_limit: how long an operation may take in this computer's time; None: as usual.
+    :attr guarded: a child process does what guest code runs in (:mod:`kodojo.cli.guard`).
+>>>>>>> guest
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
@@ -44,7 +49,12 @@ class App:
         self.fresh = False
         self.kernel: str | None = None
         self.limit: float | None = None
+<<<<<<< HEAD
         self.leave = False
+=======
+        self.wall_limit: float | None = None
+        self.guarded = False
+>>>>>>> guest
         self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
@@ -128,6 +138,16 @@ class App:
 
             self.say(error_lines(error, self.error_paint))
 
+    def complain(self, problems: Sequence[KodojoError]) -> None:
+        """Report what could not be shown, each cause once, and end the command with status 1 if there is any."""
+        if not problems:
+            return
+        from kodojo.report.refusal import error_lines  # noqa: PLC0415
+
+        for error in {each.message: each for each in problems}.values():
+            self.say(error_lines(error, self.error_paint))
+        raise click.exceptions.Exit(1)
+
     def mention_warnings(self) -> None:
         """Report WARNs of the last operation, and crashes of other tasks."""
         if self.warnings:
@@ -192,7 +212,33 @@ class App:
 
         :param save: False if the block only looks.
         """
-        image = self.chosen_image()
+        with self.guard():
+            image = self.chosen_image()
+            with self._machine(image, save=save) as kernel:
+                yield kernel
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Guest code runs in the ``with`` block: if the engine dies of it, that is an error like any other.
+
+        The block, and what follows it, is left to a child process; this one only waits for it.
+
+        :raises MachineError: the engine died.
+        """
+        if not self.guarded:
+            yield
+            return
+        from kodojo.cli.guard import hand_over  # noqa: PLC0415  not for every command
+
+        self.guarded = False
+        done = hand_over()
+        try:
+            yield
+        finally:
+            done()
+
+    @contextmanager
+    def _machine(self, image: Image | None, *, save: bool) -> Iterator[Kernel]:
         with (
             self.bar("booting") as bar,
             self.session.machine(
@@ -205,10 +251,17 @@ class App:
             ) as kernel,
         ):
             bar.close()
+<<<<<<< HEAD
             if self.limit is not None or self.leave:
                 from kodojo.kernel.kernel import DEFAULT_LIMIT  # noqa: PLC0415  imports the emulator
 
                 kernel.limit(DEFAULT_LIMIT if self.limit is None else self.limit, leave=self.leave)
+=======
+            if self.limit is not None:
+                kernel.limit(self.limit)
+            if self.wall_limit is not None:
+                kernel.wall_limit(self.wall_limit)
+>>>>>>> guest
             since = kernel.printk.next_sequence()
             yield kernel
             self.log = kernel.printk.records(since)
@@ -259,12 +312,13 @@ def fresh_option(function: F) -> F:
     )(function)
 
 
-def _limit_option(function: F) -> F:
-    """``--limit``."""
+def _limit_option(name: str, text: str) -> Callable[[F], F]:
+    """``--limit`` and ``--wall-limit``."""
 
     def keep(ctx: click.Context, parameter: click.Parameter, value: float | None) -> None:
-        ctx.ensure_object(App).limit = seconds(ctx, parameter, value)
+        setattr(ctx.ensure_object(App), name.strip("-").replace("-", "_"), seconds(ctx, parameter, value))
 
+<<<<<<< HEAD
     return click.option(
         "--limit",
         type=float,
@@ -285,8 +339,25 @@ def _leave_option(function: F) -> F:
         callback=_setting("leave"),
         help="At the limit, leave what waits where it is, and keep the machine so.",
     )(function)
+=======
+    return click.option(name, type=float, expose_value=False, callback=keep, metavar="SECONDS", help=text)
+
+
+_limits = (
+    _limit_option("--limit", "How long the machine may take to answer, in its own time [30]."),
+    _limit_option(
+        "--wall-limit", "How long all of it may take on this computer's clock [a minute, and 20 times --limit]."
+    ),
+)
+>>>>>>> guest
 
 
 def machine_options(function: F) -> F:
     """The options of every command that uses the machine."""
+<<<<<<< HEAD
     return _limit_option(_leave_option(fresh_option(kernel_option(json_option(function)))))
+=======
+    for limit in reversed(_limits):
+        function = limit(function)
+    return fresh_option(kernel_option(json_option(function)))
+>>>>>>> guest

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
-from kodojo.errors import Frame, MachineError, TaskReport, decode
+from kodojo.errors import DamagedMemoryError, Frame, MachineError, TaskReport, decode
+from kodojo.kernel.bounds import at_most, reading, walk
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.tasks import Tasks
@@ -103,21 +105,12 @@ class Backtraces:
         return list(found)[:_MOST_TASKS]
 
     def _links(self, head: int) -> Iterator[int]:
-        """The elements of a list, until it comes back, goes in a circle, or leads nowhere."""
-        seen = {head}
-        link = head
-        while len(seen) <= _MOST_TASKS:
-            try:
-                link = self._memory.u64(link)
-            except MachineError:
-                return
-            if link in seen:
-                return
-            seen.add(link)
-            yield link
+        """The elements of a list, as far as it can be followed."""
+        with suppress(DamagedMemoryError), reading("the list of tasks"):
+            yield from walk(self._memory.u64(head), head, self._memory.u64, "the list of tasks", _MOST_TASKS)
 
     def _trace(self, function: str, what: int | bytes) -> list[int]:
-        count = min(self._calls(function, what, self._scratch, _DEPTH, 0) & 0xFFFFFFFF, _DEPTH)
+        count = at_most(self._calls(function, what, self._scratch, _DEPTH, 0), _DEPTH, "a backtrace")
         return list(struct.unpack(f"<{count}Q", self._memory.read(self._scratch, 8 * count)))
 
     def _frames(self, addresses: list[int]) -> list[Frame]:

@@ -108,6 +108,10 @@ class Calls:
         self.ends: int | None = None
         cpu.add_breakpoint(self._play_returns, self._arrived)
 
+    def interrupted(self) -> None:
+        """Somebody has pressed Ctrl-C amid something: nobody knows in what state the machine is."""
+        self.stopped = self.stopped or MachineError("it was interrupted")
+
     @property
     def place(self) -> Place:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
@@ -212,6 +216,9 @@ class Calls:
                 self.stopped = error
                 self.stopped = self.failed(error)
             raise self.stopped from error
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
         finally:
             self._depth -= 1
         value = abi.result(cpu)

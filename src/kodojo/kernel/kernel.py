@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import (
+    DamagedMemoryError,
     FaultReport,
     ImageError,
     InputError,
@@ -28,6 +29,7 @@ from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
 from kodojo.kernel.backtraces import Backtraces
 from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
+from kodojo.kernel.bounds import reading
 from kodojo.kernel.calls import Argument, Calls, Place
 from kodojo.kernel.faults import Faults, oopses_in, warnings_in
 from kodojo.kernel.file_calls import FileCalls, as_operation
@@ -66,6 +68,7 @@ __all__ = ["DEFAULT_LIMIT", "Kernel"]
 """The architectures that kodojo has machines for."""
 
 DEFAULT_LIMIT = 30.0  # seconds of guest time
+_WALL_START, _WALL_PER_GUEST_SECOND = 60.0, 20.0  # seconds of this computer's time: a slow one's are many
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
 _PROCESS_START = 0.04  # seconds of guest time
@@ -84,6 +87,7 @@ class Kernel(FileCalls):
         self._facts = facts
         self._once = set(once)
         self._operating = False
+        self._wall_limit: float | None = None
         self.hertz = int(image.config.get("CONFIG_HZ", "250"))
         self.memory = KernelMemory(machine.cpu, image.btf)
         place = Place(facts.stack, facts.frame, facts.scratch, facts.kernel_scratch, machine.cpu.user_table)
@@ -156,7 +160,8 @@ class Kernel(FileCalls):
         self._alive()
         twin = type(self)(self.image, self.machine.fork(), self._current_facts(), self._once)
         twin.answers_requests = self.answers_requests
-        twin.calls.limit, twin.waits.leave = self.calls.limit, self.waits.leave
+        twin.calls.limit, twin._wall_limit = self.calls.limit, self._wall_limit
+        twin.waits.leave = self.waits.leave
         return twin
 
     def save(self) -> tuple[bytes, dict[str, Any]]:
@@ -196,6 +201,22 @@ class Kernel(FileCalls):
             raise InputError(f"{seconds}: a limit is a positive number of seconds")
         self.calls.limit = self._limit(seconds)
         self.waits.leave = leave
+
+    def wall_limit(self, seconds: float) -> None:
+        """How long an operation may take on this computer's clock, in seconds.
+
+        At first, and if nobody says otherwise, it is a minute and 20 times the limit of guest time: it is there for
+        what no limit of guest time ends, such as a file that is read byte by byte and has no end.
+        """
+        if seconds <= 0:
+            raise InputError(f"{seconds}: a limit is a positive number of seconds")
+        self._wall_limit = seconds
+
+    @property
+    def _wall(self) -> float:
+        if self._wall_limit is not None:
+            return self._wall_limit
+        return _WALL_START + _WALL_PER_GUEST_SECOND * self.calls.limit.ticks / self.hertz
 
     @property
     def answers_requests(self) -> bool:
@@ -278,7 +299,7 @@ class Kernel(FileCalls):
         self._alive()
         self.faults.begin()
         self.calls.problems.clear()
-        with self.tasks.named(program) if program else nullcontext():
+        with reading("the kernel's data"), self.tasks.named(program) if program else nullcontext():
             yield from self._operate()
         if self.calls.problems:
             raise self.calls.problems.pop(0)
@@ -288,8 +309,13 @@ class Kernel(FileCalls):
         self.calls.overdue = None
         self.calls.ends = self.machine.cpu.ticks + self.calls.limit.ticks
         self._operating = True
+        watch = self.machine.cpu.watch
+        watch.begin(self._wall)
         try:
             yield
+        except KeyboardInterrupt:
+            self.calls.interrupted()
+            raise
         except KodojoError as error:
             if not isinstance(error, MachineFault):
                 self.waits.tell(error)
@@ -297,8 +323,9 @@ class Kernel(FileCalls):
         finally:
             self._operating = False
             self.calls.ends = None
-            if self.calls.stopped is None:
-                self._come_to_rest()
+            with watch.ending():
+                if self.calls.stopped is None:
+                    self._come_to_rest()
         self.waits.tell()
 
     def _come_to_rest(self) -> None:
@@ -310,23 +337,37 @@ class Kernel(FileCalls):
     # -- looking --------------------------------------------------------------------------------------
     @property
     def log(self) -> tuple[LogRecord, ...]:
-        """What ``dmesg`` would print: all since the start, or since :meth:`clear_log`."""
-        return self.printk.records(self.printk.cleared())
+        """What ``dmesg`` would print: all since the start, or since :meth:`clear_log`.
+
+        :raises DamagedMemoryError: a part of it cannot be read; the others are in its ``found``.
+        """
+        records, damage = self.printk.look(self.printk.cleared())
+        if damage is not None:
+            damage.found = records
+            raise damage
+        return records
 
     @property
     def warnings(self) -> tuple[FaultReport, ...]:
         """The WARN reports in the log."""
-        return warnings_in(self.log)
+        return warnings_in(self.printk.records(self.printk.cleared()))
 
     @property
     def oopses(self) -> tuple[FaultReport, ...]:
         """The reports of oopses in the log: those of all tasks."""
-        return oopses_in(self.log)
+        return oopses_in(self.printk.records(self.printk.cleared()))
 
     @property
     def modules(self) -> list[Module]:
-        """The kernel's own linked list ``modules``, newest first."""
-        return [Module(self, mod.address) for mod in self.target.modules()]
+        """The kernel's own linked list ``modules``, newest first.
+
+        :raises DamagedMemoryError: it does not come to its end; the modules before are in its ``found``.
+        """
+        try:
+            return [Module(self, mod.address) for mod in self.target.modules()]
+        except DamagedMemoryError as error:
+            error.found = tuple(Module(self, mod.address) for mod in error.found)
+            raise
 
     @property
     def time(self) -> float:
@@ -389,6 +430,7 @@ class Kernel(FileCalls):
         while left > 0:
             ticks = min(left, max(1, self.calls.limit.ticks // 2))
             self.calls("schedule_timeout_uninterruptible", ticks)
+            self.machine.cpu.watch.begin(self._wall)
             left -= ticks
             if self.calls.ends is not None:
                 self.calls.ends += ticks

@@ -51,15 +51,17 @@ class Tasks:
 
     @contextmanager
     def named(self, name: str) -> Iterator[None]:
-        """The current task bears a name in the ``with`` block, and its own one afterwards."""
-        where = self._name_at()
-        own = self._memory.read(where, _NAME_LIMIT + 1)
+        """The current task bears a name in the ``with`` block, and its own one afterwards.
+
+        A task that is left waiting keeps it; the own one is then that of the task in its place.
+        """
+        own = self._memory.read(self._name_at(), _NAME_LIMIT + 1)
         self.set_name(name)
         try:
             yield
         finally:
             if self._calls.stopped is None:
-                self._memory.write(where, own)
+                self._memory.write(self._name_at(), own)
 
     def _name_at(self) -> int:
         return self._memory.struct("task_struct", self.current_task()).address_of("comm")

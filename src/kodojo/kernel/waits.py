@@ -29,6 +29,7 @@ _TASK_WAKEKILL = 0x100  # include/linux/sched.h
 _GFP_ATOMIC = 0xA20
 _GRACE = 1.0  # seconds of guest time for what wakes up, and for a process to begin
 _LEAST_GRACE = 0.1  # for what does not sleep
+_REPORT_LIMIT = 5.0  # seconds of this computer's time, to find out where a guest hangs
 _TRIES = 10  # ticks in which interrupts are enabled once
 
 Finish = Callable[[RunLimit], None]
@@ -80,7 +81,10 @@ class Waits:
     def _failed(self, error: MachineError) -> MachineError:
         """What a machine has stopped of."""
         error = self._explain(error)
-        return self.told(error) if isinstance(error, MachineHang) and not error.tasks else error
+        if not isinstance(error, MachineHang) or error.tasks:
+            return error
+        self._calls.cpu.watch.begin(_REPORT_LIMIT)
+        return self.told(error)
 
     def told(self, hang: MachineHang, task: int | None = None) -> MachineHang:
         """The same with what every task does.
@@ -94,7 +98,7 @@ class Waits:
         what = "waits for something that does not come" if waits else "runs without coming back"
         where = f" in {frames[0].symbol}" if frames else ""
         report = FaultReport(hang.report.cause, hang.registers, frames, self._faults.log(), tasks)
-        return MachineHang(f"{hang.message}: it {what}{where}", report, hint=_MORE_TIME)
+        return MachineHang(f"{hang.message}: it {what}{where}", report, hint=hang.hint or _MORE_TIME)
 
     # -- ending -------------------------------------------------------------------------------------------
     def _too_late(self, hang: MachineHang, finish: Finish) -> None:

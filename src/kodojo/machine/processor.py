@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from kodojo.errors import MachineError
-from kodojo.machine.cpu import Breakpoint
+from kodojo.errors import FaultReport, MachineError, MachineHang, UnmappedError
+from kodojo.machine.cpu import Breakpoint, Registers
 from kodojo.machine.engine import Engine
 from kodojo.machine.memory import Ram
+from kodojo.machine.watch import Watch
 
 __all__ = ["UNUSUAL", "Processor", "Window", "register_in_state"]
 
@@ -70,6 +71,10 @@ class Processor:
 
     def __init__(self) -> None:
         self._breakpoints: dict[int, Breakpoint] = {}
+        self.watch = Watch()
+
+    def read_registers(self) -> Registers:
+        raise NotImplementedError
 
     def _mapping(self, address: int) -> tuple[int, int] | None:
         """Physical address, and how many bytes from there on are contiguous."""
@@ -82,8 +87,23 @@ class Processor:
     def _run(self, until: int, deadline: int) -> None:
         if until not in self._breakpoints:
             self.add_breakpoint(until, _arrived)
+        with self.watch.minding(self.engine.blocks_left):
+            try:
+                self._run_watched(until, deadline)
+            except MachineHang:
+                self.watch.look()  # Ctrl-C has made the run look longer than it was
+                raise
+
+    def _run_watched(self, until: int, deadline: int) -> None:
         step_over = -1
         while (address := self.engine.get(self.program_counter)) != until:
+            seconds = self.watch.look()
+            if seconds is not None:
+                raise MachineHang(
+                    f"the operation did not come to its end within {seconds:.0f} s of this computer's time",
+                    FaultReport("wall limit reached", registers=self.read_registers()),
+                    hint="give it more time (--wall-limit SECONDS), or look at the backtrace for what it does",
+                )
             handler = self._breakpoints.get(address)
             if handler is not None and address != step_over:
                 handler()
@@ -102,7 +122,7 @@ class Processor:
         while size > 0:
             mapping = self._mapping(address)
             if mapping is None:
-                raise MachineError(f"virtual address {address:#x} is not mapped")
+                raise UnmappedError(f"virtual address {address:#x} is not mapped")
             part = min(size, mapping[1])
             yield mapping[0], part
             address += part
