@@ -34,12 +34,9 @@ class App:
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the kernel that the machine should run, by name or path; None: any.
     :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
-<<<<<<< HEAD
     :attr leave: at the limit, leave what waits where it is, and keep the machine.
-=======
     :attr wall_limit: how long an operation may take in this computer's time; None: as usual.
     :attr guarded: a child process does what guest code runs in (:mod:`kodojo.cli.guard`).
->>>>>>> guest
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
@@ -49,12 +46,9 @@ class App:
         self.fresh = False
         self.kernel: str | None = None
         self.limit: float | None = None
-<<<<<<< HEAD
         self.leave = False
-=======
         self.wall_limit: float | None = None
         self.guarded = False
->>>>>>> guest
         self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
@@ -251,17 +245,12 @@ class App:
             ) as kernel,
         ):
             bar.close()
-<<<<<<< HEAD
             if self.limit is not None or self.leave:
                 from kodojo.kernel.kernel import DEFAULT_LIMIT  # noqa: PLC0415  imports the emulator
 
                 kernel.limit(DEFAULT_LIMIT if self.limit is None else self.limit, leave=self.leave)
-=======
-            if self.limit is not None:
-                kernel.limit(self.limit)
             if self.wall_limit is not None:
                 kernel.wall_limit(self.wall_limit)
->>>>>>> guest
             since = kernel.printk.next_sequence()
             yield kernel
             self.log = kernel.printk.records(since)
@@ -318,16 +307,19 @@ def _limit_option(name: str, text: str) -> Callable[[F], F]:
     def keep(ctx: click.Context, parameter: click.Parameter, value: float | None) -> None:
         setattr(ctx.ensure_object(App), name.strip("-").replace("-", "_"), seconds(ctx, parameter, value))
 
-<<<<<<< HEAD
-    return click.option(
+    return click.option(name, type=float, expose_value=False, callback=keep, metavar="SECONDS", help=text)
+
+
+_limits = (
+    _limit_option(
         "--limit",
-        type=float,
-        expose_value=False,
-        callback=keep,
-        metavar="SECONDS",
-        help="How long the machine may take to answer, in its own time [30]. Then the command fails with what every "
-        "task waits in, and the machine is as it was before.",
-    )(function)
+        "How long the machine may take to answer, in its own time [30]. Then the command fails with what every task "
+        "waits in, and the machine is as it was before.",
+    ),
+    _limit_option(
+        "--wall-limit", "How long all of it may take on this computer's clock [a minute, and 20 times --limit]."
+    ),
+)
 
 
 def _leave_option(function: F) -> F:
@@ -339,25 +331,11 @@ def _leave_option(function: F) -> F:
         callback=_setting("leave"),
         help="At the limit, leave what waits where it is, and keep the machine so.",
     )(function)
-=======
-    return click.option(name, type=float, expose_value=False, callback=keep, metavar="SECONDS", help=text)
-
-
-_limits = (
-    _limit_option("--limit", "How long the machine may take to answer, in its own time [30]."),
-    _limit_option(
-        "--wall-limit", "How long all of it may take on this computer's clock [a minute, and 20 times --limit]."
-    ),
-)
->>>>>>> guest
 
 
 def machine_options(function: F) -> F:
     """The options of every command that uses the machine."""
-<<<<<<< HEAD
-    return _limit_option(_leave_option(fresh_option(kernel_option(json_option(function)))))
-=======
+    function = _leave_option(function)
     for limit in reversed(_limits):
         function = limit(function)
     return fresh_option(kernel_option(json_option(function)))
->>>>>>> guest

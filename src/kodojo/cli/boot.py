@@ -38,15 +38,10 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None, *, bare: 
     if name and app.kernel and name != app.kernel:
         raise InputError(f"{name} and --kernel {app.kernel}: which one?", hint="name one kernel")
     size = DEFAULT_MEMORY if memory is None else memory << 20
-<<<<<<< HEAD
-    with app.bar(f"booting {image.release}") as bar:
-        kernel = app.session.boot(image, cmdline, size, bar.share, bare=bare)
-=======
     with app.guard():
         image = app.open_kernel(name or app.kernel)
         with app.bar(f"booting {image.release}") as bar:
-            kernel = app.session.boot(image, cmdline, size, bar.share)
->>>>>>> guest
+            kernel = app.session.boot(image, cmdline, size, bar.share, bare=bare)
     if app.json:
         app.out_json(
             {

@@ -162,20 +162,27 @@ class Kernel(FileCalls):
         twin.answers_requests = self.answers_requests
         twin.calls.limit, twin._wall_limit = self.calls.limit, self._wall_limit
         twin.waits.leave = self.waits.leave
+        twin.calls.leave(self.calls.left)
         return twin
 
     def save(self) -> tuple[bytes, dict[str, Any]]:
         """The difference from the snapshot, and what else :meth:`resume` needs (fit for JSON)."""
         self._alive()
         place = self.calls.place
-        saved = {"once": sorted(self._once), "place": [getattr(place, name) for name in _OF_A_PLACE]}
+        saved = {
+            "once": sorted(self._once),
+            "place": [getattr(place, name) for name in _OF_A_PLACE],
+            "left": self.calls.left,
+        }
         return self.machine.delta(), saved
 
     @classmethod
     def resume(cls, image: Image, machine: Machine, facts: BootFacts, saved: dict[str, Any]) -> Kernel:
         """Go on from a machine that :meth:`save` described."""
         place = dict(zip(_OF_A_PLACE, saved["place"], strict=True))
-        return cls(image, machine, replace(facts, **place), saved["once"])
+        kernel = cls(image, machine, replace(facts, **place), saved["once"])
+        kernel.calls.leave(saved["left"])
+        return kernel
 
     def _current_facts(self) -> BootFacts:
         """Another task may have taken the place of the one that was booted."""
