@@ -31,7 +31,7 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None, *, bare: 
     and its clock began at 2025-01-01 00:00 UTC.
 
     The first boot takes about ten seconds. It is kept, and the next one with the same kernel and options takes
-    milliseconds.
+    milliseconds. A kernel that is not up after 10 minutes of its own time is given up.
     """
     from kodojo.kernel.boot import DEFAULT_MEMORY  # noqa: PLC0415  imports the emulator
 

@@ -36,6 +36,7 @@ RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _STACK_END = 64  # bytes, in which the kernel keeps a mark by which it notices an overflow
 _DEPTH_LIMIT = 12
+_SHARE = 10  # of the limit is there for each call
 _FOR_EVER = (1 << 63) - 1  # include/linux/sched.h: MAX_SCHEDULE_TIMEOUT
 
 
@@ -145,7 +146,7 @@ class Calls:
         """
         if self.ends is None or self._playing is not None:
             return self.limit
-        left = min(self.limit.ticks, self.ends - self.cpu.ticks)
+        left = self.ends - self.cpu.ticks
         if left <= 0:
             self.ends = None
             self.overdue = MachineHang(
@@ -155,7 +156,7 @@ class Calls:
                 survived=True,
             )
             raise self.overdue
-        return RunLimit(left)
+        return RunLimit(max(left, self.limit.ticks // _SHARE))  # the last one is not cut short for what others took
 
     def rest_at(self, place: Place) -> None:
         """From now on it is another task that makes the calls: the current one, which stands there."""
@@ -196,6 +197,11 @@ class Calls:
     def playing(self) -> bool:
         """Whether it is a program of another task that runs."""
         return self._playing is not None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no call is under way that Python is a part of."""
+        return not self._depth and self._playing is None
 
     @property
     def nested(self) -> bool:

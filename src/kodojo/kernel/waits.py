@@ -22,6 +22,7 @@ from kodojo.machine.cpu import RunLimit
 
 __all__ = ["Waits"]
 
+_KILLED, _LEFT, _LATE = "it was killed", "it is left there", "it came back a little later"
 _LIMIT_REACHED = "limit reached"
 _MORE_TIME = "give it more time (--limit SECONDS), or look at the backtrace for what it waits for"
 _SIGKILL = 9
@@ -35,9 +36,9 @@ _TRIES = 10  # ticks in which interrupts are enabled once
 Finish = Callable[[RunLimit], None]
 
 
-def _survived(hang: MachineHang, *, left: bool) -> MachineHang:
-    what = "it is left there, and the machine goes on" if left else "it was killed, and the machine goes on"
-    return MachineHang(f"{hang.message}; {what}", hang.report, hint=_MORE_TIME, survived=True, left=left)
+def _survived(hang: MachineHang, outcome: str, *, left: bool = False) -> MachineHang:
+    message = f"{hang.message}; {outcome}, and the machine goes on"
+    return MachineHang(message, hang.report, hint=_MORE_TIME, survived=True, left=left)
 
 
 class _HasBegunError(Exception):
@@ -106,6 +107,8 @@ class Waits:
             raise hang
         runs = self._tasks.current_task() == self._faults.resting_task
         hang = self.told(hang)
+        if self._calls.stopped is not None:
+            raise hang
         grace = RunLimit(round((_LEAST_GRACE if runs else _GRACE) * self._hertz))
         if self._comes_back(hang, finish):
             return
@@ -122,7 +125,7 @@ class Waits:
                 finish(RunLimit(1))
             except MachineHang:
                 continue
-            self._killed(hang)
+            self._calls.overdue = _survived(hang, _LATE)
             return True
         raise hang
 
@@ -150,11 +153,8 @@ class Waits:
             self._set_killed(killed=False)
             return False
         cpu.write(frame, registers)  # a call that is to be made again has changed it
-        self._killed(hang)
+        self._calls.overdue = _survived(hang, _KILLED)
         return True
-
-    def _killed(self, hang: MachineHang) -> None:
-        self._calls.overdue = _survived(hang, left=False)
 
     def _set_killed(self, *, killed: bool) -> None:
         pending = self._memory.struct("task_struct", self._faults.resting_task).address_of("pending.signal")
@@ -189,7 +189,7 @@ class Waits:
         ended = not self.leave and requests.settle(self._hertz, grace)
         calls.leave_plays()
         if calls.overdue is None:
-            calls.overdue = _survived(hang, left=not ended)
+            calls.overdue = _survived(hang, _KILLED if ended else _LEFT, left=not ended)
 
     def tell(self, consequence: KodojoError | None = None) -> None:
         """Raise what ended the operation at its limit, if something did.
@@ -226,9 +226,9 @@ class Waits:
             raise hang from None
         else:
             wanted = False
-            self._killed(hang)
+            self._calls.overdue = _survived(hang, _LATE)
             return
-        raise _survived(hang, left=True)
+        raise _survived(hang, _LEFT, left=True)
 
     def _runs_and_may_sleep(self) -> bool:
         """Whether the operation's task is the current one and holds nothing that forbids to sleep, for all one knows.
@@ -256,7 +256,8 @@ class Waits:
             memory.put(users, 4, memory.u32(users) + 1)
             own = memory.struct("task_struct", new).get(member)
             memory.struct("task_struct", new).set(member, shared)
-            calls(give_up, own)
+            if calls.has(give_up):
+                calls(give_up, own)
         calls.cpu.user_table = place.user_table
         place.kernel_scratch = calls(calls.first("__get_free_pages", "get_free_pages_noprof"), _GFP_ATOMIC, 0)
         calls.rest_at(place)
