@@ -96,7 +96,8 @@ class Kernel(FileCalls):
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
-        self.faults = Faults(self.calls, self.memory, self.printk, self.tasks)
+        with reading("the current task"):
+            self.faults = Faults(self.calls, self.memory, self.printk, self.tasks)
         self.requests = ModuleRequests(self.calls, self.memory, self.tasks)
         backtraces = Backtraces(self.calls, self.memory, self.tasks, facts.kernel_scratch)
         self.waits = Waits(self.calls, self.memory, self.tasks, self.faults, self.requests, backtraces, self.hertz)
@@ -288,8 +289,9 @@ class Kernel(FileCalls):
     @property
     def command_line(self) -> str:
         """The kernel's command line, as it was booted with."""
-        address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
-        return decode(self.memory.string(address))
+        with reading("the command line"):
+            address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
+            return decode(self.memory.string(address))
 
     @contextmanager
     def operation(self, program: str = "") -> Iterator[None]:
