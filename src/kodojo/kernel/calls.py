@@ -325,13 +325,10 @@ class Calls:
                 spot = self.abi.call_from(self.cpu, spot, site)
         return spot
 
-    def way(self, function: int) -> tuple[Site, ...]:
-        """The calls by which the system call that we are inside of comes to a function.
-
-        :param function: 0 for one that is called through a pointer.
-        """
+    def way(self, function: int, by: str = "", after: tuple[str, ...] = ()) -> tuple[Site, ...]:
+        """The calls by which the system call that we are inside of comes to a function: see :meth:`Ways.to`."""
         inside = self.place.inside
-        return self.ways.to(inside, function) if inside else ()
+        return self.ways.to(inside, function, by, after) if inside else ()
 
     @contextmanager
     def inside(self, function: int, begin: Callable[[], object]) -> Iterator[Inside]:
@@ -422,21 +419,22 @@ class Calls:
         parent = play.greenlet.parent
         assert parent is not None  # only the first greenlet of a thread has none
         try:
-            return int(parent.switch())
+            value = int(parent.switch())
         finally:
             if spot is not None:
                 self._diversions.forget_return(spot)
+        if spot is None:
+            self._wipe(stack)
+        return value
 
     def _arrived(self) -> None:
         """A program's call has returned."""
-        stack = self.abi.stack(self.cpu.read_registers())
-        found = self._waiting.pop(stack, None)
+        found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
         if found is None:  # nobody waits for it any more: its task has nothing to do
             self.put_to_sleep()
             return
         play, saved = found
         value = self.abi.result(self.cpu)
-        self._wipe(stack)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
 
