@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kodojo.durable import lock, read_checked, write_checked
+from kodojo.durable import lock, read_checked, sweep, write_checked
 from kodojo.errors import (
     CorruptError,
     GuestOSError,
@@ -123,6 +123,7 @@ class Session:
         :raises CorruptError: the saved state is damaged.
         """
         with lock(self._lock, timeout=None, on_wait=on_wait):
+            sweep(self._file)
             kernel, description = self._resume(image, progress)
             try:
                 yield kernel
