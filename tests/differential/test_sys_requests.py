@@ -65,13 +65,13 @@ def test_name_of_the_task(kernel, built):
     seen = []
 
     def answer(_name: str) -> int:
-        seen.append(kernel.read_file("/proc/self/comm"))
+        seen.extend(kernel.read_file(f"/proc/{task}/comm") for task in ("self", 1))
         return 0
 
     kernel.requests.answer = answer
     kernel.insmod(built["kd_request"])
-    assert seen == [b"modprobe\n"]
-    assert kernel.read_file("/proc/self/comm") == b"insmod\n"
+    assert seen == [b"modprobe\n", b"insmod\n"]
+    assert kernel.read_file("/proc/self/comm") == b"init\n"
 
 
 @pytest.mark.parametrize(

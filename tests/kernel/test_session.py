@@ -329,18 +329,18 @@ def test_command_line_lasts(tmp_path, monkeypatch):
     asked = []
     real = snapshots.snapshot_for
 
-    def snapshot_for(store, image, cmdline, *rest):
-        asked.append(cmdline)
+    def snapshot_for(store, image, cmdline, *rest, bare):
+        asked.append((cmdline, bare))
         return real(store, image, "", *rest)
 
     monkeypatch.setattr("kodojo.kernel.kernel.snapshot_for", snapshot_for)
     monkeypatch.setattr("kodojo.kernel.session.snapshot_for", snapshot_for)
     session = Session(OneImageStore(tmp_path, "6.1"))
-    session.boot(image_of("6.1"), "quiet  slub_debug=F")
+    session.boot(image_of("6.1"), "quiet  slub_debug=F", bare=True)
     assert session.describe().cmdline == "quiet slub_debug=F"
     with session.machine():
         pass
-    assert [" ".join(cmdline.split()) for cmdline in asked] == 2 * ["quiet slub_debug=F"]
+    assert [(" ".join(cmdline.split()), bare) for cmdline, bare in asked] == 2 * [("quiet slub_debug=F", True)]
 
 
 # -- two at once ---------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def boots(monkeypatch, request) -> list[str]:
     names = {ONE_SERIES, request.getfixturevalue("series") if "series" in request.fixturenames else ONE_SERIES}
     booted = [booted_kernel(name) for name in names]
 
-    def boot_machine(image, cmdline, memory, progress=None):
+    def boot_machine(image, cmdline, memory, progress=None, *, bare):
         made.append(cmdline)
         kernel = next(kernel for kernel in booted if kernel.image is image)
         return kernel.machine.fork(), kernel._facts
@@ -208,14 +208,16 @@ def test_other_command_line():
     assert plain.fork().read_file("/sys/kernel/slab/kmalloc-64/red_zone") == b"0\n"
 
 
-def test_power_on_twice():
+@pytest.mark.arm64
+@pytest.mark.parametrize("series", [ONE_SERIES, "6.12-arm64"])
+def test_power_on_twice(series):
     """Booting the same image with the same command line gives byte-identical memory, and the same processor."""
-    kernel = Kernel.power_on(image_of(ONE_SERIES))
-    snapshot = booted_kernel(ONE_SERIES).machine.snapshot
+    kernel = Kernel.power_on(image_of(series))
+    snapshot = booted_kernel(series).machine.snapshot
     ram = np.memmap(snapshot.directory / "ram", dtype=np.uint8, mode="r").reshape(kernel.machine.ram.pages.shape)
     assert np.flatnonzero((kernel.machine.ram.pages != ram).any(axis=1)).tolist() == []
     assert state(kernel.machine) == state(snapshot.start())
-    assert kernel.log == booted_kernel(ONE_SERIES).log
+    assert kernel.log == booted_kernel(series).log
 
 
 # -- damaged -------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def test_damaged_snapshot_is_not_used(monkeypatch, tmp_path, damage):
     class BootedError(Exception):
         pass
 
-    def boot_machine(*_: object) -> None:
+    def boot_machine(*_: object, bare: bool) -> None:
         raise BootedError
 
     monkeypatch.setattr(snapshots, "boot_machine", boot_machine)

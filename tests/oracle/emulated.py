@@ -47,7 +47,7 @@ def answer(series: str, case: Case, loader: str) -> list[Answer]:
 @lru_cache
 def ready(series: str) -> Kernel:
     """A machine as it was when booted, whose engine has translated what most calls run."""
-    kernel = Kernel.boot(image_of(series), store=shared_store())
+    kernel = Kernel.boot(image_of(series), store=shared_store(), bare=True)
     state = kernel.machine.cpu.save_state()
     dummy = kernel.image.modules["dummy"].read()
     calls = (

@@ -18,16 +18,20 @@ _MOST_MEMORY = 1 << 20  # MiB
 @click.option(
     "--memory", type=click.IntRange(1, _MOST_MEMORY), metavar="MIB", help="Memory of the machine in MiB [256]."
 )
+@click.option("--bare", is_flag=True, help="Leave out what an init does: mounts, clock, random seed, lo.")
 @kernel_option
 @json_option
 @pass_app
-def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
+def boot(app: App, name: str | None, cmdline: str, memory: int | None, *, bare: bool) -> None:
     """Start the machine with KERNEL (the current one by default); what the old machine had in it is gone.
 
     KERNEL is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory.
 
-    The first boot takes about ten seconds. It is kept, and the next one with the same kernel, command line and memory
-    takes milliseconds.
+    The machine is as an init leaves it: the usual file systems are mounted, lo is up, the random generator is ready,
+    and its clock began at 2025-01-01 00:00 UTC.
+
+    The first boot takes about ten seconds. It is kept, and the next one with the same kernel and options takes
+    milliseconds.
     """
     from kodojo.kernel.boot import DEFAULT_MEMORY  # noqa: PLC0415  imports the emulator
 
@@ -36,7 +40,7 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
     image = app.open_kernel(name or app.kernel)
     size = DEFAULT_MEMORY if memory is None else memory << 20
     with app.bar(f"booting {image.release}") as bar:
-        kernel = app.session.boot(image, cmdline, size, bar.share)
+        kernel = app.session.boot(image, cmdline, size, bar.share, bare=bare)
     if app.json:
         app.out_json(
             {
@@ -44,8 +48,9 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
                 "architecture": image.architecture,
                 "cmdline": " ".join(cmdline.split()),
                 "memory": size,
+                "bare": bare,
                 "time": kernel.time,
             }
         )
     else:
-        app.out(f"{image.release} is up, with {size >> 20} MiB of memory")
+        app.out(f"{image.release} is up, {'bare, ' if bare else ''}with {size >> 20} MiB of memory")

@@ -176,7 +176,7 @@ def _snapshots(store: Store, image: Image) -> list[SnapshotFacts]:
 
     if "kernel" not in image.describes:
         return []
-    return [SnapshotFacts(key.cmdline, key.memory) for key, _ in existing(store, image)]
+    return [SnapshotFacts(key.cmdline, key.memory, key.bare) for key, _ in existing(store, image)]
 
 
 def _disk_usage(directory: Path) -> int:

@@ -181,7 +181,7 @@ def modprobe(
             with app.machine(save=not flags.dry_run) as kernel:
                 config = _config(app, configured(lambda: kernel.image), _command_line(kernel))
                 run = _prepare(_known(index(lambda: kernel.image), files), config, flags, switches, printed.append)
-                with kernel.beside(*files):
+                with kernel.beside(*files), kernel.operation("modprobe"):
                     _work(run, KernelModules(kernel, **forcing), names, switches)
         _report(app, run.outcome, printed, names, switches, dry=flags.dry_run)
         status = run.outcome.status

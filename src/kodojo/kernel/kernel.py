@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,6 @@ _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
 _PROCESS_START = 0.04  # seconds of guest time
-_LOADER_NAME = "insmod"  # the task's name in messages
 
 
 class Kernel(FileCalls):
@@ -116,6 +115,7 @@ class Kernel(FileCalls):
         *,
         store: Store | None = None,
         progress: Callable[[float], None] | None = None,
+        bare: bool = False,
     ) -> Kernel:
         """A freshly booted kernel: from its snapshot in milliseconds, or by booting (about ten seconds, once).
 
@@ -123,6 +123,8 @@ class Kernel(FileCalls):
         :param cmdline: extra words for the kernel's command line.
         :param memory: bytes of RAM.
         :param progress: told the share of the boot that is done, 0 to 1, if it has to be booted.
+        :param bare: without what an init does (:mod:`kodojo.kernel.booted_state`): the clock begins in 1970, the
+            random generator is not seeded, ``lo`` is down, and fewer file systems are mounted.
         :raises InputError: the memory is too small. ImageError: it is for a machine that kodojo does not have.
             MissingInformationError: the kernel has no symbol table or
             type information. MachineFault: it panicked.
@@ -132,13 +134,13 @@ class Kernel(FileCalls):
         opened = image if isinstance(image, Image) else Image.open(os.fspath(image))
         check_bootable(opened)
         _ = opened.kallsyms, opened.btf  # a kernel without them is refused before it is booted, not after
-        snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress)
+        snapshot, facts = snapshot_for(store or Store.default(), opened, cmdline, memory, progress, bare=bare)
         return cls(opened, snapshot.start(), facts)
 
     @classmethod
-    def power_on(cls, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY) -> Kernel:
+    def power_on(cls, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY, *, bare: bool = False) -> Kernel:
         """Boot without looking for a snapshot and without leaving one."""
-        machine, facts = boot_machine(image, cmdline, memory)
+        machine, facts = boot_machine(image, cmdline, memory, bare=bare)
         return cls(image, machine, facts)
 
     def fork(self) -> Kernel:
@@ -239,11 +241,14 @@ class Kernel(FileCalls):
         return decode(self.memory.string(address))
 
     @contextmanager
-    def operation(self) -> Iterator[None]:
+    def operation(self, program: str = "") -> Iterator[None]:
         """Everything that a user does is one. Reports of faults show the log from its beginning.
 
         At its end time passes until every modprobe that the kernel has started is done, and what a system call does
         on its way back to user space is done.
+
+        :param program: what the task is called meanwhile (``current->comm``), in place of ``init``; as a part of
+            another operation it bears that one's name.
         """
         if self._operating:  # a part of another one, such as a program's in a task of the guest
             yield
@@ -251,13 +256,14 @@ class Kernel(FileCalls):
         self._alive()
         self.faults.begin()
         self.calls.problems.clear()
-        self._operating = True
-        try:
-            yield
-        finally:
-            self._operating = False
-            if self.calls.stopped is None:
-                self._come_to_rest()
+        with self.tasks.named(program) if program else nullcontext():
+            self._operating = True
+            try:
+                yield
+            finally:
+                self._operating = False
+                if self.calls.stopped is None:
+                    self._come_to_rest()
         if self.calls.problems:
             raise self.calls.problems.pop(0)
 
@@ -380,8 +386,7 @@ class Kernel(FileCalls):
         from kodojo.kernel.probing import Probe, places_of  # noqa: PLC0415  as in _modprobe
 
         self._alive()
-        with self.beside(*places_of(name, path)) as known, self.operation():
-            self.tasks.set_name("modprobe")
+        with self.beside(*places_of(name, path)) as known, self.operation("modprobe"):
             probe = Probe(known, self._modprobe_config(config), self.target.modules, self._insmod_file)
             mod, steps = probe.load(name, parameters)
             return Module(self, mod.address, steps)
@@ -415,24 +420,22 @@ class Kernel(FileCalls):
             raise InputError("a module that is given as bytes has no directory", hint="write it to a file")
         self._alive()
         with self.beside(*places_of(Path(file))) as known:
-            with self.operation():
-                self.tasks.set_name("modprobe")
+            with self.operation("modprobe"):
                 Probe(known, self._modprobe_config(), self.target.modules, self._insmod_file).load_needed(file)
             return self._insmod_alone(file, parameters, flags)
 
-    @as_operation
     def _insmod_alone(self, file: str | os.PathLike[str] | bytes, parameters: tuple[str, ...], flags: int) -> Module:
         steps = Steps()
-        self.tasks.set_name(_LOADER_NAME)
         name = "" if isinstance(file, bytes) else os.fspath(file)
-        payload = read_module(file)
-        warnings = other_answers(self.image, payload)
-        try:
-            mod = self._insmod(payload, " ".join(parameters), steps, flags)
-        except LoadError as error:
-            refusal = self._advised(error.refusal, file)
-            message = f"{name or 'the module'}: {error.message}"
-            raise type(error)(message, refusal, tuple(steps), warnings, file=name) from error
+        with self.operation("insmod"):
+            payload = read_module(file)
+            warnings = other_answers(self.image, payload)
+            try:
+                mod = self._insmod(payload, " ".join(parameters), steps, flags)
+            except LoadError as error:
+                refusal = self._advised(error.refusal, file)
+                message = f"{name or 'the module'}: {error.message}"
+                raise type(error)(message, refusal, tuple(steps), warnings, file=name) from error
         return Module(self, mod.address, tuple(steps), warnings)
 
     def _advised(self, refusal: Refusal, file: str | os.PathLike[str] | bytes) -> Refusal:
@@ -456,15 +459,14 @@ class Kernel(FileCalls):
         """What modprobe does with each file."""
         return self._insmod(read_module(path), arguments, steps)
 
-    @as_operation
     def rmmod(self, name: str, *, force: bool = False) -> None:
         """Remove a module as ``rmmod`` does. Raises UnloadError with the kernel's errno.
 
         :param force: though it is in use or has no exit function, as ``rmmod -f``: it taints the kernel, and what
             used the module may crash it.
         """
-        self.tasks.set_name("rmmod")
-        sys_delete_module(self.target, name, _O_NONBLOCK | _O_TRUNC if force else _O_NONBLOCK)
+        with self.operation("rmmod"):
+            sys_delete_module(self.target, name, _O_NONBLOCK | _O_TRUNC if force else _O_NONBLOCK)
 
     # -- the bare system calls: 0 or -errno -------------------------------------------------------------
     @contextmanager

@@ -39,6 +39,7 @@ class MachineDescription:
 
     :param image: the image's identity; ``release`` is its name for people.
     :param memory: bytes.
+    :param bare: without what an init does (:mod:`kodojo.kernel.booted_state`).
     :param boot: names the boot and how this version of kodojo does it (``SnapshotKey.name``).
     :param files: kernel, configuration and module tree ("" for what there is not) of a kernel that was given by path;
         empty for one of the store.
@@ -48,15 +49,16 @@ class MachineDescription:
     release: str
     cmdline: str
     memory: int
+    bare: bool
     boot: str
     files: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, image: Image, cmdline: str, memory: int, *, stored: bool) -> MachineDescription:
+    def of(cls, image: Image, cmdline: str, memory: int, *, bare: bool, stored: bool) -> MachineDescription:
         words = " ".join(cmdline.split())
-        key = SnapshotKey(image.identity, words, memory)
+        key = SnapshotKey(image.identity, words, memory, bare)
         files = () if stored else tuple("" if part is None else str(part) for part in image.files)
-        return cls(image.identity, image.release, words, memory, key.name, files)
+        return cls(image.identity, image.release, words, memory, bare, key.name, files)
 
 
 class Session:
@@ -74,12 +76,18 @@ class Session:
         return self._read()[0]
 
     def boot(
-        self, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY, progress: Progress | None = None
+        self,
+        image: Image,
+        cmdline: str = "",
+        memory: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+        *,
+        bare: bool = False,
     ) -> Kernel:
-        """Start over with a freshly booted machine, whatever state the old one was in."""
+        """Start over with a freshly booted machine, whatever state the old one was in. See :meth:`Kernel.boot`."""
         with lock(self._lock):
-            kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress)
-            self._write(kernel, self._description(image, cmdline, memory))
+            kernel = Kernel.boot(image, cmdline, memory, store=self._store, progress=progress, bare=bare)
+            self._write(kernel, self._description(image, cmdline, memory, bare=bare))
         return kernel
 
     @contextmanager
@@ -120,7 +128,7 @@ class Session:
         if not self._file.exists():
             image = image or self._store.current()
             kernel = Kernel.boot(image, store=self._store, progress=progress)
-            return kernel, self._description(image, "", DEFAULT_MEMORY)
+            return kernel, self._description(image)
         description, saved, delta = self._read()
         known = self._image(description)
         if image is not None and image.identity != known.identity:
@@ -128,12 +136,13 @@ class Session:
                 f"the machine runs {description.release}, not {image.release}",
                 hint=f"start it over with that kernel: kodojo boot {self._name(image)}",
             )
-        if description != self._description(known, description.cmdline, description.memory):
+        boot = description.cmdline, description.memory
+        if description != self._description(known, *boot, bare=description.bare):
             raise CorruptError(
                 f"{self._file}: of another version of kodojo, which boots differently",
                 hint="start over: kodojo boot",
             )
-        snapshot, facts = snapshot_for(self._store, known, description.cmdline, description.memory, progress)
+        snapshot, facts = snapshot_for(self._store, known, *boot, progress, bare=description.bare)
         if not delta:
             return Kernel(known, snapshot.start(), facts, saved["once"]), description
         try:
@@ -146,8 +155,10 @@ class Session:
         description = self.describe()
         return None if description is None else self._image(description)
 
-    def _description(self, image: Image, cmdline: str, memory: int) -> MachineDescription:
-        return MachineDescription.of(image, cmdline, memory, stored=self._is_stored(image))
+    def _description(
+        self, image: Image, cmdline: str = "", memory: int = DEFAULT_MEMORY, *, bare: bool = False
+    ) -> MachineDescription:
+        return MachineDescription.of(image, cmdline, memory, bare=bare, stored=self._is_stored(image))
 
     def _is_stored(self, image: Image) -> bool:
         """Whether it is one of the store's, and not one that was given by path."""

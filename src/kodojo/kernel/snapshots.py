@@ -1,4 +1,4 @@
-"""Booted machines in the store: one for each image, command line and memory size, made once."""
+"""Booted machines in the store: one for each image, command line, memory size and state, made once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from kodojo.durable import lock
@@ -14,6 +15,7 @@ from kodojo.errors import CorruptError, StoreError
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel import boot
+from kodojo.kernel.booted_state import come_up
 from kodojo.kernel.calls import RED_ZONE, Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.user import UserSpace
@@ -23,31 +25,25 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 26
+_BOOT_FORMAT = 27
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
 _SETTLING_SECONDS = 2  # of guest time
 
-_MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"))
-_MORE_MOUNTS = (
-    ("debugfs", "/sys/kernel/debug"),
-    ("tracefs", "/sys/kernel/tracing"),
-    ("securityfs", "/sys/kernel/security"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SnapshotKey:
-    """What makes two boots the same."""
+    """What makes two boots the same. ``bare``: see :func:`kodojo.kernel.booted_state.come_up`."""
 
     image: str
     cmdline: str
     memory: int
+    bare: bool = False
 
     @property
     def name(self) -> str:
-        text = json.dumps([_BOOT_FORMAT, boot.base_command_lines(), self.image, self.cmdline, self.memory])
+        text = json.dumps([_BOOT_FORMAT, boot.base_command_lines(), *astuple(self)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -68,11 +64,17 @@ class BootFacts:
 
 
 def boot_machine(
-    image: Image, cmdline: str, memory: int, progress: Callable[[float], None] | None = None
+    image: Image,
+    cmdline: str,
+    memory: int,
+    progress: Callable[[float], None] | None = None,
+    *,
+    bare: bool = False,
 ) -> tuple[Machine, BootFacts]:
-    """Power on, boot, mount the kernel's file systems, and come to rest.
+    """Power on, boot, do what an init does, and come to rest.
 
     :param progress: told the share of the boot that is done, 0 to 1.
+    :param bare: see :func:`kodojo.kernel.booted_state.come_up`.
     """
     machine = Machine.new(memory, image.architecture)
     boot.load(machine.cpu, image, boot.command_line(image.architecture, cmdline))
@@ -81,10 +83,7 @@ def boot_machine(
     calls = Calls(machine.cpu, image, place, RunLimit())
     calls.abi.find_user_space(machine.cpu, image.kallsyms, KernelMemory(machine.cpu, image.btf))
     user = UserSpace(machine, calls)
-    for kind, path in _MOUNTS:
-        _mount(user, kind, path)
-    for kind, path in _MORE_MOUNTS:
-        _mount(user, kind, path, optional=True)
+    come_up(user, bare=bare)
     get_pages = calls.first("__get_free_pages", "get_free_pages_noprof")
     kernel_scratch = calls(get_pages, _GFP_KERNEL, 1)
     descriptor = user.checked("/init", "open", user.path("/init"), 0, 0)
@@ -97,14 +96,6 @@ def boot_machine(
     return machine, BootFacts(place.stack, place.frame, user.scratch, kernel_scratch, file)
 
 
-def _mount(user: UserSpace, kind: str, path: str, *, optional: bool = False) -> None:
-    name = user.put(kind.encode() + b"\0")
-    where = user.put(path.encode() + b"\0", 64)
-    value = user.syscall("mount", name, where, name, 0, 0)
-    if value and not optional:
-        raise StoreError(f"the kernel cannot mount {kind} on {path} (errno {-value})")
-
-
 def existing(store: Store, image: Image) -> list[tuple[SnapshotKey, Path]]:
     """The snapshots of an image in the store."""
     found = []
@@ -113,15 +104,22 @@ def existing(store: Store, image: Image) -> list[tuple[SnapshotKey, Path]]:
             facts = Snapshot.open(directory).facts["key"]
         except (StoreError, KeyError):
             continue
-        found.append((SnapshotKey(facts["image"], facts["cmdline"], facts["memory"]), directory))
+        with suppress(TypeError):  # of an earlier version
+            found.append((SnapshotKey(**facts), directory))
     return found
 
 
 def snapshot_for(
-    store: Store, image: Image, cmdline: str, memory: int, progress: Callable[[float], None] | None = None
+    store: Store,
+    image: Image,
+    cmdline: str,
+    memory: int,
+    progress: Callable[[float], None] | None = None,
+    *,
+    bare: bool = False,
 ) -> tuple[Snapshot, BootFacts]:
     """The snapshot of this boot, from the store, or made now; a damaged one is made again."""
-    key = SnapshotKey(image.identity, " ".join(cmdline.split()), memory)
+    key = SnapshotKey(image.identity, " ".join(cmdline.split()), memory, bare)
     directory = store.snapshots_directory(image) / key.name
     try:
         return _opened(directory)
@@ -134,11 +132,8 @@ def snapshot_for(
             shutil.rmtree(directory, ignore_errors=True)
         except StoreError:
             pass
-        machine, facts = boot_machine(image, key.cmdline, memory, progress)
-        kept = {
-            "key": {"image": key.image, "cmdline": key.cmdline, "memory": memory},
-            "boot": {name: getattr(facts, name) for name in BootFacts.__slots__},
-        }
+        machine, facts = boot_machine(image, key.cmdline, memory, progress, bare=bare)
+        kept = {"key": asdict(key), "boot": asdict(facts)}
         return Snapshot.write(directory, machine, kept), facts
 
 

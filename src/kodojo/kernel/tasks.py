@@ -46,8 +46,23 @@ class Tasks:
 
     def set_name(self, name: str) -> None:
         """``comm`` of the current task: at most 15 bytes (``fs/exec.c: __set_task_comm``)."""
-        where = self._memory.struct("task_struct", self.current_task()).address_of("comm")
-        self._memory.write(where, name.encode("utf-8", "surrogateescape")[:_NAME_LIMIT].ljust(_NAME_LIMIT + 1, b"\0"))
+        raw = name.encode("utf-8", "surrogateescape")[:_NAME_LIMIT]
+        self._memory.write(self._name_at(), raw.ljust(_NAME_LIMIT + 1, b"\0"))
+
+    @contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """The current task bears a name in the ``with`` block, and its own one afterwards."""
+        where = self._name_at()
+        own = self._memory.read(where, _NAME_LIMIT + 1)
+        self.set_name(name)
+        try:
+            yield
+        finally:
+            if self._calls.stopped is None:
+                self._memory.write(where, own)
+
+    def _name_at(self) -> int:
+        return self._memory.struct("task_struct", self.current_task()).address_of("comm")
 
     @contextmanager
     def credentials(self, uid: int, gid: int, capabilities: Iterable[str | int]) -> Iterator[None]:

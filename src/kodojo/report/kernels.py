@@ -36,10 +36,11 @@ _PREEMPTION = ("PREEMPT_RT", "PREEMPT", "PREEMPT_VOLUNTARY", "PREEMPT_NONE", "PR
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFacts:
-    """A boot that is kept. ``memory`` in bytes."""
+    """A boot that is kept. ``memory`` in bytes; ``bare``: without what an init does."""
 
     cmdline: str
     memory: int
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def mebibytes(size: int) -> str:
 
 def _snapshot_text(snapshot: SnapshotFacts) -> str:
     what = f'command line "{snapshot.cmdline}"' if snapshot.cmdline else "no extra command line"
-    return f"{what}, {mebibytes(snapshot.memory)}"
+    return f"{what}, {mebibytes(snapshot.memory)}{', bare' if snapshot.bare else ''}"
 
 
 def list_rows(kernels: Iterable[KernelLine]) -> list[tuple[str, ...]]:

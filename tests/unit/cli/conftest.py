@@ -60,6 +60,7 @@ class CardKernel:
             additions=Additions(None, None),
         )
         self.time = 3.0
+        self.programs: list[str] = []
         self.loaded: list[tuple[str, ...]] = []
         self.forced: list[dict[str, bool]] = []
         self.slept: list[float] = []
@@ -88,7 +89,8 @@ class CardKernel:
         return 20.0 if boot else 1000.0
 
     @contextmanager
-    def operation(self) -> Iterator[None]:
+    def operation(self, program: str = "") -> Iterator[None]:
+        self.programs.append(program)
         yield
 
     def limit(self, seconds: float) -> None:
@@ -155,7 +157,7 @@ class CardSession:
     fresh: bool | None = None
     asked_to_save: bool | None = None
     saved: bool = False
-    booted: list[tuple[Any, str, int]] = field(default_factory=list)
+    booted: list[tuple[Any, str, int, bool]] = field(default_factory=list)
 
     @contextmanager
     def machine(
@@ -169,8 +171,8 @@ class CardSession:
             raise
         self.saved = save and not fresh
 
-    def boot(self, image: Any, cmdline: str, memory: int, progress: Any = None) -> CardKernel:
-        self.booted.append((image, cmdline, memory))
+    def boot(self, image: Any, cmdline: str, memory: int, progress: Any = None, *, bare: bool = False) -> CardKernel:
+        self.booted.append((image, cmdline, memory, bare))
         return self.kernel
 
     def running_image(self) -> None:

@@ -120,8 +120,13 @@ def test_list_json(run, two):
 
 def test_show(run, two, monkeypatch):
     """All facts are there: the options that matter to loading, and each snapshot's command line and memory."""
-    key = snapshots.SnapshotKey("identity", "slub_debug=FZPU", 256 << 20)
-    monkeypatch.setattr(snapshots, "existing", lambda _store, _image: [(key, None)])
+    keys = [snapshots.SnapshotKey("identity", "slub_debug=FZPU", 256 << 20, bare) for bare in (True, False)]
+    monkeypatch.setattr(snapshots, "existing", lambda _store, _image: [(key, None) for key in keys])
+    found = run("kernel", "show").stdout
+    assert [line.split(maxsplit=1)[1] for line in found.splitlines() if line.startswith("snapshot")] == [
+        'command line "slub_debug=FZPU", 256 MiB, bare',
+        'command line "slub_debug=FZPU", 256 MiB',
+    ]
     rows = dict(line.split(maxsplit=1) for line in run("kernel", "show").stdout.splitlines())
     assert rows["name"] == "6.12.0-b (the current one)"
     assert rows["vermagic"] == "6.12.0-b SMP mod_unload"
@@ -132,7 +137,6 @@ def test_show(run, two, monkeypatch):
     assert rows["CONFIG_MODULE_SIG_FORCE"] == "not set"
     assert rows["CONFIG_PREEMPT_DYNAMIC"] == "y"
     assert "CONFIG_PREEMPT_NONE" not in rows
-    assert rows["snapshot"] == 'command line "slub_debug=FZPU", 256 MiB'
 
 
 def test_show_json(run, two, monkeypatch):
@@ -207,10 +211,17 @@ def test_boot(run, two, session):
     """boot starts the named kernel with the command line and memory that are given."""
     result = run("boot", "6.1.0-a", "--cmdline", " a  b ", "--memory", "512")
     assert result.stdout == "6.1.0-a is up, with 512 MiB of memory\n"
-    (image, _, memory) = session.booted[0]
-    assert (image.release, memory) == ("6.1.0-a", 512 << 20)
+    (image, _, memory, bare) = session.booted[0]
+    assert (image.release, memory, bare) == ("6.1.0-a", 512 << 20, False)
     assert json.loads(run("boot", "--cmdline", " a  b ", "--json").stdout)["cmdline"] == "a b"
     assert session.booted[1][0].release == "6.12.0-b"
+
+
+def test_boot_bare(run, two, session):
+    """A bare machine is asked for, and said to be one."""
+    assert run("boot", "--bare").stdout == "6.12.0-b is up, bare, with 256 MiB of memory\n"
+    assert session.booted[0][-1] is True
+    assert [json.loads(run("boot", *words, "--json").stdout)["bare"] for words in ((), ("--bare",))] == [False, True]
 
 
 def test_boot_of_two(run, two, session):

@@ -39,6 +39,7 @@ def tree(tmp_path, kernel, cards):
 def test_modprobe_loads_a_module_and_what_it_needs_and_says_nothing(run, kernel, tree):
     result = run("modprobe", "user", "a=1", "b=x y")
     assert (result.exit_code, result.output) == (0, "")
+    assert kernel.programs == ["modprobe"]
     assert kernel.loaded == [(f"{tree}/base.ko",), (f"{tree}/user.ko", 'a=1 b="x y"')]
 
 

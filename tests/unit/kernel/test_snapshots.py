@@ -24,7 +24,7 @@ def boots(monkeypatch) -> list[tuple[str, int]]:
     """The boots that were made: command line and memory of each."""
     made: list[tuple[str, int]] = []
 
-    def boot_machine(image, cmdline, memory, progress=None):
+    def boot_machine(image, cmdline, memory, progress=None, *, bare=False):
         made.append((cmdline, memory))
         return BareMachine().machine, FACTS
 
@@ -47,16 +47,18 @@ def test_booted_once(store, boots):
 
 
 def test_different_boots(store, boots):
-    """Another command line, another memory size and another image are other boots; blanks do not matter."""
+    """Another command line, memory size or image and a bare machine are other boots; blanks do not matter."""
     for cmdline, memory in (("a b", MEMORY), (" a  b ", MEMORY), ("b a", MEMORY), ("a b", 2 * MEMORY)):
         snapshot_for(store, IMAGE, cmdline, memory)
     snapshot_for(store, SimpleNamespace(identity="other"), "a b", MEMORY)
-    assert boots == [("a b", MEMORY), ("b a", MEMORY), ("a b", 2 * MEMORY), ("a b", MEMORY)]
+    snapshot_for(store, IMAGE, "a b", MEMORY, bare=True)
+    assert boots == [("a b", MEMORY), ("b a", MEMORY), ("a b", 2 * MEMORY), ("a b", MEMORY), ("a b", MEMORY)]
     keys = {key for key, _path in existing(store, IMAGE)}
     assert keys == {
         SnapshotKey("abc123", "a b", MEMORY),
         SnapshotKey("abc123", "b a", MEMORY),
         SnapshotKey("abc123", "a b", 2 * MEMORY),
+        SnapshotKey("abc123", "a b", MEMORY, bare=True),
     }
 
 
