@@ -48,6 +48,7 @@ __all__ = [
     "PackageError",
     "Refusal",
     "StoreError",
+    "TaskReport",
     "UnloadError",
     "UnmodelledError",
     "decode",
@@ -250,13 +251,33 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskReport:
+    """Where a task of the guest stands.
+
+    :param state: as ``ps`` has it: R runs, S sleeps until a signal at most, D sleeps and hears no signal, I is a kernel
+        thread that has nothing to do, Z has ended.
+    :param backtrace: what it waits in, innermost first.
+    """
+
+    name: str
+    pid: int
+    state: str
+    backtrace: tuple[Frame, ...] = ()
+    kernel_thread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FaultReport:
-    """What a fault or a hang looked like."""
+    """What a fault or a hang looked like.
+
+    :param tasks: of a hang: every task, that of the operation first.
+    """
 
     cause: str
     registers: dict[str, int] = field(default_factory=dict)
     backtrace: tuple[Frame, ...] = ()
     log: tuple[LogRecord, ...] = ()
+    tasks: tuple[TaskReport, ...] = ()
 
 
 class MachineError(KodojoError):
@@ -288,7 +309,23 @@ class MachineFault(MachineError):  # noqa: N818  a fault is what it is
 
 
 class MachineHang(MachineFault):
-    """Guest code did not come back within the limit."""
+    """Guest code did not come back within the limit.
+
+    :attr survived: the machine can be used afterwards. The task that waited was killed, and what it did is over, or
+        (``left``) it is where it was, and another one makes the next operations.
+    :param left: the task is still there.
+    """
+
+    def __init__(
+        self, message: str, report: FaultReport, *, hint: str = "", survived: bool = False, left: bool = False
+    ) -> None:
+        super().__init__(message, report, hint=hint, survived=survived)
+        self.left = left
+
+    @property
+    def tasks(self) -> tuple[TaskReport, ...]:
+        """What every task waits in, that of the operation first."""
+        return self.report.tasks
 
 
 class UnmodelledError(KodojoError):

@@ -26,6 +26,7 @@ class Abi(Protocol):
     :attr frame_registers: the members of ``struct pt_regs``, in order.
     :attr system_calls: numbers by name.
     :attr open_directory: O_DIRECTORY.
+    :attr idles_in: the functions in which the idle task waits, with interrupts on or off.
     """
 
     returns_to: str
@@ -34,12 +35,16 @@ class Abi(Protocol):
     frame_registers: tuple[str, ...]
     system_calls: dict[str, int]
     open_directory: int
+    idles_in: tuple[str, ...]
 
     def pc(self, registers: Registers) -> int:
         """The program counter."""
 
     def stack(self, registers: Registers) -> int:
         """The stack pointer."""
+
+    def takes_interrupts(self, registers: Registers) -> bool:
+        """Whether interrupts are enabled."""
 
     def link(self, registers: Registers) -> int | None:
         """Where a function goes back to that keeps no frame; None if the architecture has no register for it."""

@@ -19,6 +19,7 @@ __all__ = ["Arm64Abi"]
 _ARGUMENTS_IN_REGISTERS = 8
 _EL1H = 0x5
 _DAIF = 0x3C0
+_IRQ_MASKED = 0x80
 _FLAGS_MASK = _DAIF | 0xF
 _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
 _TASK_SIZE = 1 << 48
@@ -44,12 +45,16 @@ class Arm64Abi:
         },
     }
     open_directory = 0o40000
+    idles_in: tuple[str, ...] = ("cpu_do_idle",)
 
     def pc(self, registers: Registers) -> int:
         return registers["pc"]
 
     def stack(self, registers: Registers) -> int:
         return registers["sp"]
+
+    def takes_interrupts(self, registers: Registers) -> bool:
+        return not registers["pstate"] & _IRQ_MASKED
 
     def link(self, registers: Registers) -> int | None:
         return registers["x30"]

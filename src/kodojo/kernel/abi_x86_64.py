@@ -40,12 +40,16 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     )  # fmt: skip
     system_calls = X86_64
     open_directory = 0o200000
+    idles_in: tuple[str, ...] = ("default_idle", "native_safe_halt", "acpi_safe_halt", "mwait_idle")
 
     def pc(self, registers: Registers) -> int:
         return registers["rip"]
 
     def stack(self, registers: Registers) -> int:
         return registers["rsp"]
+
+    def takes_interrupts(self, registers: Registers) -> bool:
+        return bool(registers["rflags"] & _INTERRUPT_FLAG)
 
     def link(self, registers: Registers) -> int | None:
         del registers

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
+from kodojo.errors import InputError, MachineError, MachineFault, MachineHang, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
 from kodojo.machine.cpu import Cpu, Registers, RunLimit
@@ -33,6 +33,11 @@ RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _DEPTH_LIMIT = 12
 _STACK_SIZE = 1 << 14  # of a task
+_FOR_EVER = (1 << 63) - 1  # include/linux/sched.h: MAX_SCHEDULE_TIMEOUT
+
+
+def _not_in_time(hang: MachineHang, _finish: Callable[[RunLimit], None]) -> None:
+    raise hang
 
 
 @dataclass(slots=True)
@@ -72,6 +77,9 @@ class Calls:
     :param limit: the limit of each call that does not bring its own.
     :attr stopped: what ended the machine.
     :attr problems: what programs of other tasks have raised.
+    :attr too_late: what to do about a call at rest that has not come back within the limit: it is told how to let it
+        run on, returns if it has come back after all, or raises what the caller is told.
+    :attr overdue: of the operation that is under way: what ended it at its limit.
     """
 
     def __init__(self, cpu: Cpu, image: Image, place: Place, limit: RunLimit) -> None:
@@ -91,11 +99,18 @@ class Calls:
         self.stopped: MachineError | None = None
         self.problems: list[Exception] = []
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
+        self.too_late: Callable[[MachineHang, Callable[[RunLimit], None]], None] = _not_in_time
+        self.overdue: MachineHang | None = None
+        cpu.add_breakpoint(self._play_returns, self._arrived)
 
     @property
     def place(self) -> Place:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
         return self._resting if self._playing is None else self._playing.place
+
+    def rest_at(self, place: Place) -> None:
+        """From now on it is another task that makes the calls: the current one, which stands there."""
+        self._resting = place
 
     def stack_above(self) -> tuple[int, bytes]:
         """Address and content of the resting task's stack above all calls: a task that dies begins there anew."""
@@ -108,6 +123,10 @@ class Calls:
         if address is None:
             address = self._symbols[function] = self.image.kallsyms.address(function)
         return address
+
+    def ends(self, address: int) -> bool:
+        """Whether it is an address that calls return to, and no place in the kernel's code."""
+        return self._returns <= address <= self._play_returns
 
     @property
     def playing(self) -> bool:
@@ -138,7 +157,8 @@ class Calls:
         :param function: name or address.
         :param arguments: integers and pointers as int (wrapped to 64 bits); bytes and str are copied to the
             stack, str with a terminating NUL, and passed as pointers that are valid during the call.
-        :param limit: MachineHang after it; the machine is not at rest then and cannot be used further.
+        :param limit: MachineHang after it (:attr:`too_late`); after that of a nested call, the machine is not at rest
+            and cannot be used further.
         :param interrupts: whether they are enabled when the function is entered (not for nested calls).
         """
         address = self.address(function) if isinstance(function, str) else function
@@ -160,7 +180,7 @@ class Calls:
         cpu.write_registers({**registers, **abi.enter(address, saved if nested else None, interrupts=interrupts)})
         self._depth += 1
         try:
-            cpu.run(until, limit or self.limit)
+            self._run(until, abi.stack_after(registers), limit or self.limit)
         except MachineError as error:
             if isinstance(error, MachineFault) and error.survived:
                 raise
@@ -175,6 +195,22 @@ class Calls:
             cpu.restore_registers(saved)
         return value
 
+    def _run(self, until: int, stack: int, limit: RunLimit) -> None:
+        """Run until the call that was begun has come back."""
+
+        def finish(limit: RunLimit) -> None:
+            self.cpu.run(until, limit)
+            while self.abi.stack(self.cpu.read_registers()) != stack:
+                self._forgotten()
+                self.cpu.run(until, limit)
+
+        try:
+            finish(limit)
+        except MachineHang as hang:
+            if self.nested:
+                raise
+            self.too_late(hang, finish)
+
     # -- programs of other tasks ------------------------------------------------------------------------
     @property
     def plays(self) -> int:
@@ -187,8 +223,6 @@ class Calls:
         It begins at once. This comes back when it calls the kernel, or has ended; at its end the program has to leave
         the registers so that the task has something to do. An exception of the program ends the run.
         """
-        if not self.cpu.has_breakpoint(self._play_returns):
-            self.cpu.add_breakpoint(self._play_returns, self._arrived)
         play = _Play(place, greenlet(program))
         self._go_on(play, play.greenlet.switch)
 
@@ -218,12 +252,20 @@ class Calls:
     def _arrived(self) -> None:
         """A program's call has returned."""
         found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
-        if found is None:  # whatever code jumped here: it is not ours
+        if found is None:
+            self._forgotten()
             return
         play, saved = found
         value = self.abi.result(self.cpu)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
+
+    def _forgotten(self) -> None:
+        """A call has returned that nobody waits for any more: its task has nothing to do, and sleeps."""
+        saved = self.cpu.read_registers()
+        registers = self._place((self.abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, (_FOR_EVER,))
+        address = self.address("schedule_timeout_uninterruptible")
+        self.cpu.write_registers({**registers, **self.abi.enter(address, saved, interrupts=True)})
 
     def abandon(self, stack: int) -> None:
         """End the program of the task that has this address on its kernel stack."""

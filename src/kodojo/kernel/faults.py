@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFault, MachineHang, decode
+from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFault
+from kodojo.kernel.backtraces import with_link
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.printk import Printk
@@ -35,8 +36,6 @@ _CAUSE = re.compile(
 )
 _STOPPED = "this machine cannot be used further"
 _GO_ON = "go on from a fork that was made before, or start over (kodojo boot)"
-_TRACE_DEPTH = 32
-_SYMBOL_LENGTH = 1024
 
 
 def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
@@ -51,20 +50,7 @@ def _text_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
         trace = _TRACE_LINE.match(line)
         if trace and not (len(frames) == 1 and frames[0].symbol == trace[2]):  # arm64 names the place twice
             frames.append(Frame(0, trace[2], reliable=trace[1] is None))
-    return _with_link(frames, link)
-
-
-def _with_link(frames: list[Frame], link: str | None) -> tuple[Frame, ...]:
-    """Where a function goes back to that keeps no frame: in a register, if it has called nothing since.
-
-    The kernel tells that apart from its backtrace. Like what x86-64 finds on the stack it is no more than likely:
-    in a function that has called another one, it is a place in that function itself.
-    """
-    if link is not None and "+" in link and len(frames) > 1:
-        function = link.partition("+")[0]
-        if function != frames[0].symbol.partition("+")[0] and link != frames[1].symbol:
-            frames.insert(1, Frame(0, link, reliable=False))
-    return tuple(frames)
+    return with_link(frames, link)
 
 
 def _text_registers(lines: Iterable[str]) -> dict[str, int]:
@@ -143,16 +129,15 @@ class Faults:
     to leave, with all printed that a dying task prints, it is taken back to where it rests. What a dead task held
     (locks, references, memory) stays held, as it does when a real insmod dies.
 
-    :param scratch: a page of kernel memory for answers of the guest's functions.
+    :attr resting_task: the task that makes the calls.
     """
 
-    def __init__(self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks, scratch: int) -> None:
+    def __init__(self, calls: Calls, memory: KernelMemory, printk: Printk, tasks: Tasks) -> None:
         self._calls = calls
-        self._scratch = scratch
         self._memory = memory
         self._printk = printk
         self._tasks = tasks
-        self._resting_task = self._tasks.current_task()
+        self.resting_task = self._tasks.current_task()
         self._mark = 0
         self._told = 0  # what the log has from here on belongs to no report yet
         self._dying: dict[int, _Dying] = {}
@@ -167,7 +152,13 @@ class Faults:
         self._mark = self._told = self._printk.next_sequence()
         self._dying.clear()
 
-    def _log(self) -> tuple[LogRecord, ...]:
+    @property
+    def dying(self) -> bool:
+        """Whether a task has oopsed and is on its way out."""
+        return bool(self._dying)
+
+    def log(self) -> tuple[LogRecord, ...]:
+        """What the kernel has said in this operation."""
         return self._printk.records(self._mark)
 
     def _oops(self) -> None:
@@ -187,7 +178,7 @@ class Faults:
         dying = self._dying.pop(self._tasks.current_task(), None)
         if dying is None:
             return
-        if dying.task != self._resting_task:
+        if dying.task != self.resting_task:
             self._calls.abandon(self._calls.abi.stack(self._calls.cpu.read_registers()))
             self._told = self._printk.next_sequence()
             return
@@ -206,7 +197,7 @@ class Faults:
 
     def _latest(self, registers: dict[str, int]) -> FaultReport:
         """What the kernel says about a fault that nothing was reported about yet."""
-        return _report(_without_warnings(self._printk.records(self._told)), registers, self._log())
+        return _report(_without_warnings(self._printk.records(self._told)), registers, self.log())
 
     def _take_back(self, dying: _Dying) -> None:
         """What ``do_exit`` does for the rest of the kernel; then the stack is as before the call."""
@@ -224,49 +215,5 @@ class Faults:
         raise MachineFault(message, report, hint=f"{_STOPPED}: {_GO_ON}")
 
     def _failed(self, error: MachineError) -> MachineError:
-        """Tell where it hangs; the other errors speak for themselves, but for what follows an oops."""
-        if self._dying:
-            return self._crashed(next(reversed(self._dying.values())), survived=False)
-        if not isinstance(error, MachineHang):
-            return error
-        frames = self._where()
-        place = f" in {frames[0].symbol}" if frames else ""
-        report = FaultReport(error.report.cause, error.registers, frames, self._log())
-        waits = self._tasks.current_task() != self._resting_task
-        what = "waits for something that does not come" if waits else "runs without coming back"
-        return MachineHang(
-            f"{error.message}: it {what}{place}",
-            report,
-            hint="give it more time (--limit SECONDS), or look at the backtrace for what it waits for",
-        )
-
-    def _where(self) -> tuple[Frame, ...]:
-        """The resting task's backtrace, by the kernel's own unwinder."""
-        abi = self._calls.abi
-        registers = self._calls.cpu.read_registers()
-        pc = abi.pc(registers)
-        try:
-            if self._tasks.current_task() == self._resting_task:
-                addresses = self._trace("stack_trace_save_regs", abi.kernel_frame(registers)) or [pc]
-                link = abi.link(registers)
-            else:
-                addresses, link = self._trace("stack_trace_save_tsk", self._resting_task), None
-            frames = [Frame(address, self.symbol(address)) for address in addresses]
-            return _with_link(frames, None if link is None else self.symbol(link))
-        except MachineError:
-            return (Frame(pc, self._image_symbol(pc)),)
-
-    def _trace(self, function: str, what: int | bytes) -> list[int]:
-        count = self._calls(function, what, self._scratch, _TRACE_DEPTH, 0)
-        return list(struct.unpack(f"<{count}Q", self._memory.read(self._scratch, 8 * count)))
-
-    def symbol(self, address: int) -> str:
-        """``name+offset/size [module]``, as the kernel prints it for ``%pS``."""
-        self._calls("sprint_symbol", self._scratch, address)
-        return decode(self._memory.string(self._scratch, _SYMBOL_LENGTH))
-
-    def _image_symbol(self, address: int) -> str:
-        located = self._calls.image.kallsyms.symbol_at(address)
-        if located is None:
-            return f"{address:#x}"
-        return f"{located.name}+{address - located.start:#x}/{located.size:#x}"
+        """What follows an oops is told as that oops; the other errors speak for themselves."""
+        return self._crashed(next(reversed(self._dying.values())), survived=False) if self._dying else error

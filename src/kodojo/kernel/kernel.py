@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from kodojo.errors import (
     FaultReport,
     ImageError,
     InputError,
+    KodojoError,
     LoadError,
     LogRecord,
     MachineError,
+    MachineFault,
     Refusal,
     UnloadError,
     UnmodelledError,
@@ -23,6 +26,7 @@ from kodojo.errors import (
 )
 from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
+from kodojo.kernel.backtraces import Backtraces
 from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
 from kodojo.kernel.calls import Argument, Calls, Place
 from kodojo.kernel.faults import Faults, oopses_in, warnings_in
@@ -38,6 +42,7 @@ from kodojo.kernel.snapshots import BootFacts, boot_machine, snapshot_for
 from kodojo.kernel.target import BootedTarget
 from kodojo.kernel.tasks import Tasks
 from kodojo.kernel.user import Passed, UserSpace
+from kodojo.kernel.waits import Waits
 from kodojo.loader.enter import insmod, other_answers
 from kodojo.loader.steps import Steps
 from kodojo.loader.syscalls import (
@@ -64,6 +69,7 @@ _DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
 _PROCESS_START = 0.04  # seconds of guest time
+_OF_A_PLACE = ("stack", "frame", "scratch", "kernel_scratch")
 _LOADER_NAME = "insmod"  # the task's name in messages
 
 
@@ -87,8 +93,10 @@ class Kernel(FileCalls):
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
-        self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
+        self.faults = Faults(self.calls, self.memory, self.printk, self.tasks)
         self.requests = ModuleRequests(self.calls, self.memory, self.tasks)
+        backtraces = Backtraces(self.calls, self.memory, self.tasks, facts.kernel_scratch)
+        self.waits = Waits(self.calls, self.memory, self.tasks, self.faults, self.requests, backtraces, self.hertz)
         self.requests.knows_modules = lambda: self._has_siblings or bool(self.image.modules)
         self.new_code = NewCode(self.calls)
         self._known: KnownModules | None = None
@@ -144,20 +152,27 @@ class Kernel(FileCalls):
     def fork(self) -> Kernel:
         """An independent kernel in the same state."""
         self._alive()
-        twin = type(self)(self.image, self.machine.fork(), self._facts, self._once)
+        twin = type(self)(self.image, self.machine.fork(), self._current_facts(), self._once)
         twin.answers_requests = self.answers_requests
-        twin.calls.limit = self.calls.limit
+        twin.calls.limit, twin.waits.leave = self.calls.limit, self.waits.leave
         return twin
 
     def save(self) -> tuple[bytes, dict[str, Any]]:
         """The difference from the snapshot, and what else :meth:`resume` needs (fit for JSON)."""
         self._alive()
-        return self.machine.delta(), {"once": sorted(self._once)}
+        place = self.calls.place
+        saved = {"once": sorted(self._once), "place": [getattr(place, name) for name in _OF_A_PLACE]}
+        return self.machine.delta(), saved
 
     @classmethod
     def resume(cls, image: Image, machine: Machine, facts: BootFacts, saved: dict[str, Any]) -> Kernel:
         """Go on from a machine that :meth:`save` described."""
-        return cls(image, machine, facts, saved["once"])
+        place = dict(zip(_OF_A_PLACE, saved["place"], strict=True))
+        return cls(image, machine, replace(facts, **place), saved["once"])
+
+    def _current_facts(self) -> BootFacts:
+        """Another task may have taken the place of the one that was booted."""
+        return replace(self._facts, **{name: getattr(self.calls.place, name) for name in _OF_A_PLACE})
 
     def _alive(self) -> None:
         if self.calls.stopped is not None:
@@ -169,11 +184,16 @@ class Kernel(FileCalls):
     def _limit(self, seconds: float) -> RunLimit:
         return RunLimit(ticks=max(1, round(seconds * self.hertz)))
 
-    def limit(self, seconds: float) -> None:
-        """How long guest code may run without coming back, in seconds of guest time (30 at first)."""
+    def limit(self, seconds: float, *, leave: bool = False) -> None:
+        """How long guest code may run without coming back, in seconds of guest time (30 at first).
+
+        :param leave: at the limit, leave what waits where it is, and go on with another process in its place.
+            Otherwise it is killed, as Ctrl-C and ``kill -9`` would, and left only if it does not listen to that.
+        """
         if seconds <= 0:
             raise InputError(f"{seconds}: a limit is a positive number of seconds")
         self.calls.limit = self._limit(seconds)
+        self.waits.leave = leave
 
     @property
     def answers_requests(self) -> bool:
@@ -251,18 +271,25 @@ class Kernel(FileCalls):
         self._alive()
         self.faults.begin()
         self.calls.problems.clear()
+        self.calls.overdue = None
         self._operating = True
         try:
             yield
+        except KodojoError as error:
+            if not isinstance(error, MachineFault):
+                self.waits.tell(error)
+            raise
         finally:
             self._operating = False
             if self.calls.stopped is None:
                 self._come_to_rest()
+        self.waits.tell()
         if self.calls.problems:
             raise self.calls.problems.pop(0)
 
     def _come_to_rest(self) -> None:
         """What happens between an operation and the next one."""
+        self.waits.end()
         self.requests.settle(self.hertz)
         self.user.pass_through()
 

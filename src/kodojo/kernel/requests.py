@@ -25,6 +25,7 @@ _ARGUMENT_LIMIT = 16
 _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 _PROGRAM = "/init"
 _GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
+_UMH_NO_WAIT = 0  # include/linux/umh.h
 _PATIENCE = 1.0  # seconds of guest time in which a process that was asked for begins
 
 
@@ -47,7 +48,9 @@ class ModuleRequests:
         self.at_once = 0
         self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
         self._asked_for = 0  # processes that the kernel has been asked to start, and that have not begun
-        self._starting: dict[int, tuple[str, int]] = {}  # by task: what it is to load, and where its path is
+        # By task: what is done when it is about to leave for user space.
+        self._starting: dict[int, Callable[[Place], None]] = {}
+        self._wanted: dict[int, Callable[[Place], None]] = {}  # likewise, by the address of its program's path
         calls.cpu.add_breakpoint(calls.address("call_usermodehelper_exec"), self._asked)
         calls.cpu.add_breakpoint(calls.address("kernel_execve"), self._executes)
 
@@ -59,9 +62,28 @@ class ModuleRequests:
             self._asked_for += 1
             self.at_once = max(self.at_once, self._asked_for + len(self._starting) + self._calls.plays)
 
+    def start(self, begins: Callable[[Place], None]) -> None:
+        """Have the kernel start another process, by a worker and soon; possible wherever interrupts may come.
+
+        :param begins: called as that process when it is about to leave for user space.
+        """
+        calls, memory = self._calls, self._memory
+        path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
+        vectors = calls(calls.first("kmemdup", "kmemdup_noprof"), struct.pack("<QQ", path, 0), 16, _GFP_ATOMIC)
+        if not path or not vectors:
+            return
+        info = calls("call_usermodehelper_setup", path, vectors, vectors + 8, _GFP_ATOMIC, 0, 0, 0)
+        if info:
+            self._wanted[path] = begins
+            calls("call_usermodehelper_exec", info, _UMH_NO_WAIT)
+
     def _executes(self) -> None:
         """``int kernel_execve(const char *kernel_filename, const char *const *argv, const char *const *envp)``."""
         calls, cpu = self._calls, self._calls.cpu
+        wanted = self._wanted.pop(calls.abi.argument(cpu, 0), None)
+        if wanted is not None:
+            self._expect(wanted)
+            return
         if not self._is_modprobe(calls.abi.argument(cpu, 0)):
             return
         self._asked_for = max(0, self._asked_for - 1)
@@ -70,15 +92,19 @@ class ModuleRequests:
         if not path:
             return  # it will not find /sbin/modprobe
         calls.abi.set_argument(cpu, 0, path)
-        self._starting[self._tasks.current_task()] = name, path
-        if not cpu.has_breakpoint(self._leaves):
-            cpu.add_breakpoint(self._leaves, self._begins)
+        self._expect(lambda place: calls.play(place, partial(self._program, name, path)))
+
+    def _expect(self, begins: Callable[[Place], None]) -> None:
+        """The current task is going to execute its program."""
+        self._starting[self._tasks.current_task()] = begins
+        if not self._calls.cpu.has_breakpoint(self._leaves):
+            self._calls.cpu.add_breakpoint(self._leaves, self._begins)
 
     def _begins(self) -> None:
         """A process is about to leave for user space; whether it is the one whose program begins."""
         calls, cpu = self._calls, self._calls.cpu
-        found = self._starting.pop(self._tasks.current_task(), None)
-        if found is None:
+        begins = self._starting.pop(self._tasks.current_task(), None)
+        if begins is None:
             return
         if not self._starting:
             cpu.remove_breakpoint(self._leaves)
@@ -87,7 +113,7 @@ class ModuleRequests:
         calls.abi.find_user_space(cpu, calls.image.kallsyms, self._memory)
         place = Place(stack, frame, user_table=cpu.user_table)
         cpu.user_table = table
-        calls.play(place, partial(self._program, *found))
+        begins(place)
 
     def _program(self, name: str, path: int) -> None:
         """Be modprobe."""

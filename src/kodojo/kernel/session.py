@@ -26,7 +26,7 @@ from kodojo.machine.machine import Machine
 __all__ = ["MachineDescription", "Session"]
 
 _KIND = "machine"
-_FORMAT = 1
+_FORMAT = 2
 # The kernel said no, and the machine goes on from there: taints and log lines stay.
 _ANSWERS = (LoadError, UnloadError, GuestOSError)
 
@@ -135,7 +135,7 @@ class Session:
             )
         snapshot, facts = snapshot_for(self._store, known, description.cmdline, description.memory, progress)
         if not delta:
-            return Kernel(known, snapshot.start(), facts, saved["once"]), description
+            return Kernel.resume(known, snapshot.start(), facts, saved), description
         try:
             return Kernel.resume(known, Machine.apply(snapshot, delta), facts, saved), description
         except CorruptError as error:
@@ -187,7 +187,7 @@ class Session:
             head = json.loads(line)
             known = head["format"] == _FORMAT
             description = MachineDescription(**head["machine"] | {"files": tuple(head["machine"].get("files", ()))})
-            saved = {"once": list(head["saved"]["once"])}
+            saved = {name: list(head["saved"][name]) for name in ("once", "place")}
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:

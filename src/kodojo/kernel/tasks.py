@@ -64,11 +64,12 @@ class Tasks:
             cred.set(f"{member}.val", gid)
         for member in _CAPABILITY_SETS:
             self._memory.put(cred.address_of(member), 8, mask)
+        place = self._calls.place
         old = self._calls("override_creds", address)
         try:
             yield
         finally:
-            if self._calls.stopped is None:
+            if self._calls.stopped is None and self._calls.place is place:
                 self._calls("revert_creds", old)
                 self._calls("abort_creds", address)
 

@@ -52,7 +52,7 @@ class UserSpace:
         """The system call's return value as user space gets it, negative for errors.
 
         :param name: of the call, or its number.
-        :raises InputError: the architecture has no call of that name.
+        :raises InputError: the architecture has no call of that name. MachineHang: it did not come back in time.
         """
         abi, cpu = self.calls.abi, self.machine.cpu
         number = name if isinstance(name, int) else abi.system_calls.get(name)
@@ -61,7 +61,11 @@ class UserSpace:
         padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
         frame = self.calls.place.frame
         function, values = abi.begin_system_call(cpu, frame, number, padded)
+        calls = self.calls
+        before = calls.overdue
         self.calls(function, *values, interrupts=False, limit=limit)
+        if calls.overdue is not None and calls.overdue is not before:  # who is killed does not see the value
+            raise calls.overdue
         return abi.system_call_value(cpu, frame)
 
     def pass_through(self) -> None:
@@ -114,13 +118,14 @@ class UserSpace:
         What follows the data up to the page's end is zero, and an unmapped page follows.
         """
         size = (max(1, len(data)) + 4095) & ~4095
+        place = self.calls.place
         address = self.allocate(size + 4096)
         self.checked("user memory", "munmap", address + size, 4096)
         self.machine.cpu.write(address, data)
         try:
             yield address
         finally:
-            if self.calls.stopped is None:
+            if self.calls.stopped is None and self.calls.place is place:
                 self.checked("user memory", "munmap", address, size)
 
     @contextmanager

@@ -133,6 +133,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         """A timer period is over; whether an interrupt was delivered. MachineHang if it was the last one."""
         self.ticks += 1
         if self.ticks >= deadline:
+            self._until_tick = 1  # the guest hears of the next one, if it goes on
             raise self._hang("guest code did not come back within the limit", "limit reached")
         self._until_tick = BLOCKS_PER_TICK
         self.engine.toll.earn(EARNED_PER_TICK)
