@@ -254,8 +254,8 @@ class Frame:
 class TaskReport:
     """Where a task of the guest stands.
 
-    :param state: as ``ps`` has it: R runs, S sleeps until a signal at most, D sleeps and hears no signal, I is a kernel
-        thread that has nothing to do, Z has ended.
+    :param state: as ``ps`` has it: R runs, S sleeps until a signal at most, D sleeps and hears no signal, I is a
+        kernel thread that has nothing to do, Z has ended.
     :param backtrace: what it waits in, innermost first.
     """
 

@@ -21,6 +21,7 @@ class Abi(Protocol):
     """The procedure call standard, and the kernel's side of the system call interface.
 
     :attr returns_to: a function whose code no task ever runs again when PID 1 has been started; calls return into it.
+    :attr stack_register: the name of the stack pointer.
     :attr instruction: the distance between two addresses of instructions at which one can stop.
     :attr oops: the function that tells of an oops, and the number of its argument that is the ``struct pt_regs``.
     :attr frame_registers: the members of ``struct pt_regs``, in order.
@@ -30,6 +31,7 @@ class Abi(Protocol):
     """
 
     returns_to: str
+    stack_register: str
     instruction: int
     oops: tuple[str, int]
     frame_registers: tuple[str, ...]
@@ -88,6 +90,9 @@ class Abi(Protocol):
 
     def current_task(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
         """``current``: the address of a ``struct task_struct``."""
+
+    def preemption_count(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        """``preempt_count()`` of a kernel that counts (CONFIG_PREEMPT_COUNT)."""
 
     def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
         """Tell the processor where the page table of the current task's user space is, if it cannot know."""

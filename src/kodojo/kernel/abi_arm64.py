@@ -34,6 +34,7 @@ class Arm64Abi:
     """See :class:`kodojo.kernel.abi.Abi`."""
 
     returns_to = "kernel_init"
+    stack_register = "sp"
     instruction = 4
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
@@ -108,6 +109,9 @@ class Arm64Abi:
         """SP_EL0, which the kernel does not need for a stack (arch/arm64/include/asm/current.h)."""
         del symbols, memory
         return cpu.get("sp_el0")
+
+    def preemption_count(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        return memory.struct("task_struct", self.current_task(cpu, symbols, memory)).get("thread_info.preempt.count")
 
     def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
         """While the kernel does not touch user space, TTBR0_EL1 points elsewhere (``uaccess_ttbr0_disable()``)."""

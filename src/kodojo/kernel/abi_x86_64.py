@@ -26,12 +26,14 @@ _MASK = (1 << 64) - 1
 # Offsets in struct pt_regs (arch/x86/include/asm/ptrace.h), an ABI.
 _R10, _RAX, _RDX = 0x38, 0x50, 0x60
 _ENOSYS = 38
+_PREEMPT_NEED_RESCHED = 1 << 31  # arch/x86/include/asm/preempt.h
 
 
 class X86_64Abi:  # noqa: N801  the architecture's name
     """See :class:`kodojo.kernel.abi.Abi`."""
 
     returns_to = "kernel_init"
+    stack_register = "rsp"
     instruction = 1
     oops = ("oops_end", 1)
     frame_registers: tuple[str, ...] = (
@@ -106,6 +108,13 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         if offset is None:
             offset = symbols.address("pcpu_hot") + memory.field("pcpu_hot", "current_task").offset
         return memory.u64((cpu.get("gs_base") + offset) & _MASK)
+
+    def preemption_count(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
+        """Per-CPU ``__preempt_count``, or a member of ``pcpu_hot``; its highest bit is another matter."""
+        offset = symbols.get("__preempt_count")
+        if offset is None:
+            offset = symbols.address("pcpu_hot") + memory.field("pcpu_hot", "preempt_count").offset
+        return memory.u32((cpu.get("gs_base") + offset) & _MASK) & ~_PREEMPT_NEED_RESCHED
 
     def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
         """Nothing: one table is for both."""

@@ -121,7 +121,7 @@ class Backtraces:
         return list(struct.unpack(f"<{count}Q", self._memory.read(self._scratch, 8 * count)))
 
     def _frames(self, addresses: list[int]) -> list[Frame]:
-        return [Frame(address, self.symbol(address)) for address in addresses if not self._calls.ends(address)]
+        return [Frame(address, self.symbol(address)) for address in addresses if not self._calls.is_return(address)]
 
     def symbol(self, address: int) -> str:
         """``name+offset/size [module]``, as the kernel prints it for ``%pS``."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from kodojo.errors import InputError, MachineError, MachineFault, MachineHang, UnmodelledError
+from kodojo.errors import FaultReport, InputError, MachineError, MachineFault, MachineHang, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
 from kodojo.machine.cpu import Cpu, Registers, RunLimit
@@ -63,11 +63,13 @@ class _Play:
     """A task of the guest with a program in Python.
 
     :param dead: its task runs no more, so it can do no more calls.
+    :param left: nobody waits for its end.
     """
 
     place: Place
     greenlet: greenlet = field(repr=False)
     dead: bool = False
+    left: bool = False
 
 
 class Calls:
@@ -79,6 +81,8 @@ class Calls:
     :attr problems: what programs of other tasks have raised.
     :attr too_late: what to do about a call at rest that has not come back within the limit: it is told how to let it
         run on, returns if it has come back after all, or raises what the caller is told.
+    :attr ends: when the operation that is under way has taken as long as it may, by the processor's ticks; None: it
+        may take as long as it likes.
     :attr overdue: of the operation that is under way: what ended it at its limit.
     """
 
@@ -101,12 +105,32 @@ class Calls:
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
         self.too_late: Callable[[MachineHang, Callable[[RunLimit], None]], None] = _not_in_time
         self.overdue: MachineHang | None = None
+        self.ends: int | None = None
         cpu.add_breakpoint(self._play_returns, self._arrived)
 
     @property
     def place(self) -> Place:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
         return self._resting if self._playing is None else self._playing.place
+
+    def time_left(self) -> RunLimit:
+        """The limit of the operation's next call if all of them together may not take longer than one.
+
+        :raises MachineHang: there is no time left.
+        """
+        if self.ends is None or self._playing is not None:
+            return self.limit
+        left = min(self.limit.ticks, self.ends - self.cpu.ticks)
+        if left <= 0:
+            self.ends = None
+            self.overdue = MachineHang(
+                "the operation did not end within the limit: what it asks for comes, and there is always more",
+                FaultReport("limit reached", self.cpu.read_registers()),
+                hint="ask for a part of it, or give it more time (--limit SECONDS)",
+                survived=True,
+            )
+            raise self.overdue
+        return RunLimit(left)
 
     def rest_at(self, place: Place) -> None:
         """From now on it is another task that makes the calls: the current one, which stands there."""
@@ -124,7 +148,7 @@ class Calls:
             address = self._symbols[function] = self.image.kallsyms.address(function)
         return address
 
-    def ends(self, address: int) -> bool:
+    def is_return(self, address: int) -> bool:
         """Whether it is an address that calls return to, and no place in the kernel's code."""
         return self._returns <= address <= self._play_returns
 
@@ -200,8 +224,8 @@ class Calls:
 
         def finish(limit: RunLimit) -> None:
             self.cpu.run(until, limit)
-            while self.abi.stack(self.cpu.read_registers()) != stack:
-                self._forgotten()
+            while self.cpu.get(self.abi.stack_register) != stack:
+                self.put_to_sleep()
                 self.cpu.run(until, limit)
 
         try:
@@ -209,13 +233,19 @@ class Calls:
         except MachineHang as hang:
             if self.nested:
                 raise
+            self.ends = None  # what has to be cleaned up takes no time to speak of
             self.too_late(hang, finish)
 
     # -- programs of other tasks ------------------------------------------------------------------------
     @property
     def plays(self) -> int:
-        """How many programs wait for the end of a call."""
-        return len(self._waiting)
+        """How many programs wait for the end of a call, without those that nobody waits for."""
+        return sum(not play.left for play, _ in self._waiting.values())
+
+    def leave_plays(self) -> None:
+        """Wait for none of the programs any more. They go on when their calls return."""
+        for play, _ in self._waiting.values():
+            play.left = True
 
     def play(self, place: Place, program: Callable[[], None]) -> None:
         """Run a program as the current task, which stands at a breakpoint; its calls may sleep.
@@ -252,16 +282,16 @@ class Calls:
     def _arrived(self) -> None:
         """A program's call has returned."""
         found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
-        if found is None:
-            self._forgotten()
+        if found is None:  # nobody waits for it any more: its task has nothing to do
+            self.put_to_sleep()
             return
         play, saved = found
         value = self.abi.result(self.cpu)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
 
-    def _forgotten(self) -> None:
-        """A call has returned that nobody waits for any more: its task has nothing to do, and sleeps."""
+    def put_to_sleep(self) -> None:
+        """The current task sleeps for ever, wherever it is."""
         saved = self.cpu.read_registers()
         registers = self._place((self.abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, (_FOR_EVER,))
         address = self.address("schedule_timeout_uninterruptible")

@@ -262,6 +262,8 @@ class Kernel(FileCalls):
     def operation(self) -> Iterator[None]:
         """Everything that a user does is one. Reports of faults show the log from its beginning.
 
+        Its system calls may take as long as :meth:`limit` says, all together; so may each call of a function.
+
         At its end time passes until every modprobe that the kernel has started is done, and what a system call does
         on its way back to user space is done.
         """
@@ -272,6 +274,7 @@ class Kernel(FileCalls):
         self.faults.begin()
         self.calls.problems.clear()
         self.calls.overdue = None
+        self.calls.ends = self.machine.cpu.ticks + self.calls.limit.ticks
         self._operating = True
         try:
             yield
@@ -281,6 +284,7 @@ class Kernel(FileCalls):
             raise
         finally:
             self._operating = False
+            self.calls.ends = None
             if self.calls.stopped is None:
                 self._come_to_rest()
         self.waits.tell()
@@ -290,7 +294,7 @@ class Kernel(FileCalls):
     def _come_to_rest(self) -> None:
         """What happens between an operation and the next one."""
         self.waits.end()
-        self.requests.settle(self.hertz)
+        self.waits.for_programs()
         self.user.pass_through()
 
     # -- looking --------------------------------------------------------------------------------------
@@ -376,6 +380,8 @@ class Kernel(FileCalls):
             ticks = min(left, max(1, self.calls.limit.ticks // 2))
             self.calls("schedule_timeout_uninterruptible", ticks)
             left -= ticks
+            if self.calls.ends is not None:
+                self.calls.ends += ticks
 
     @contextmanager
     def as_user(self, uid: int = 1000, gid: int = 1000, capabilities: Iterable[str | int] = ()) -> Iterator[None]:

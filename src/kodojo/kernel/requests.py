@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from kodojo.errors import FaultReport, MachineHang, decode
+from kodojo.errors import decode
 from kodojo.kernel.boot import protocol_of
 from kodojo.kernel.calls import Calls, Place
 from kodojo.kernel.memory import KernelMemory
@@ -36,6 +36,7 @@ class ModuleRequests:
         there are no modules: there is no ``/sbin/modprobe``, and the kernel finds out by itself. So it does where
         somebody has written another program's path to the sysctl ``kernel.modprobe``.
     :attr at_once: the most processes that were wanted at the same time; what they load has no order of its own.
+    :attr running: the processes that are modprobe.
     :attr knows_modules: whether there are modules: in the image's tree, if nobody says otherwise.
     """
 
@@ -46,6 +47,7 @@ class ModuleRequests:
         self._leaves = calls.address(protocol_of(calls.image.architecture).leaves)
         self.answer: Callable[[str], int] | None = None
         self.at_once = 0
+        self.running: set[int] = set()
         self.knows_modules: Callable[[], bool] = lambda: bool(calls.image.modules)
         self._asked_for = 0  # processes that the kernel has been asked to start, and that have not begun
         # By task: what is done when it is about to leave for user space.
@@ -67,7 +69,7 @@ class ModuleRequests:
 
         :param begins: called as that process when it is about to leave for user space.
         """
-        calls, memory = self._calls, self._memory
+        calls = self._calls
         path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
         vectors = calls(calls.first("kmemdup", "kmemdup_noprof"), struct.pack("<QQ", path, 0), 16, _GFP_ATOMIC)
         if not path or not vectors:
@@ -117,14 +119,17 @@ class ModuleRequests:
 
     def _program(self, name: str, path: int) -> None:
         """Be modprobe."""
-        calls, place = self._calls, self._calls.place
+        calls, place, task = self._calls, self._calls.place, self._tasks.current_task()
         status = 1
+        self.running.add(task)
         try:
             calls("kfree", path)
             self._tasks.set_name("modprobe")
             status = self.answer(name) if self.answer is not None else 1
         except Exception as error:  # noqa: BLE001  raised again at the end of the operation
             calls.problems.append(error)
+        finally:
+            self.running.discard(task)
         if place.kernel_scratch:
             calls("free_pages", place.kernel_scratch, 0)
         calls.abi.call_here(calls.cpu, calls.address("do_exit"), status << 8)
@@ -141,23 +146,19 @@ class ModuleRequests:
         return [decode(self._memory.string(pointer)) for pointer in pointers[:count]] or [""]
 
     # -- between operations ---------------------------------------------------------------------------------
-    def settle(self, hertz: int) -> None:
+    def settle(self, hertz: int, ticks: int) -> bool:
         """Let time pass until every modprobe has ended: an operation's, as far as it does not wait for it itself.
 
-        :raises MachineHang: one of them does not come to its end within the limit of a call.
+        :param ticks: but not more than this. The value: whether they have.
         """
         calls = self._calls
         waited = idle = 0
         while self._asked_for or self._starting or calls.plays:
-            if waited >= calls.limit.ticks:
-                hang = MachineHang(
-                    "a modprobe that the kernel has started does not come back within the limit",
-                    FaultReport("limit reached", calls.cpu.read_registers()),
-                )
-                calls.stopped = calls.failed(hang)
-                raise calls.stopped
+            if waited >= ticks:
+                return False
             calls("schedule_timeout_uninterruptible", 1)
             waited += 1
             idle = 0 if self._starting or calls.plays else idle + 1
             if idle > _PATIENCE * hertz:  # it could not be started
                 self._asked_for = 0
+        return True

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from kodojo.errors import GuestOSError, InputError, decode, encode
 from kodojo.kernel.calls import Calls
-from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class UserSpace:
             place.scratch = self.allocate(SCRATCH_SIZE)
         return place.scratch
 
-    def syscall(self, name: str | int, *arguments: int, limit: RunLimit | None = None) -> int:
+    def syscall(self, name: str | int, *arguments: int) -> int:
         """The system call's return value as user space gets it, negative for errors.
 
         :param name: of the call, or its number.
@@ -58,6 +57,7 @@ class UserSpace:
         number = name if isinstance(name, int) else abi.system_calls.get(name)
         if number is None:
             raise InputError(f"{name}: {cpu.architecture} has no system call of that name", hint="give its number")
+        limit = self.calls.time_left()
         padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
         frame = self.calls.place.frame
         function, values = abi.begin_system_call(cpu, frame, number, padded)

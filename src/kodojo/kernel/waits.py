@@ -1,10 +1,10 @@
 """What happens to an operation that has not come back within its limit.
 
-First it is told what every task waits in. Then the task is killed, as a person would do it: what at
-least listens to that comes back with an error, and the operation ends. The task itself does not die of it, as it
-makes the next operations, too. Where that does not help, or is not wanted, the task is left where it is, and another process takes
-its place, with the same open files and the same directory. Only code that neither comes back nor lets others run ends
-the machine.
+First it is told what every task waits in. Then the task is killed, as a person would do it: what at least listens to
+that comes back with an error, and the operation ends. The task itself does not die of it, as it makes the next
+operations, too. Where that does not help, or is not wanted, the task is left where it is, and another process takes
+its place, with the same open files and the same directory. Only code that neither comes back nor lets others run, and
+is not known to be where it may sleep, ends the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Waits"]
 
 _LIMIT_REACHED = "limit reached"
 _MORE_TIME = "give it more time (--limit SECONDS), or look at the backtrace for what it waits for"
-_SIGKILL = 1 << 8  # as a signal set has it
+_SIGKILL = 9
 _TASK_WAKEKILL = 0x100  # include/linux/sched.h
 _GFP_ATOMIC = 0xA20
 _GRACE = 1.0  # seconds of guest time for what wakes up, and for a process to begin
@@ -32,6 +32,11 @@ _LEAST_GRACE = 0.1  # for what does not sleep
 _TRIES = 10  # ticks in which interrupts are enabled once
 
 Finish = Callable[[RunLimit], None]
+
+
+def _survived(hang: MachineHang, *, left: bool) -> MachineHang:
+    what = "it is left there, and the machine goes on" if left else "it was killed, and the machine goes on"
+    return MachineHang(f"{hang.message}; {what}", hang.report, hint=_MORE_TIME, survived=True, left=left)
 
 
 class _HasBegunError(Exception):
@@ -77,11 +82,14 @@ class Waits:
         error = self._explain(error)
         return self.told(error) if isinstance(error, MachineHang) and not error.tasks else error
 
-    def told(self, hang: MachineHang) -> MachineHang:
-        """The same with what every task does."""
-        resting = self._faults.resting_task
-        waits = self._tasks.current_task() != resting
-        tasks = self._backtraces.of_all(resting)
+    def told(self, hang: MachineHang, task: int | None = None) -> MachineHang:
+        """The same with what every task does.
+
+        :param task: the one that is waited for; None: that of the operation.
+        """
+        first = self._faults.resting_task if task is None else task
+        waits = self._tasks.current_task() != first
+        tasks = self._backtraces.of_all(first)
         frames = tasks[0].backtrace if tasks else ()
         what = "waits for something that does not come" if waits else "runs without coming back"
         where = f" in {frames[0].symbol}" if frames else ""
@@ -95,7 +103,9 @@ class Waits:
         runs = self._tasks.current_task() == self._faults.resting_task
         hang = self.told(hang)
         grace = RunLimit(round((_LEAST_GRACE if runs else _GRACE) * self._hertz))
-        if self._comes_back(hang, finish) or (not self.leave and self._kill(hang, finish, grace)):
+        if self._comes_back(hang, finish):
+            return
+        if not self.leave and (self._kill(hang, finish, grace) or self._comes_back(hang, finish)):
             return
         self._replace(hang, finish, grace)
 
@@ -140,17 +150,12 @@ class Waits:
         return True
 
     def _killed(self, hang: MachineHang) -> None:
-        self._calls.overdue = MachineHang(
-            hang.message,
-            hang.report,
-            hint=f"the machine goes on, as if the waiting process had been killed; {_MORE_TIME}",
-            survived=True,
-        )
+        self._calls.overdue = _survived(hang, left=False)
 
     def _set_killed(self, *, killed: bool) -> None:
         pending = self._memory.struct("task_struct", self._faults.resting_task).address_of("pending.signal")
-        signals = self._memory.u64(pending)
-        self._memory.put(pending, 8, signals | _SIGKILL if killed else signals & ~_SIGKILL)
+        signals, bit = self._memory.u64(pending), 1 << (_SIGKILL - 1)
+        self._memory.put(pending, 8, signals | bit if killed else signals & ~bit)
 
     def _survive(self) -> None:
         """``bool get_signal(struct ksignal *ksig)``: on its way out the task would die now."""
@@ -160,6 +165,27 @@ class Waits:
     def _forgive(self) -> None:
         self._set_killed(killed=False)
         self._calls("recalc_sigpending")
+
+    # -- programs of other tasks ----------------------------------------------------------------------------
+    def for_programs(self) -> None:
+        """Wait for the ends of what the kernel has started; what does not come to its end is killed, or left."""
+        calls, requests = self._calls, self._requests
+        grace = round(_GRACE * self._hertz)
+        if requests.settle(self._hertz, calls.limit.ticks if calls.overdue is None else grace):
+            return
+        registers = calls.cpu.read_registers()
+        hang = MachineHang(
+            "a modprobe that the kernel has started did not come back within the limit",
+            FaultReport(_LIMIT_REACHED, registers),
+        )
+        hang = self.told(hang, next(iter(requests.running), None))
+        if not self.leave:
+            for task in sorted(requests.running):
+                calls("send_sig", _SIGKILL, task, 1)
+        ended = not self.leave and requests.settle(self._hertz, grace)
+        calls.leave_plays()
+        if calls.overdue is None:
+            calls.overdue = _survived(hang, left=not ended)
 
     def tell(self, consequence: KodojoError | None = None) -> None:
         """Raise what ended the operation at its limit, if something did.
@@ -186,6 +212,8 @@ class Waits:
             self._calls.abi.call_here(self._calls.cpu, self._calls.address("do_exit"), 0)
 
         self._requests.start(begins)
+        if self._runs_and_may_sleep():
+            self._calls.put_to_sleep()
         try:
             finish(grace)
         except _HasBegunError as begun:
@@ -196,13 +224,20 @@ class Waits:
             wanted = False
             self._killed(hang)
             return
-        raise MachineHang(
-            hang.message,
-            hang.report,
-            hint=f"the machine goes on, and what waits is left where it is; {_MORE_TIME}",
-            survived=True,
-            left=True,
-        )
+        raise _survived(hang, left=True)
+
+    def _runs_and_may_sleep(self) -> bool:
+        """Whether the operation's task is the current one and holds nothing that forbids to sleep, for all one knows.
+
+        A kernel that preempts takes the processor from it then.
+        """
+        calls, memory, task = self._calls, self._memory, self._tasks.current_task()
+        if task != self._faults.resting_task or not calls.image.config.enabled("PREEMPT_COUNT"):
+            return False
+        reads = 0
+        if memory.btf.struct("task_struct").has("rcu_read_lock_nesting"):
+            reads = memory.struct("task_struct", task).get("rcu_read_lock_nesting")
+        return not reads and not calls.abi.preemption_count(calls.cpu, calls.image.kallsyms, memory)
 
     def _take_over(self, place: Place) -> None:
         """The current task makes the calls from now on, with the files and the directory of the one before."""
