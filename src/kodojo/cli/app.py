@@ -34,6 +34,7 @@ class App:
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the kernel that the machine should run, by name or path; None: any.
     :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
+    :attr leave: at the limit, leave what waits where it is, and keep the machine.
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
@@ -43,6 +44,7 @@ class App:
         self.fresh = False
         self.kernel: str | None = None
         self.limit: float | None = None
+        self.leave = False
         self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
@@ -120,7 +122,7 @@ class App:
         elif isinstance(error, MachineFault):
             from kodojo.report.fault import fault_lines  # noqa: PLC0415
 
-            self.say(fault_lines(error, self.error_paint))
+            self.say(fault_lines(error, self.error_paint, kept=self.leave and not self.fresh and error.survived))
         else:
             from kodojo.report.refusal import error_lines  # noqa: PLC0415
 
@@ -194,12 +196,19 @@ class App:
         with (
             self.bar("booting") as bar,
             self.session.machine(
-                image=image, fresh=self.fresh, save=save, progress=bar.share, on_wait=self._on_wait
+                image=image,
+                fresh=self.fresh,
+                save=save,
+                leave=self.leave,
+                progress=bar.share,
+                on_wait=self._on_wait,
             ) as kernel,
         ):
             bar.close()
-            if self.limit is not None:
-                kernel.limit(self.limit)
+            if self.limit is not None or self.leave:
+                from kodojo.kernel.kernel import DEFAULT_LIMIT  # noqa: PLC0415  imports the emulator
+
+                kernel.limit(DEFAULT_LIMIT if self.limit is None else self.limit, leave=self.leave)
             since = kernel.printk.next_sequence()
             yield kernel
             self.log = kernel.printk.records(since)
@@ -262,10 +271,22 @@ def _limit_option(function: F) -> F:
         expose_value=False,
         callback=keep,
         metavar="SECONDS",
-        help="How long the machine may take to answer, in its own time [30].",
+        help="How long the machine may take to answer, in its own time [30]. Then the command fails with what every "
+        "task waits in, and the machine is as it was before.",
+    )(function)
+
+
+def _leave_option(function: F) -> F:
+    """``--leave``."""
+    return click.option(
+        "--leave",
+        is_flag=True,
+        expose_value=False,
+        callback=_setting("leave"),
+        help="At the limit, leave what waits where it is, and keep the machine so.",
     )(function)
 
 
 def machine_options(function: F) -> F:
     """The options of every command that uses the machine."""
-    return _limit_option(fresh_option(kernel_option(json_option(function))))
+    return _limit_option(_leave_option(fresh_option(kernel_option(json_option(function)))))

@@ -63,7 +63,8 @@ def _switches(function: Any) -> Any:
 def dmesg(app: App, /, levels: set[int] | None, since: str | None, until: str | None, **switches: bool) -> None:
     """Print the kernel's log since it was booted, or cleared.
 
-    Between commands the machine stands still. -w lets its time pass as fast as ours, and saves the state at the end.
+    Between commands the machine stands still. -w lets its time pass as fast as ours, and saves the state at the end;
+    --limit does not end it, Ctrl-C does.
     """
     follow = switches["follow"] or switches["follow_new"]
     if switches["clear"] + switches["read_clear"] + follow > 1:

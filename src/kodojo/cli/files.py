@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.errors import GuestOSError, encode
+from kodojo.errors import GuestOSError, InputError, KodojoError, encode
 from kodojo.report.refusal import error_lines
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["cat", "ls", "write"]
 
 _ENOTDIR = 20
 _O_NONBLOCK = 0o4000
+_MOST = 1 << 28  # bytes of all files
 
 
 @click.command(short_help="Print files.")
@@ -28,9 +29,18 @@ _O_NONBLOCK = 0o4000
 @machine_options
 @pass_app
 def cat(app: App, paths: tuple[str, ...], size: int | None, nonblock: bool) -> None:
-    """Print the files PATH of the machine, byte for byte: /proc/modules, /sys/module/NAME/parameters/X, ..."""
-    with app.machine() as kernel:
-        answers = [(path, *_read(kernel, path, size, nonblock=nonblock)) for path in paths]
+    """Print the files PATH of the machine, byte for byte: /proc/modules, /sys/module/NAME/parameters/X, ...
+
+    It ends after 256 MiB in all, and at the limit, with what was read until then: some files have no end.
+    """
+    answers: list[tuple[str, bytes, GuestOSError | None]] = []
+    try:
+        with app.machine() as kernel, kernel.operation():
+            _read(kernel, paths, size, answers, nonblock=nonblock)
+    except KodojoError:
+        if not app.json:
+            app.out_bytes(b"".join(data for _, data, _ in answers))
+        raise
     if app.json:
         from kodojo.report import json  # noqa: PLC0415
 
@@ -45,16 +55,32 @@ def cat(app: App, paths: tuple[str, ...], size: int | None, nonblock: bool) -> N
         raise click.exceptions.Exit(1)
 
 
-def _read(kernel: Kernel, path: str, size: int | None, *, nonblock: bool) -> tuple[bytes, GuestOSError | None]:
-    """What could be read, and what ended it."""
-    data = b""
-    try:
-        with kernel.operation(), kernel.open(path, _O_NONBLOCK if nonblock else 0) as file:
-            for piece in file.pieces(size):
-                data += piece
-    except GuestOSError as error:
-        return data, error
-    return data, None
+def _read(
+    kernel: Kernel,
+    paths: tuple[str, ...],
+    size: int | None,
+    answers: list[tuple[str, bytes, GuestOSError | None]],
+    *,
+    nonblock: bool,
+) -> None:
+    """What can be read of each file, and what ended it; also when something ends the whole."""
+    left = _MOST
+    for path in paths:
+        data = bytearray()
+        failure = None
+        try:
+            with kernel.open(path, _O_NONBLOCK if nonblock else 0) as file:
+                for piece in file.pieces(left if size is None else min(size, left)):
+                    data += piece
+        except GuestOSError as error:
+            failure = error
+        finally:
+            answers.append((path, bytes(data), failure))
+        left -= len(data)
+        if not left and failure is None and size is None:
+            raise InputError(
+                f"{path}: there is no end to what is in it, after {_MOST >> 20} MiB", hint="read a part of it (-n N)"
+            )
 
 
 @click.command(short_help="List a directory.")

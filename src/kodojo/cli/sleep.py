@@ -19,6 +19,7 @@ def sleep(app: App, seconds: float) -> None:
     """Let SECONDS of the machine's own time pass: its timers, threads and delayed work run meanwhile.
 
     Between two commands no time passes. `kodojo dmesg -w` lets it pass, too, and prints what the kernel says.
+    --limit does not end a sleep, however long it is.
     """
     with app.machine() as kernel:
         kernel.sleep(seconds)

@@ -61,11 +61,11 @@ if TYPE_CHECKING:
     from kodojo.kmod.config import ModprobeConfig
     from kodojo.kmod.known import KnownModules
 
-__all__ = ["Kernel"]
+__all__ = ["DEFAULT_LIMIT", "Kernel"]
 
 """The architectures that kodojo has machines for."""
 
-_DEFAULT_LIMIT = 30.0  # seconds of guest time
+DEFAULT_LIMIT = 30.0  # seconds of guest time
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
 _PROCESS_START = 0.04  # seconds of guest time
@@ -88,7 +88,7 @@ class Kernel(FileCalls):
         self.hertz = int(image.config.get("CONFIG_HZ", "250"))
         self.memory = KernelMemory(machine.cpu, image.btf)
         place = Place(facts.stack, facts.frame, facts.scratch, facts.kernel_scratch, machine.cpu.user_table)
-        self.calls = Calls(machine.cpu, image, place, self._limit(_DEFAULT_LIMIT))
+        self.calls = Calls(machine.cpu, image, place, self._limit(DEFAULT_LIMIT))
         self.user = UserSpace(machine, self.calls)
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
@@ -184,7 +184,7 @@ class Kernel(FileCalls):
     def _limit(self, seconds: float) -> RunLimit:
         return RunLimit(ticks=max(1, round(seconds * self.hertz)))
 
-    def limit(self, seconds: float, *, leave: bool = False) -> None:
+    def limit(self, seconds: float = DEFAULT_LIMIT, *, leave: bool = False) -> None:
         """How long guest code may run without coming back, in seconds of guest time (30 at first).
 
         :param leave: at the limit, leave what waits where it is, and go on with another process in its place.

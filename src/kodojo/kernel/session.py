@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from kodojo.durable import lock, read_checked, write_checked
-from kodojo.errors import CorruptError, GuestOSError, InputError, KodojoError, LoadError, StoreError, UnloadError
+from kodojo.errors import (
+    CorruptError,
+    GuestOSError,
+    InputError,
+    KodojoError,
+    LoadError,
+    MachineHang,
+    StoreError,
+    UnloadError,
+)
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel.boot import DEFAULT_MEMORY
@@ -89,17 +98,19 @@ class Session:
         image: Image | None = None,
         fresh: bool = False,
         save: bool = True,
+        leave: bool = False,
         progress: Progress | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[Kernel]:
         """The machine, for the ``with`` block; others wait.
 
         It is saved at the block's end, also when the kernel refused something (LoadError, UnloadError,
-        GuestOSError); after any other exception (an oops, too) the state before the block stays.
+        GuestOSError); after any other exception (an oops, or what waits too long) the state before the block stays.
 
         :param image: boot this one where no machine is saved; InputError if another kernel's is.
         :param fresh: work on a copy that nobody sees.
         :param save: False for blocks that only look.
+        :param leave: save it, too, when something has waited too long and is left where it is.
         :param on_wait: told whom we wait for, if it takes more than a moment.
         :raises CorruptError: the saved state is damaged.
         """
@@ -109,6 +120,9 @@ class Session:
                 yield kernel
             except _ANSWERS:
                 self._save(kernel, description, save=save and not fresh)
+                raise
+            except MachineHang as hang:
+                self._save(kernel, description, save=leave and hang.survived and not fresh)
                 raise
             self._save(kernel, description, save=save and not fresh)
 

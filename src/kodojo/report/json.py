@@ -37,7 +37,8 @@ step's facts that a double cannot hold. Text that is no UTF-8 has its stray byte
 ``kernel use``      {current: name}
 any failure else    {ok: false, error: {kind, message, hint}}; kind is the exception's name. MachineFault and
                     MachineHang have also {cause, registers: {name: value}, backtrace: [{address, symbol,
-                    reliable}], log: [record]}
+                    reliable}], log: [record]}; MachineHang also {left: whether what waits was left where it is,
+                    tasks: [{name, pid, state, kernel_thread, backtrace}]}, that of the command first
 ==================  =========================================================================================
 """
 
@@ -49,7 +50,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from kodojo.errors import FaultReport, GuestOSError, KodojoError, LoadError, LogRecord, MachineFault, UnloadError
+from kodojo.errors import (
+    FaultReport,
+    Frame,
+    GuestOSError,
+    KodojoError,
+    LoadError,
+    LogRecord,
+    MachineFault,
+    MachineHang,
+    UnloadError,
+)
 from kodojo.report.errnos import errno_name
 
 if TYPE_CHECKING:
@@ -192,6 +203,10 @@ def content(data: bytes) -> dict[str, str]:
         return {"encoding": "base64", "content": base64.b64encode(data).decode("ascii")}
 
 
+def _frames(frames: Iterable[Frame]) -> list[dict[str, Any]]:
+    return [{"address": f"{each.address:#x}", "symbol": each.symbol, "reliable": each.reliable} for each in frames]
+
+
 def error(failure: KodojoError) -> dict[str, Any]:
     """Any failure that is not a command's own answer."""
     shape: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
@@ -200,10 +215,14 @@ def error(failure: KodojoError) -> dict[str, Any]:
         shape |= {
             "cause": report.cause,
             "registers": {name: f"{value:#x}" for name, value in report.registers.items()},
-            "backtrace": [
-                {"address": f"{frame.address:#x}", "symbol": frame.symbol, "reliable": frame.reliable}
-                for frame in report.backtrace
-            ],
+            "backtrace": _frames(report.backtrace),
             "log": record_list(report.log),
         }
+    if isinstance(failure, MachineHang):
+        names = ("name", "pid", "state", "kernel_thread")
+        shape["left"] = failure.left
+        shape["tasks"] = [
+            {**{name: getattr(task, name) for name in names}, "backtrace": _frames(task.backtrace)}
+            for task in failure.tasks
+        ]
     return {"ok": False, "error": shape}

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from kodojo.cli.app import App
 from kodojo.cli.group import cli
-from kodojo.errors import GuestOSError, InputError, LogRecord, UnloadError
+from kodojo.errors import GuestOSError, InputError, LogRecord, MachineHang, UnloadError
 from kodojo.image.additions import Additions
 from kodojo.kernel.files import FileStatus
 from kodojo.kernel.probing import known_modules
@@ -65,6 +65,7 @@ class CardKernel:
         self.slept: list[float] = []
         self.cleared = 0
         self.limits: list[float] = []
+        self.left = False
         self.removed: list[str] = []
         self.written: list[tuple[str, bytes]] = []
         self.appended: list[tuple[str, bytes]] = []
@@ -91,8 +92,9 @@ class CardKernel:
     def operation(self) -> Iterator[None]:
         yield
 
-    def limit(self, seconds: float) -> None:
+    def limit(self, seconds: float, *, leave: bool = False) -> None:
         self.limits.append(seconds)
+        self.left = leave
 
     def insmod(self, file: str, *parameters: str, with_dependencies: bool = False, **forcing: bool) -> CardModule:
         self.loaded.append((file, *parameters, *(["with dependencies"] if with_dependencies else [])))
@@ -159,13 +161,23 @@ class CardSession:
 
     @contextmanager
     def machine(
-        self, *, image: Any = None, fresh: bool = False, save: bool = True, progress: Any = None, on_wait: Any = None
+        self,
+        *,
+        image: Any = None,
+        fresh: bool = False,
+        save: bool = True,
+        leave: bool = False,
+        progress: Any = None,
+        on_wait: Any = None,
     ) -> Iterator[CardKernel]:
         self.image, self.fresh, self.asked_to_save = image, fresh, save
         try:
             yield self.kernel
         except UnloadError:
             self.saved = True
+            raise
+        except MachineHang as hang:
+            self.saved = leave and hang.survived
             raise
         self.saved = save and not fresh
 
