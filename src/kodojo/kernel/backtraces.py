@@ -46,6 +46,7 @@ class Backtraces:
         self._memory = memory
         self._tasks = tasks
         self._scratch = scratch
+        self._symbols: dict[int, str] = {}  # for one report: modules come and go
 
     def of(self, task: int) -> tuple[Frame, ...]:
         """Where a task waits (``kernel/stacktrace.c: stack_trace_save_tsk``), or runs if it is the current one."""
@@ -65,12 +66,14 @@ class Backtraces:
 
         What is damaged is left out: the list of tasks ends where it cannot be followed.
         """
+        self._symbols.clear()
         reports = []
         for task in sorted(self._all_tasks(), key=lambda task: task != first):
             try:
                 reports.append(self._report(task))
             except MachineError:
-                continue
+                if self._calls.stopped is not None:
+                    break
         return tuple(reports)
 
     def _report(self, task: int) -> TaskReport:
@@ -125,8 +128,11 @@ class Backtraces:
 
     def symbol(self, address: int) -> str:
         """``name+offset/size [module]``, as the kernel prints it for ``%pS``."""
-        self._calls("sprint_symbol", self._scratch, address)
-        return decode(self._memory.string(self._scratch, _SYMBOL_LENGTH))
+        symbol = self._symbols.get(address)
+        if symbol is None:
+            self._calls("sprint_symbol", self._scratch, address)
+            symbol = self._symbols[address] = decode(self._memory.string(self._scratch, _SYMBOL_LENGTH))
+        return symbol
 
     def _image_symbol(self, address: int) -> str:
         located = self._calls.image.kallsyms.symbol_at(address)

@@ -158,6 +158,11 @@ class Calls:
         return self._playing is not None
 
     @property
+    def at_rest(self) -> bool:
+        """Whether no call is under way that Python is a part of."""
+        return not self._depth and self._playing is None
+
+    @property
     def nested(self) -> bool:
         """Whether more than one call is under way."""
         return self._depth > 1
@@ -231,7 +236,7 @@ class Calls:
         try:
             finish(limit)
         except MachineHang as hang:
-            if self.nested:
+            if self.nested or self.stopped is not None:
                 raise
             self.ends = None  # what has to be cleaned up takes no time to speak of
             self.too_late(hang, finish)

@@ -35,6 +35,7 @@ _CAUSE = re.compile(
     r"Oops.*|Kernel panic - .*|double fault.*|int3.*|WARNING: .*|traps: .*)$"
 )
 _STOPPED = "this machine cannot be used further"
+_INIT = 1  # the process without which the kernel panics
 _GO_ON = "go on from a fork that was made before, or start over (kodojo boot)"
 
 
@@ -181,6 +182,8 @@ class Faults:
         if dying.task != self.resting_task:
             self._calls.abandon(self._calls.abi.stack(self._calls.cpu.read_registers()))
             self._told = self._printk.next_sequence()
+            if self._memory.struct("task_struct", dying.task).get("pid") == _INIT:  # one that was left behind
+                self._calls.put_to_sleep()
             return
         survived = not self._calls.nested
         if survived:

@@ -102,6 +102,8 @@ class Waits:
             raise hang
         runs = self._tasks.current_task() == self._faults.resting_task
         hang = self.told(hang)
+        if self._calls.stopped is not None:
+            raise hang
         grace = RunLimit(round((_LEAST_GRACE if runs else _GRACE) * self._hertz))
         if self._comes_back(hang, finish):
             return
@@ -252,7 +254,8 @@ class Waits:
             memory.put(users, 4, memory.u32(users) + 1)
             own = memory.struct("task_struct", new).get(member)
             memory.struct("task_struct", new).set(member, shared)
-            calls(give_up, own)
+            if calls.has(give_up):
+                calls(give_up, own)
         calls.cpu.user_table = place.user_table
         place.kernel_scratch = calls(calls.first("__get_free_pages", "get_free_pages_noprof"), _GFP_ATOMIC, 0)
         calls.rest_at(place)

@@ -166,7 +166,8 @@ class ModulesPart(Part):
             while not self._wait_until(done, self._hertz):
                 pass
         elif not self._wait_until(done, self.call.limit.ticks):
-            raise MachineHang(what, FaultReport("modules that wait for each other", self.call.cpu.read_registers()))
+            report = FaultReport("modules that wait for each other", self.call.cpu.read_registers())
+            raise MachineHang(what, report, survived=self.call.at_rest)
 
     def _wait_until(self, done: Callable[[], bool], ticks: int) -> bool:
         """Sleep tick by tick, in longer pauses after a second; whether it is done."""
