@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         PackageError,
         Refusal,
         StoreError,
+        TaskReport,
         UnloadError,
         UnmodelledError,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "PackageError",
     "Refusal",
     "StoreError",
+    "TaskReport",
     "UnloadError",
     "UnmodelledError",
     "Verdict",

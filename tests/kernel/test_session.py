@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from kodojo.durable import read_checked, write_checked
-from kodojo.errors import CorruptError, GuestOSError, InputError, LoadError, MachineFault, StoreError, UnloadError
+from kodojo.errors import (
+    CorruptError,
+    GuestOSError,
+    InputError,
+    LoadError,
+    MachineFault,
+    MachineHang,
+    StoreError,
+    UnloadError,
+)
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel import snapshots
@@ -403,3 +412,27 @@ def test_killed_command(session, state, tmp_path, series, built):
         [message] = messages
         assert str(other.pid) in message
     assert parts(state) == ["lock", "state"]
+
+
+def test_what_waits_is_kept(session, built):
+    """What waits too long leaves the machine as it was before, or is saved with it where it is, as one likes."""
+    with session.machine() as kernel:
+        kernel.insmod(built["kd_wait"], "how=3")
+    for leave in (False, True):
+        with pytest.raises(MachineHang):
+            _wait(session, leave=leave)
+        with session.machine() as kernel:
+            waits = b"kd_wait_event" in kernel.read_file("/proc/1/stack")
+            assert waits == leave
+            assert kernel.read_file("/proc/self/stat").startswith(b"1 (") != leave
+    with session.machine() as kernel:
+        kernel.write_file("/dev/kd_wait", b"!")
+        kernel.sleep(0.1)
+        assert kernel.read_file("/sys/module/kd_wait/parameters/reads") == b"1\n"
+        kernel.rmmod("kd_wait")
+
+
+def _wait(session: Session, *, leave: bool) -> None:
+    with session.machine(leave=leave) as kernel:
+        kernel.limit(0.5, leave=leave)
+        kernel.read_file("/dev/kd_wait")

@@ -7,11 +7,17 @@ import re
 import pytest
 
 from kodojo import errors
-from kodojo.errors import FaultReport, Frame, KodojoError, LogRecord, Refusal, decode, encode
+from kodojo.errors import FaultReport, Frame, KodojoError, LogRecord, Refusal, TaskReport, decode, encode
 
 LOG = (LogRecord(3, "one", 1.5), LogRecord(7, "two \udcff", 2.0))
 REFUSAL = Refusal(errno=8, step="elf_validity_check", slug="not-elf", log=LOG, why="no ELF file", hint="build it")
-REPORT = FaultReport("BUG: it broke", {"rip": 5}, (Frame(5, "function+0x1/0x2"), Frame(6, "x", reliable=False)), LOG)
+REPORT = FaultReport(
+    "BUG: it broke",
+    {"rip": 5},
+    (Frame(5, "function+0x1/0x2"), Frame(6, "x", reliable=False)),
+    LOG,
+    (TaskReport("init", 1, "S"),),
+)
 
 PLAIN = ("message",), {"hint": "what to do"}
 ARGUMENTS = {
@@ -104,6 +110,9 @@ def test_fault_shows_its_report():
     """What a crash looked like can be asked from the error."""
     error = errors.MachineHang("message", REPORT)
     assert (error.registers, error.backtrace, error.log) == (REPORT.registers, REPORT.backtrace, REPORT.log)
+    assert error.tasks == REPORT.tasks
+    left = pickle.loads(pickle.dumps(errors.MachineHang("message", REPORT, survived=True, left=True)))
+    assert (left.survived, left.left, error.survived, error.left) == (True, True, False, False)
 
 
 @pytest.mark.parametrize("record", [LOG[0], REFUSAL, REPORT, REPORT.backtrace[0]], ids=lambda r: type(r).__name__)

@@ -34,6 +34,7 @@ NAMES = [
     "PackageError",
     "Refusal",
     "StoreError",
+    "TaskReport",
     "UnloadError",
     "UnmodelledError",
     "Verdict",

@@ -33,6 +33,7 @@ RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
 _DEPTH_LIMIT = 12
 _STACK_SIZE = 1 << 14  # of a task
+_SHARE = 10  # of the limit is there for each call
 _FOR_EVER = (1 << 63) - 1  # include/linux/sched.h: MAX_SCHEDULE_TIMEOUT
 
 
@@ -120,7 +121,7 @@ class Calls:
         """
         if self.ends is None or self._playing is not None:
             return self.limit
-        left = min(self.limit.ticks, self.ends - self.cpu.ticks)
+        left = self.ends - self.cpu.ticks
         if left <= 0:
             self.ends = None
             self.overdue = MachineHang(
@@ -130,7 +131,7 @@ class Calls:
                 survived=True,
             )
             raise self.overdue
-        return RunLimit(left)
+        return RunLimit(max(left, self.limit.ticks // _SHARE))  # the last one is not cut short for what others took
 
     def rest_at(self, place: Place) -> None:
         """From now on it is another task that makes the calls: the current one, which stands there."""
