@@ -27,7 +27,7 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
     KERNEL is a name that `kodojo kernel list` shows, a package, a vmlinuz or a directory.
 
     The first boot takes about ten seconds. It is kept, and the next one with the same kernel, command line and memory
-    takes milliseconds.
+    takes milliseconds. A kernel that is not up after 10 minutes of its own time is given up.
     """
     from kodojo.kernel.boot import DEFAULT_MEMORY  # noqa: PLC0415  imports the emulator
 

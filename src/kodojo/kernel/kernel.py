@@ -185,7 +185,10 @@ class Kernel(FileCalls):
         return RunLimit(ticks=max(1, round(seconds * self.hertz)))
 
     def limit(self, seconds: float = DEFAULT_LIMIT, *, leave: bool = False) -> None:
-        """How long guest code may run without coming back, in seconds of guest time (30 at first).
+        """How long a call may take, and so all system calls of an operation, in seconds of guest time (30 at first).
+
+        What takes longer ends in MachineHang, which says what every task waits in; the machine goes on afterwards
+        (``survived``), unless guest code spins and nobody else can run.
 
         :param leave: at the limit, leave what waits where it is, and go on with another process in its place.
             Otherwise it is killed, as Ctrl-C and ``kill -9`` would, and left only if it does not listen to that.

@@ -22,6 +22,7 @@ from kodojo.machine.cpu import RunLimit
 
 __all__ = ["Waits"]
 
+_KILLED, _LEFT, _LATE = "it was killed", "it is left there", "it came back a little later"
 _LIMIT_REACHED = "limit reached"
 _MORE_TIME = "give it more time (--limit SECONDS), or look at the backtrace for what it waits for"
 _SIGKILL = 9
@@ -34,9 +35,9 @@ _TRIES = 10  # ticks in which interrupts are enabled once
 Finish = Callable[[RunLimit], None]
 
 
-def _survived(hang: MachineHang, *, left: bool) -> MachineHang:
-    what = "it is left there, and the machine goes on" if left else "it was killed, and the machine goes on"
-    return MachineHang(f"{hang.message}; {what}", hang.report, hint=_MORE_TIME, survived=True, left=left)
+def _survived(hang: MachineHang, outcome: str, *, left: bool = False) -> MachineHang:
+    message = f"{hang.message}; {outcome}, and the machine goes on"
+    return MachineHang(message, hang.report, hint=_MORE_TIME, survived=True, left=left)
 
 
 class _HasBegunError(Exception):
@@ -120,7 +121,7 @@ class Waits:
                 finish(RunLimit(1))
             except MachineHang:
                 continue
-            self._killed(hang)
+            self._calls.overdue = _survived(hang, _LATE)
             return True
         raise hang
 
@@ -148,11 +149,8 @@ class Waits:
             self._set_killed(killed=False)
             return False
         cpu.write(frame, registers)  # a call that is to be made again has changed it
-        self._killed(hang)
+        self._calls.overdue = _survived(hang, _KILLED)
         return True
-
-    def _killed(self, hang: MachineHang) -> None:
-        self._calls.overdue = _survived(hang, left=False)
 
     def _set_killed(self, *, killed: bool) -> None:
         pending = self._memory.struct("task_struct", self._faults.resting_task).address_of("pending.signal")
@@ -187,7 +185,7 @@ class Waits:
         ended = not self.leave and requests.settle(self._hertz, grace)
         calls.leave_plays()
         if calls.overdue is None:
-            calls.overdue = _survived(hang, left=not ended)
+            calls.overdue = _survived(hang, _KILLED if ended else _LEFT, left=not ended)
 
     def tell(self, consequence: KodojoError | None = None) -> None:
         """Raise what ended the operation at its limit, if something did.
@@ -224,9 +222,9 @@ class Waits:
             raise hang from None
         else:
             wanted = False
-            self._killed(hang)
+            self._calls.overdue = _survived(hang, _LATE)
             return
-        raise _survived(hang, left=True)
+        raise _survived(hang, _LEFT, left=True)
 
     def _runs_and_may_sleep(self) -> bool:
         """Whether the operation's task is the current one and holds nothing that forbids to sleep, for all one knows.
