@@ -141,6 +141,17 @@ def test_crash_leaves_the_state_before(shell: Shell, built: dict[str, Path]) -> 
     assert [line.split()[0] for line in shell.ok("lsmod").splitlines()] == ["Module", "kd_proc"]
 
 
+def test_what_waits_too_long(shell: Shell, built: dict[str, Path]) -> None:
+    """A command that waits ends at its limit, and nothing has happened; with --leave, what waits is still there."""
+    shell.ok("insmod", str(built["kd_wait"]), "how=3")
+    for leave in ([], ["--leave"]):
+        done = shell("cat", "/dev/kd_wait", "--limit", "0.5", *leave)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "kd_wait_event+" in done.stderr
+        assert ("kd_wait_event" in shell.ok("cat", "/proc/1/stack")) == bool(leave)
+        assert len(shell.ok("lsmod").splitlines()) == 2
+
+
 def test_interruption_leaves_the_state_before(shell: Shell, built: dict[str, Path]) -> None:
     """Ctrl-C ends a command whose module never returns with status 130, and nothing has happened."""
     process = shell.start("insmod", str(built["kd_spin"]), "how=0", "--limit", "3000")

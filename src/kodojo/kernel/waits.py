@@ -214,6 +214,7 @@ class Waits:
         self._requests.start(begins)
         if self._runs_and_may_sleep():
             self._calls.put_to_sleep()
+            grace = RunLimit(round(_GRACE * self._hertz))
         try:
             finish(grace)
         except _HasBegunError as begun:
