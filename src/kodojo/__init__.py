@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kodojo.errors import (
         CorruptError,
+        DamagedMemoryError,
         DamageError,
         FaultReport,
         Frame,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         StoreError,
         TaskReport,
         UnloadError,
+        UnmappedError,
         UnmodelledError,
     )
     from kodojo.image.image import Image
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CorruptError",
     "DamageError",
+    "DamagedMemoryError",
     "FaultReport",
     "Frame",
     "GuestOSError",
@@ -70,6 +73,7 @@ __all__ = [
     "StoreError",
     "TaskReport",
     "UnloadError",
+    "UnmappedError",
     "UnmodelledError",
     "Verdict",
 ]

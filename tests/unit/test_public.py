@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "CorruptError",
     "DamageError",
+    "DamagedMemoryError",
     "FaultReport",
     "Frame",
     "GuestOSError",
@@ -36,6 +37,7 @@ NAMES = [
     "StoreError",
     "TaskReport",
     "UnloadError",
+    "UnmappedError",
     "UnmodelledError",
     "Verdict",
 ]
