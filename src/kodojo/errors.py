@@ -15,6 +15,8 @@
     ├── UnloadError                the kernel refuses to remove a module: errno
     ├── GuestOSError               a system call made on the user's behalf failed: errno
     ├── MachineError               the emulated machine cannot go on
+    │   ├── UnmappedError          there is nothing at a virtual address
+    │   ├── DamagedMemoryError     the kernel's data cannot be what it says: what could be read all the same
     │   └── MachineFault           oops or panic in guest code: registers, backtrace, log
     │       └── MachineHang        guest code did not come back within the limit: backtrace
     └── UnmodelledError            a situation that kodojo does not model yet; a gap of ours
@@ -31,6 +33,7 @@ from typing import Any
 __all__ = [
     "CorruptError",
     "DamageError",
+    "DamagedMemoryError",
     "Detail",
     "FaultReport",
     "Frame",
@@ -49,6 +52,7 @@ __all__ = [
     "Refusal",
     "StoreError",
     "UnloadError",
+    "UnmappedError",
     "UnmodelledError",
     "decode",
     "encode",
@@ -230,11 +234,15 @@ class UnloadError(KodojoError):
 
 
 class GuestOSError(KodojoError):
-    """A system call made on the user's behalf failed in the guest."""
+    """A system call made on the user's behalf failed in the guest.
 
-    def __init__(self, message: str, errno: int, *, hint: str = "") -> None:
+    :param found: what it had given until then.
+    """
+
+    def __init__(self, message: str, errno: int, *, hint: str = "", found: tuple[Any, ...] = ()) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
+        self.found = found
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +269,21 @@ class FaultReport:
 
 class MachineError(KodojoError):
     """The emulated machine cannot go on."""
+
+
+class UnmappedError(MachineError):
+    """There is nothing at a virtual address of the guest."""
+
+
+class DamagedMemoryError(MachineError):
+    """What the kernel's memory says cannot be: a list that ends nowhere, a number that is too large.
+
+    :param found: what could be read all the same.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", found: tuple[Any, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
 
 
 class MachineFault(MachineError):  # noqa: N818  a fault is what it is

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
-from kodojo.errors import MachineError, MissingInformationError
+from kodojo.errors import MissingInformationError, UnmappedError
 from kodojo.image.btf import Field
 from kodojo.kernel.memory import KernelMemory
 
@@ -19,11 +20,12 @@ class FlatMemory:
     def __init__(self, size: int, base: int = 0xFFFF888000000000) -> None:
         self.base = base
         self.content = bytearray(size)
+        self.ram = SimpleNamespace(size=size)
 
     def _start(self, address: int, size: int) -> int:
         start = address - self.base
         if start < 0 or start + size > len(self.content):
-            raise MachineError(f"virtual address {address:#x} is not mapped")
+            raise UnmappedError(f"virtual address {address:#x} is not mapped")
         return start
 
     def read(self, address: int, size: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -125,6 +125,16 @@ class App:
             from kodojo.report.refusal import error_lines  # noqa: PLC0415
 
             self.say(error_lines(error, self.error_paint))
+
+    def complain(self, problems: Sequence[KodojoError]) -> None:
+        """Report what could not be shown, each cause once, and end the command with status 1 if there is any."""
+        if not problems:
+            return
+        from kodojo.report.refusal import error_lines  # noqa: PLC0415
+
+        for error in {each.message: each for each in problems}.values():
+            self.say(error_lines(error, self.error_paint))
+        raise click.exceptions.Exit(1)
 
     def mention_warnings(self) -> None:
         """Report WARNs of the last operation, and crashes of other tasks."""

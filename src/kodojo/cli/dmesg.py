@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.errors import InputError, LogRecord
+from kodojo.errors import DamagedMemoryError, InputError, LogRecord
 from kodojo.report.log import LEVELS, log_lines, parse_levels, parse_time
 
 if TYPE_CHECKING:
@@ -69,11 +69,12 @@ def dmesg(app: App, /, levels: set[int] | None, since: str | None, until: str | 
     if switches["clear"] + switches["read_clear"] + follow > 1:
         raise click.UsageError("mutually exclusive arguments: --clear --read-clear --follow")
     shown: list[LogRecord] = []
+    damage: list[DamagedMemoryError] = []
     gone: BrokenPipeError | None = None
     with app.machine(save=switches["clear"] or switches["read_clear"] or follow) as kernel:
         chosen = _selection(kernel, levels, since, until)
         if not (switches["clear"] or switches["follow_new"]):
-            shown = chosen(kernel.log)
+            shown = chosen(_log(kernel, damage))
         if switches["clear"] or switches["read_clear"]:
             kernel.clear_log()
         if follow:
@@ -89,6 +90,16 @@ def dmesg(app: App, /, levels: set[int] | None, since: str | None, until: str | 
         app.out_json(json.record_list(shown))
     elif not follow:
         app.out(log_lines(shown, app.paint))
+    app.complain(damage)
+
+
+def _log(kernel: Kernel, damage: list[DamagedMemoryError]) -> Sequence[LogRecord]:
+    """The records that can be read; what is the matter with the others is noted."""
+    try:
+        return kernel.log
+    except DamagedMemoryError as error:
+        damage.append(error)
+        return error.found
 
 
 def _selection(kernel: Kernel, levels: set[int] | None, since: str | None, until: str | None) -> Selection:

@@ -65,7 +65,7 @@ def _read(kernel: Kernel, path: str, size: int | None, *, nonblock: bool) -> tup
 @pass_app
 def ls(app: App, long: bool, itself: bool, path: str) -> None:
     """List the directory PATH of the machine: /sys/class/net, /proc, ..."""
-    from kodojo.report.listing import listing, long_listing  # noqa: PLC0415
+    from kodojo.report.listing import ListedFile, listing, long_listing  # noqa: PLC0415
 
     failure: GuestOSError | None = None
     names: list[ListedFile] = []
@@ -76,20 +76,21 @@ def ls(app: App, long: bool, itself: bool, path: str) -> None:
             now = kernel.clock() if long else now
         except GuestOSError as error:
             failure = error
+            names = names or [ListedFile(each.name, each.kind) for each in error.found]
     if app.json:
         from kodojo.report import json  # noqa: PLC0415
 
         app.out_json({"path": path, **json.answer(failure), "entries": [json.listed(each) for each in names]})
-    elif failure is not None:
-        app.say(error_lines(failure, app.error_paint))
-    elif long:
+    elif long and failure is None:
         app.out(long_listing(names, now, app.paint, total=is_directory))
-        app.mention_warnings()
     else:
         app.out(listing([(each.name, each.kind) for each in names], app.paint))
+    if failure is None:
         app.mention_warnings()
-    if failure is not None:
-        raise click.exceptions.Exit(1)
+        return
+    if not app.json:
+        app.say(error_lines(failure, app.error_paint))
+    raise click.exceptions.Exit(1)
 
 
 def _listed(kernel: Kernel, path: str, *, long: bool, itself: bool) -> tuple[bool, list[ListedFile]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.errors import GuestOSError
+from kodojo.errors import GuestOSError, decode
 from kodojo.report.paint import clean
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def mount(app: App, words: tuple[str, ...], kind: str | None, options: tuple[str
 def _list(app: App, kind: str | None) -> None:
     """``mount`` alone, or with ``-t``: what is mounted."""
     with app.machine(save=False) as kernel:
-        rows = [line.split(" ") for line in kernel.read_file("/proc/mounts").decode().splitlines()]
+        rows = [line.split(" ") for line in decode(kernel.read_file("/proc/mounts")).splitlines()]
     rows = [row for row in rows if len(row) >= 4 and kind in (None, row[2])]
     if app.json:
         names = ("source", "target", "type", "options")
@@ -128,7 +128,8 @@ def umount(app: App, targets: tuple[str, ...], lazy: bool, force: bool) -> None:
 
 def _mount_point(kernel: Kernel, name: str) -> str:
     """Where a device is mounted, the last time if it is several times; another name stands for itself."""
-    rows = [line.split(" ") for line in kernel.read_file("/proc/mounts").decode().splitlines()]
+    rows = [line.split(" ") for line in decode(kernel.read_file("/proc/mounts")).splitlines()]
+    rows = [row for row in rows if len(row) > 1]
     if any(row[1] == name for row in rows):
         return name
     return next((row[1] for row in reversed(rows) if row[0] == name), name)

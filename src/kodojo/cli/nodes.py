@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["chmod", "mkdir", "mknod", "rm"]
 
 _ENOENT, _EISDIR = 2, 21
+_MOST_BELOW = 1 << 18  # files that one rm removes
 _mode_option = click.option("-m", "--mode", "mode", metavar="MODE", help="Its permissions: 0755, u=rwx,go=.")
 _verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print what is done.")
 
@@ -166,11 +167,14 @@ def rm(app: App, paths: tuple[str, ...], force: bool, recursive: bool, empty: bo
 
 def _below(kernel: Kernel, path: str) -> list[str]:
     """A path and all below it, directories before what is in them; links are not followed."""
+    from kodojo.kernel.bounds import at_most  # noqa: PLC0415  imports what the machine imports
+
     found: list[str] = []
     waiting = [path]
     while waiting:
         current = waiting.pop()
         found.append(current)
+        at_most(len(found) + len(waiting), _MOST_BELOW, f"files below {path}")
         if kernel.stat(current, follow=False).kind == "directory":
             waiting += [f"{current.rstrip('/')}/{entry.name}" for entry in reversed(kernel.list_directory(current))]
     return found

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kodojo.errors import FaultReport, Frame, LogRecord, MachineError, MachineFault, MachineHang, decode
+from kodojo.kernel.bounds import at_most
 from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.printk import Printk
@@ -257,7 +258,7 @@ class Faults:
             return (Frame(pc, self._image_symbol(pc)),)
 
     def _trace(self, function: str, what: int | bytes) -> list[int]:
-        count = self._calls(function, what, self._scratch, _TRACE_DEPTH, 0)
+        count = at_most(self._calls(function, what, self._scratch, _TRACE_DEPTH, 0), _TRACE_DEPTH, "a backtrace")
         return list(struct.unpack(f"<{count}Q", self._memory.read(self._scratch, 8 * count)))
 
     def symbol(self, address: int) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from kodojo.errors import GuestOSError, InputError, decode, encode
+from kodojo.errors import DamagedMemoryError, GuestOSError, InputError, decode, encode
+from kodojo.kernel.bounds import at_most, damaged
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace, errno_text
 
 __all__ = ["DirectoryEntry", "FileStatus", "Files", "OpenFile", "mount_arguments"]
@@ -23,6 +24,8 @@ _PAGE = 1 << 12
 _BUFFER = 1 << 12  # after the page that holds the path
 _PIECE = SCRATCH_SIZE // 2 - _BUFFER
 _READ_LIMIT = 1 << 28
+_DIRECTORY_LIMIT = 1 << 24
+_DIRENT = struct.Struct("<QqHB")  # include/linux/dirent.h: struct linux_dirent64, without the name
 _TYPES = {
     1: "fifo",
     2: "character device",
@@ -102,9 +105,7 @@ class OpenFile:
     def read(self, size: int = _PIECE) -> bytes:
         """One ``read()`` of at most ``size`` bytes, however many those are."""
         with self._buffer(size) as buffer:
-            count = self._user.checked(self.path, "read", self.fd, buffer, size)
-            if count > size:
-                raise GuestOSError(f"{self.path}: read() of {size} bytes returned {count}", _EIO)
+            count = self._user.count(self.path, "read", size, self.fd, buffer, size)
             return self._user.machine.cpu.read(buffer, count)
 
     @contextmanager
@@ -136,7 +137,7 @@ class OpenFile:
         """One ``write()`` of all of it; the number of bytes it took."""
         with self._buffer(len(data)) as buffer:
             self._user.machine.cpu.write(buffer, data)
-            return self._user.checked(self.path, "write", self.fd, buffer, len(data))
+            return self._user.count(self.path, "write", len(data), self.fd, buffer, len(data))
 
     def write_all(self, data: bytes) -> None:
         """``write()`` until everything is written: all at once, and what that did not take in pieces."""
@@ -184,13 +185,28 @@ class Files:
             file.write_all(data)
 
     def list(self, path: str) -> tuple[DirectoryEntry, ...]:
-        """A directory's names, sorted, without ``.`` and ``..``."""
-        found = []
+        """A directory's names, sorted, without ``.`` and ``..``.
+
+        :raises GuestOSError: an error of ``getdents64()``, or an answer that is none: ``found`` has what came before.
+        """
+        found: list[DirectoryEntry] = []
         with self.open(path, self._user.calls.abi.open_directory) as directory:
-            buffer = self._user.scratch + _BUFFER
-            while count := self._user.checked(path, "getdents64", directory.fd, buffer, _PIECE):
-                found.extend(_entries(self._user.machine.cpu.read(buffer, count)))
-        return tuple(sorted((entry for entry in found if entry.name not in {".", ".."}), key=lambda e: e.name))
+            try:
+                for raw in self._directory_pieces(directory):
+                    found.extend(_entries(raw))
+            except (GuestOSError, DamagedMemoryError) as error:
+                errno = error.errno if isinstance(error, GuestOSError) else _EIO
+                message = error.message if isinstance(error, GuestOSError) else f"{path}: {error.message}"
+                raise GuestOSError(message, errno, hint=error.hint, found=_sorted(found)) from error
+        return _sorted(found)
+
+    def _directory_pieces(self, directory: OpenFile) -> Iterator[bytes]:
+        """What each ``getdents64()`` answers."""
+        user, buffer = self._user, self._user.scratch + _BUFFER
+        total = 0
+        while count := user.count(directory.path, "getdents64", _PIECE, directory.fd, buffer, _PIECE):
+            total = at_most(total + count, _DIRECTORY_LIMIT, "bytes of a directory")
+            yield user.machine.cpu.read(buffer, count)
 
     # -- what files are -----------------------------------------------------------------------------------
     def status(self, path: str, *, follow: bool = True) -> FileStatus:
@@ -215,7 +231,7 @@ class Files:
         """``readlink(2)``."""
         user = self._user
         buffer = user.scratch + _BUFFER
-        count = user.checked(path, "readlinkat", _AT_FDCWD, user.path(path), buffer, _PAGE)
+        count = user.count(path, "readlinkat", _PAGE, _AT_FDCWD, user.path(path), buffer, _PAGE)
         return decode(user.machine.cpu.read(buffer, count))
 
     def clock(self, number: int = CLOCK_REALTIME) -> float:
@@ -275,7 +291,7 @@ class Files:
             self._mount(source, target, filesystem or "none", flags, data)
             return
         refused = GuestOSError(f"{target}: {errno_text(_EINVAL)}", _EINVAL)
-        for line in self.read("/proc/filesystems").decode().splitlines():
+        for line in decode(self.read("/proc/filesystems")).splitlines():
             if line.startswith("nodev"):
                 continue
             try:
@@ -314,12 +330,19 @@ def mount_arguments(options: str) -> tuple[int, str]:
     return flags, ",".join(rest)
 
 
-def _entries(raw: bytes) -> list[DirectoryEntry]:
-    entries = []
+def _sorted(entries: list[DirectoryEntry]) -> tuple[DirectoryEntry, ...]:
+    return tuple(sorted((entry for entry in entries if entry.name not in {".", ".."}), key=lambda e: e.name))
+
+
+def _entries(raw: bytes) -> Iterator[DirectoryEntry]:
+    """What is in the answer of ``getdents64()``. Raises DamagedMemoryError where it has no whole entry."""
     position = 0
     while position < len(raw):
-        _inode, _offset, length, kind = struct.unpack_from("<QqHB", raw, position)
-        name = decode(raw[position + 19 : position + length].split(b"\0", 1)[0])
-        entries.append(DirectoryEntry(name, _TYPES.get(kind, "unknown")))
+        left = len(raw) - position
+        length = int.from_bytes(raw[position + 16 : position + 18], "little")
+        if not _DIRENT.size < length <= left:
+            raise damaged(f"an entry of {length} bytes in a directory, where {left} are left")
+        _inode, _offset, _length, kind = _DIRENT.unpack_from(raw, position)
+        name = decode(raw[position + _DIRENT.size : position + length].split(b"\0", 1)[0])
+        yield DirectoryEntry(name, _TYPES.get(kind, "unknown"))
         position += length
-    return entries

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import (
+    DamagedMemoryError,
     FaultReport,
     ImageError,
     InputError,
@@ -24,6 +25,7 @@ from kodojo.errors import (
 from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
 from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
+from kodojo.kernel.bounds import reading
 from kodojo.kernel.calls import Argument, Calls, Place
 from kodojo.kernel.faults import Faults, oopses_in, warnings_in
 from kodojo.kernel.file_calls import FileCalls, as_operation
@@ -248,6 +250,11 @@ class Kernel(FileCalls):
         if self._operating:  # a part of another one, such as a program's in a task of the guest
             yield
             return
+        with reading("the kernel's data"), self._operation():
+            yield
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
         self._alive()
         self.faults.begin()
         self.calls.problems.clear()
@@ -269,23 +276,37 @@ class Kernel(FileCalls):
     # -- looking --------------------------------------------------------------------------------------
     @property
     def log(self) -> tuple[LogRecord, ...]:
-        """What ``dmesg`` would print: all since the start, or since :meth:`clear_log`."""
-        return self.printk.records(self.printk.cleared())
+        """What ``dmesg`` would print: all since the start, or since :meth:`clear_log`.
+
+        :raises DamagedMemoryError: a part of it cannot be read; the others are in its ``found``.
+        """
+        records, damage = self.printk.look(self.printk.cleared())
+        if damage is not None:
+            damage.found = records
+            raise damage
+        return records
 
     @property
     def warnings(self) -> tuple[FaultReport, ...]:
         """The WARN reports in the log."""
-        return warnings_in(self.log)
+        return warnings_in(self.printk.records(self.printk.cleared()))
 
     @property
     def oopses(self) -> tuple[FaultReport, ...]:
         """The reports of oopses in the log: those of all tasks."""
-        return oopses_in(self.log)
+        return oopses_in(self.printk.records(self.printk.cleared()))
 
     @property
     def modules(self) -> list[Module]:
-        """The kernel's own linked list ``modules``, newest first."""
-        return [Module(self, mod.address) for mod in self.target.modules()]
+        """The kernel's own linked list ``modules``, newest first.
+
+        :raises DamagedMemoryError: it does not come to its end; the modules before are in its ``found``.
+        """
+        try:
+            return [Module(self, mod.address) for mod in self.target.modules()]
+        except DamagedMemoryError as error:
+            error.found = tuple(Module(self, mod.address) for mod in error.found)
+            raise
 
     @property
     def time(self) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kodojo.errors import GuestOSError, UnloadError, decode
 from kodojo.kernel.memory import StructView
+from kodojo.kernel.target.modules import state_of
 from kodojo.loader.steps import Step
 from kodojo.loader.target import ModuleState
 
@@ -60,7 +61,7 @@ class Module:
     @property
     def state(self) -> str:
         """As /proc/modules names it: Live, Loading, Unloading; Unformed, which is not shown there."""
-        return _STATES[ModuleState(self._struct.get("state"))]
+        return _STATES[state_of(self._struct)]
 
     @property
     def refcount(self) -> int:
@@ -69,10 +70,7 @@ class Module:
     @property
     def users(self) -> tuple[str, ...]:
         """Names of the modules that use it, newest user first."""
-        target = self._kernel.target
-        return tuple(
-            user.name for mod in target.modules() if mod.address == self.address for user in target.users(mod)
-        )
+        return self._kernel.target.names_of_users(self.address)
 
     @property
     def size(self) -> int:

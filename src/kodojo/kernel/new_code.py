@@ -8,6 +8,7 @@ what runs, whoever wrote it and how, is seen to by the machine (``machine/code_p
 from __future__ import annotations
 
 from kodojo.errors import MachineError
+from kodojo.kernel.bounds import at_most
 from kodojo.kernel.calls import Calls
 from kodojo.machine.memory import PAGE_SIZE
 
@@ -35,7 +36,7 @@ class NewCode:
         abi = self._abi
         start, size = abi.argument(self._cpu, 0), (abi.argument(self._cpu, 1) & 0xFFFFFFFF) * PAGE_SIZE
         try:
-            code = self._cpu.read(start, size)
+            code = self._cpu.read(start, at_most(size, self._cpu.ram.size, "bytes of code"))
         except MachineError:  # a page is not there: the kernel will say so itself
             return
         known = {site for site in self._cpu.time_stamp_sites if not start <= site < start + size}

@@ -1,14 +1,18 @@
 """The kernel's log, read out of its ring buffer in memory (kernel/printk/printk_ringbuffer.c).
 
-Nothing runs in the guest for it, so it can be read at any instant, after a crash too.
+Nothing runs in the guest for it, so it can be read at any instant, after a crash too. What a guest has damaged of
+it is left out.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from kodojo.errors import LogRecord, decode
+from kodojo.errors import DamagedMemoryError, LogRecord, decode
 from kodojo.image.image import Image
+from kodojo.kernel.bounds import at_most, damaged, reading
 from kodojo.kernel.memory import KernelMemory
 
 __all__ = ["Printk"]
@@ -17,6 +21,29 @@ _STATE_SHIFT = 62
 _COMMITTED, _FINALIZED = 1, 2
 _ID_MASK = (1 << _STATE_SHIFT) - 1
 _BLOCK_ID = 8  # each text block begins with the id of its descriptor
+_MOST_BITS = 20  # a million descriptors; the kernel has one for every 32 bytes of text
+_MOST_STRAY = 64  # descriptors that are being written, or about to be
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """``struct printk_ringbuffer`` (kernel/printk/printk_ringbuffer.h), as far as it is needed."""
+
+    count: int
+    descs: int
+    infos: int
+    head: int
+    tail: int
+    data: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    sequence: int
+    level: int
+    time: float
+    text: bytes
 
 
 class Printk:
@@ -27,17 +54,30 @@ class Printk:
         self._prb = image.kallsyms.address("prb")
         self._clear_seq = image.kallsyms.get("clear_seq")
 
-    def _ring(self, path: str) -> int:
-        return self._memory.struct("printk_ringbuffer", self._ring_address()).get(path)
-
-    def _ring_address(self) -> int:
-        return self._memory.u64(self._prb)
+    def _ring(self) -> _Ring:
+        """Raises DamagedMemoryError if it is none."""
+        with reading("the ring of the kernel's log"):
+            ring = self._memory.struct("printk_ringbuffer", self._memory.u64(self._prb))
+            most = self._memory.cpu.ram.size.bit_length()
+            bits = at_most(ring.get("text_data_ring.size_bits"), most, "bits of text in the log")
+            return _Ring(
+                1 << at_most(ring.get("desc_ring.count_bits"), min(bits, _MOST_BITS), "bits of records in the log"),
+                ring.get("desc_ring.descs"),
+                ring.get("desc_ring.infos"),
+                ring.get("desc_ring.head_id.counter") & _ID_MASK,
+                ring.get("desc_ring.tail_id.counter") & _ID_MASK,
+                ring.get("text_data_ring.data"),
+                1 << bits,
+            )
 
     def next_sequence(self) -> int:
-        """The number that the next record will have."""
-        newest = self._ring("desc_ring.head_id.counter") & _ID_MASK
-        record = self._record(newest)
-        return 0 if record is None else record[0] + 1
+        """The number that the next record will have; 0 if that cannot be told."""
+        try:
+            ring = self._ring()
+            record = self._record(ring, ring.head)
+        except DamagedMemoryError:
+            return 0
+        return 0 if record is None else record.sequence + 1
 
     def cleared(self) -> int:
         """The number of the first record that ``dmesg`` shows: what came before was cleared (``dmesg -C``).
@@ -56,52 +96,68 @@ class Printk:
         return self._clear_seq is not None
 
     def records(self, since: int = 0) -> tuple[LogRecord, ...]:
-        """The records with numbers from ``since`` on; one LogRecord for each line of a record."""
-        head = self._ring("desc_ring.head_id.counter") & _ID_MASK
-        tail = self._ring("desc_ring.tail_id.counter") & _ID_MASK
+        """The records with numbers from ``since`` on that can be read; one LogRecord for each line of a record."""
+        return self.look(since)[0]
+
+    def look(self, since: int = 0) -> tuple[tuple[LogRecord, ...], DamagedMemoryError | None]:
+        """As :meth:`records`, and what is the matter with the others."""
         found: list[LogRecord] = []
-        # Newest first: most callers want what came since a moment ago.
-        identifier = head
-        for _ in range(1 << self._ring("desc_ring.count_bits")):
-            record = self._record(identifier)
-            if record is not None:
-                sequence, level, time, text = record
-                if sequence < since:
+        damage: DamagedMemoryError | None = None
+        try:
+            for record in self._newest_first(self._ring()):
+                if isinstance(record, DamagedMemoryError):
+                    damage = damage or record
+                    continue
+                if record.sequence < since:
                     break
-                lines = decode(text).split("\n")
-                found.extend(LogRecord(level, line, time) for line in reversed(lines))
-            if identifier == tail:
-                break
+                lines = decode(record.text).split("\n")
+                found.extend(LogRecord(record.level, line, record.time) for line in reversed(lines))
+        except DamagedMemoryError as error:
+            damage = damage or error
+        return tuple(reversed(found)), damage
+
+    def _newest_first(self, ring: _Ring) -> Iterator[_Record | DamagedMemoryError]:
+        """Each record, or why it cannot be read. Most callers want what came since a moment ago."""
+        identifier, stray, left = ring.head, 0, ring.size
+        for _ in range(ring.count):
+            try:
+                record = self._record(ring, identifier)
+            except DamagedMemoryError as error:
+                yield error
+                stray += 1
+            else:
+                if record is None:
+                    stray += 1
+                else:
+                    left -= len(record.text)
+                    yield record
+            if identifier == ring.tail:
+                return
+            if stray > _MOST_STRAY or left < 0:
+                raise damaged("records of the log that are not where they should be")
             identifier = (identifier - 1) & _ID_MASK
-        return tuple(reversed(found))
 
-    def _record(self, identifier: int) -> tuple[int, int, float, bytes] | None:
-        """Sequence number, level, seconds and text of a descriptor's record, if it holds a finished one."""
+    def _record(self, ring: _Ring, identifier: int) -> _Record | None:
+        """A descriptor's record, if it holds a finished one. Raises DamagedMemoryError."""
         memory = self._memory
-        ring = memory.struct("printk_ringbuffer", self._ring_address())
-        index = identifier & ((1 << ring.get("desc_ring.count_bits")) - 1)
-        desc_size = memory.btf.struct("prb_desc").size
-        desc = memory.struct("prb_desc", ring.get("desc_ring.descs") + index * desc_size)
-        state = desc.get("state_var.counter") & ((1 << 64) - 1)
-        if state >> _STATE_SHIFT not in {_COMMITTED, _FINALIZED} or state & _ID_MASK != identifier:
-            return None
-        info_size = memory.btf.struct("printk_info").size
-        info = memory.struct("printk_info", ring.get("desc_ring.infos") + index * info_size)
-        text = self._text(
-            ring.get("text_data_ring.data"),
-            1 << ring.get("text_data_ring.size_bits"),
-            desc.raw("text_blk_lpos"),
-        )
-        length = info.get("text_len")
-        return info.get("seq"), info.get("level"), info.get("ts_nsec") / 1e9, text[:length].rstrip(b"\n")
+        index = identifier & (ring.count - 1)
+        with reading("a record of the kernel's log"):
+            desc = memory.struct("prb_desc", ring.descs + index * memory.btf.struct("prb_desc").size)
+            state = desc.get("state_var.counter") & ((1 << 64) - 1)
+            if state >> _STATE_SHIFT not in {_COMMITTED, _FINALIZED} or state & _ID_MASK != identifier:
+                return None
+            info = memory.struct("printk_info", ring.infos + index * memory.btf.struct("printk_info").size)
+            text = self._text(ring, desc.raw("text_blk_lpos"), info.get("text_len")).rstrip(b"\n")
+            return _Record(info.get("seq"), info.get("level"), info.get("ts_nsec") / 1e9, text)
 
-    def _text(self, data: int, size: int, position: bytes) -> bytes:
+    def _text(self, ring: _Ring, position: bytes, length: int) -> bytes:
         begin, end = struct.unpack("<QQ", position)
         if begin & 1:  # no data
             return b""
-        first, last = begin % size, end % size
+        first, last = begin % ring.size, end % ring.size
         if last == 0:
-            last = size
-        if begin // size != (end - 1) // size:  # wraps: the whole block stands at the start of the ring
+            last = ring.size
+        if begin // ring.size != (end - 1) // ring.size:  # wraps: the whole block stands at the start of the ring
             first = 0
-        return self._memory.read(data + first + _BLOCK_ID, max(0, last - first - _BLOCK_ID))
+        room = max(0, last - first - _BLOCK_ID)
+        return self._memory.read(ring.data + first + _BLOCK_ID, min(room, length))

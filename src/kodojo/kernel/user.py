@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kodojo.errors import GuestOSError, InputError, decode, encode
+from kodojo.kernel.bounds import START_OVER
 from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
@@ -31,6 +32,7 @@ _MAP_PRIVATE_ANONYMOUS_POPULATE = 0x8022
 SCRATCH_SIZE = 1 << 18
 _STRING_OFFSET = SCRATCH_SIZE - (1 << 16)
 _STRING_LIMIT = 1 << 15
+_EIO = 5
 
 
 class UserSpace:
@@ -73,6 +75,17 @@ class UserSpace:
         value = self.syscall(name, *arguments)
         if -4095 <= value < 0:
             raise GuestOSError(f"{what}: {errno_text(-value)}", -value)
+        return value
+
+    def count(self, what: str, name: str, size: int, *arguments: int) -> int:
+        """As :meth:`checked`, of a call that returns how many of ``size`` bytes it has read or written."""
+        value = self.checked(what, name, *arguments)
+        if not 0 <= value <= size:
+            raise GuestOSError(
+                f"{what}: the kernel's memory is damaged: {name}() of {size} bytes returned {value}",
+                _EIO,
+                hint=f"whatever answers there is wrong; {START_OVER}",
+            )
         return value
 
     def call(self, name: str | int, *arguments: Passed) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from kodojo.errors import MachineError
+from kodojo.errors import MachineError, UnmappedError
 from kodojo.machine.cpu import Breakpoint
 from kodojo.machine.engine import Engine
 from kodojo.machine.memory import Ram
@@ -102,7 +102,7 @@ class Processor:
         while size > 0:
             mapping = self._mapping(address)
             if mapping is None:
-                raise MachineError(f"virtual address {address:#x} is not mapped")
+                raise UnmappedError(f"virtual address {address:#x} is not mapped")
             part = min(size, mapping[1])
             yield mapping[0], part
             address += part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kodojo.report.paint import Paint, clean
@@ -10,7 +9,7 @@ from kodojo.report.paint import Paint, clean
 if TYPE_CHECKING:  # an error message needs no machine
     from kodojo.kernel.module import Module
 
-__all__ = ["LSMOD_HEADER", "error_line", "insmod_text", "lsmod_lines", "not_inserted", "not_loaded", "unload_text"]
+__all__ = ["LSMOD_HEADER", "error_line", "insmod_text", "lsmod_line", "not_inserted", "not_loaded", "unload_text"]
 
 LSMOD_HEADER = "Module                  Size  Used by"
 
@@ -45,16 +44,11 @@ def error_line(tool: str, message: str, paint: Paint) -> str:
     return f"{paint(f'{tool}: ERROR:', 'bold', 'red')} {clean(message)}"
 
 
-def lsmod_lines(modules: Iterable[Module]) -> list[str]:
-    """The output of lsmod (``tools/lsmod.c``); a module that is not yet one is left out, as in /proc/modules."""
-    lines = [LSMOD_HEADER]
-    for module in modules:
-        if module.state == "Unformed":
-            continue
-        users = ",".join(module.users)
-        line = f"{module.name:<19} {module.size:8d}  {module.refcount}"
-        lines.append(clean(f"{line} {users}" if users else line))
-    return lines
+def lsmod_line(module: Module) -> str:
+    """A module in the output of lsmod (``tools/lsmod.c``)."""
+    users = ",".join(module.users)
+    line = f"{module.name:<19} {module.size:8d}  {module.refcount}"
+    return clean(f"{line} {users}" if users else line)
 
 
 def unload_text(name: str, *, builtin: bool, module: Module | None) -> str | None:

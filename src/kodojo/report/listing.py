@@ -99,6 +99,9 @@ def _columns(file: ListedFile, now: float) -> tuple[str, ...]:
 
 
 def _time(seconds: float, now: float) -> str:
-    when = datetime.fromtimestamp(seconds, UTC)
+    try:
+        when = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # no year of the calendar
+        return "?"
     recent = now - _HALF_A_YEAR < seconds <= now
     return f"{when:%b} {when.day:2d} " + (f"{when:%H:%M}" if recent else f" {when.year}")

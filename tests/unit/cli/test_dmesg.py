@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from kodojo.errors import LogRecord
+from kodojo.errors import DamagedMemoryError, LogRecord
 
 
 @pytest.fixture
@@ -102,3 +102,17 @@ def test_json(run, talkative):
 def test_nothing_to_print(run, talkative):
     """No record of the level: no line, not even an empty one."""
     assert run("dmesg", "--level", "emerg").stdout == ""
+
+
+def test_damaged_log(run, talkative, monkeypatch):
+    """What can be read is printed, then what is wrong."""
+    found = tuple(talkative.printk.lines[:1])
+
+    def look(_kernel):
+        raise DamagedMemoryError("the kernel's memory is damaged: the log", hint="start over", found=found)
+
+    monkeypatch.setattr(type(talkative), "log", property(look))
+    result = run("dmesg")
+    assert result.stdout == "[    0.000000] Linux version 6.1\n"
+    assert result.stderr.splitlines() == ["kodojo: the kernel's memory is damaged: the log", "hint: start over"]
+    assert result.exit_code == 1

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import base64
 import json
+from types import SimpleNamespace
 
 import pytest
+
+from kodojo.errors import GuestOSError
 
 
 @pytest.fixture
@@ -123,3 +126,20 @@ def test_write_fails(run, tree):
     assert run("write", "/nope", "1").exit_code == 1
     result = run("write", "/nope", "1", "--json")
     assert (result.exit_code, json.loads(result.stdout)["errno_name"]) == (1, "ENOENT")
+
+
+def test_damaged_directory(run, kernel, monkeypatch):
+    """What a directory has told until it went wrong is listed."""
+    found = (SimpleNamespace(name="good", kind="file"),)
+
+    def wrong(path):
+        raise GuestOSError(f"{path}: the kernel's memory is damaged: an entry", 5, hint="start over", found=found)
+
+    monkeypatch.setattr(kernel, "list_directory", wrong)
+    for options in ([], ["-l"]):
+        result = run("ls", *options, "/proc")
+        assert (result.exit_code, result.stdout) == (1, "good\n")
+        assert result.stderr.splitlines() == [
+            "kodojo: /proc: the kernel's memory is damaged: an entry",
+            "hint: start over",
+        ]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from kodojo.errors import GuestOSError
+from kodojo.kernel import files
 from kodojo.kernel.abi import abi_of
 from kodojo.kernel.calls import Place
 from kodojo.kernel.files import DirectoryEntry, Files
@@ -186,3 +187,73 @@ def test_close_after_a_crash():
     with Files(kernel).open("/x"):
         kernel.calls.stopped = GuestOSError("crash", EIO)
     assert kernel.open_files == {3: 0}
+
+
+# -- answers that are none --------------------------------------------------------------------------------
+
+
+def answering(name: str, *values: int) -> PaperKernel:
+    """A kernel of which one call gives these answers, whatever it has done."""
+    kernel = PaperKernel(b"content", (("a", 8), ("b", 8)))
+    left = list(values)
+    real = getattr(kernel, f"sys_{name}")
+
+    def answer(*arguments: int) -> int:
+        real(*arguments)
+        return left.pop(0)
+
+    setattr(kernel, f"sys_{name}", answer)
+    return kernel
+
+
+@pytest.mark.parametrize("value", [1 << 20, -5000, 1 << 62, -(1 << 63)])
+def test_impossible_counts(value):
+    """A count that is larger than what was asked for, or neither a count nor an errno, is said to be one."""
+    for call, work in (
+        ("read", lambda these: these.read("/x", 10)),
+        ("write", lambda these: these.write("/x", b"data")),
+        ("getdents64", lambda these: these.list("/x")),
+    ):
+        with pytest.raises(GuestOSError, match=f"^/x: the kernel's memory is damaged: {call}") as caught:
+            work(Files(answering(call, value)))
+        assert caught.value.errno == EIO
+        assert "kodojo boot" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", [0, 1, 18, 19, 0x30, 0xFFFF])
+def test_impossible_entries(length):
+    """An entry of a directory has a name, and ends where its answer ends; those before it are known."""
+    kernel = PaperKernel(entries=(("good", 4), ("bad", 8)))
+    bad = bytearray(kernel.entries[1])
+    struct.pack_into("<H", bad, 16, length)
+    kernel.entries[1] = bytes(bad)
+    with pytest.raises(GuestOSError, match=f"memory is damaged: an entry of {length} bytes") as caught:
+        Files(kernel).list("/proc")
+    assert caught.value.found == (DirectoryEntry("good", "directory"),)
+
+
+def test_cut_entry():
+    """A piece of an entry at the end is none."""
+    kernel = PaperKernel(entries=(("good", 4),))
+    kernel.entries.append(b"\0" * 10)
+    with pytest.raises(GuestOSError, match="memory is damaged"):
+        Files(kernel).list("/proc")
+
+
+def test_endless_directory(monkeypatch):
+    """A directory that never ends is given up."""
+    monkeypatch.setattr(files, "_DIRECTORY_LIMIT", 1 << 20)
+    kernel = PaperKernel()
+    one = _dirent("again", 8)
+    batch = one * 3000
+    calls = []
+
+    def again(_fd: int, buffer: int, _count: int) -> int:
+        calls.append(buffer)
+        kernel.machine.cpu.write(buffer, batch)
+        return len(batch)
+
+    kernel.sys_getdents64 = again
+    with pytest.raises(GuestOSError, match="bytes of a directory"):
+        Files(kernel).list("/proc")
+    assert len(calls) == (1 << 20) // len(batch) + 1

@@ -252,3 +252,93 @@ def test_another_members_order():
     ring.memory.btf["printk_info"] = PaperStruct(INFO_SIZE, fields)
     ring.add(b"moved", level=2, time=3_000_000_000)
     assert ring.printk.records() == (LogRecord(2, "moved", 3.0),)
+
+
+# -- damaged by the guest ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("desc_ring.count_bits", 0xFFFFFFFF),
+        ("desc_ring.count_bits", 40),
+        ("desc_ring.count_bits", 9),  # more records than bytes of text
+        ("text_data_ring.size_bits", 0xFFFFFFFF),
+        ("text_data_ring.size_bits", 63),
+        ("desc_ring.descs", 0x4141414141414141),
+    ],
+)
+def test_damaged_ring(member, value):
+    """A ring that cannot be is said to be damaged, at once; what looks at the log in passing finds none."""
+    ring = Ring()
+    ring.add(b"hello")
+    ring.ring.set(member, value)
+    records, damage = ring.printk.look()
+    assert records == ring.printk.records() == ()
+    assert damage is not None
+    assert damage.message.startswith("the kernel's memory is damaged: ")
+    assert "kodojo boot" in damage.hint
+    assert ring.printk.next_sequence() == 0
+
+
+def test_ring_that_is_nowhere():
+    """Nor does a pointer to nothing end in a traceback."""
+    ring = Ring()
+    ring.memory.put(ring.base, 8, 0)
+    assert ring.printk.look()[0] == ()
+    assert ring.printk.next_sequence() == 0
+
+
+@pytest.mark.parametrize("member", ["desc_ring.infos", "text_data_ring.data"])
+def test_damaged_tables(member):
+    """Records whose text or whose level is nowhere are left out, and this is said."""
+    ring = Ring()
+    ring.add(b"hello")
+    ring.add(b"")
+    ring.ring.set(member, 0x4141414141414141)
+    records, damage = ring.printk.look()
+    assert damage is not None
+    assert [record.text for record in records] == ([""] if member == "text_data_ring.data" else [])
+
+
+def test_one_damaged_record():
+    """The others are shown. A text is not longer than its block, whatever the record says."""
+    ring = Ring()
+    for text in (b"one", b"two", b"three"):
+        ring.add(text)
+    desc = ring._desc(ring.head - 1)
+    ring.memory.write(desc.address_of("text_blk_lpos"), struct.pack("<QQ", 0x10, 0x8))  # ends before it begins
+    assert ring.texts == ["one", "", "three"]
+    info = ring.memory.struct("printk_info", ring.base + INFOS + ring.head % ring.count * INFO_SIZE)
+    info.set("text_len", 0xFFFF)
+    assert ring.texts[0] == "one"
+    assert len(ring.texts[-1]) < 16
+
+
+def test_records_of_others():
+    """A ring whose descriptors belong to other records is given up soon, however large it says that it is."""
+    ring = Ring(size_bits=14)
+    ring.add(b"hello")
+    ring.ring.set("desc_ring.count_bits", 13)
+    ring.ring.set("desc_ring.tail_id.counter", 0)
+    reads = []
+    read = ring.memory.read
+    ring.memory.read = lambda address, size: (reads.append(address), read(address, size))[1]
+    damage = ring.printk.look()[1]
+    assert damage is not None
+    assert len(reads) < 5000
+
+
+def test_texts_that_lie_on_each_other():
+    """All texts together are no longer than the ring."""
+    ring = Ring(count_bits=3, size_bits=6)
+    for _ in range(8):
+        ring.add(b"")
+        desc = ring._desc(ring.head)
+        ring.memory.write(desc.address_of("text_blk_lpos"), struct.pack("<QQ", 0, 64))
+        info = ring.memory.struct("printk_info", ring.base + INFOS + ring.head % ring.count * INFO_SIZE)
+        info.set("text_len", 64)
+    ring.memory.write(ring.base + DATA, b"x" * 64)
+    records, damage = ring.printk.look()
+    assert damage is not None
+    assert 0 < len(records) < 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kodojo.image.elf import SHDR
+from kodojo.kernel.bounds import at_most
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import Part, as_int
 from kodojo.loader.load_info import LoadInfo
@@ -14,6 +15,7 @@ __all__ = ["FormationPart"]
 _NOTIFY_STOP_MASK = 0x8000
 _INDICES = ("sym", "str", "mod", "vers", "info", "pcpu")
 _DDEBUG_SIZE, _EXTABLE_SIZE = 56, 12
+_MOST_ENTRIES = 1 << 20  # of a table of a module
 
 
 class FormationPart(Part):
@@ -166,7 +168,7 @@ class FormationPart(Part):
         if not self.image.btf.struct("module").has("ctors"):
             return
         view = self.of(mod)
-        for index in range(view.get("num_ctors")):
+        for index in range(at_most(view.get("num_ctors"), _MOST_ENTRIES, "constructors of a module")):
             self.call(self.memory.u64(view.get("ctors") + 8 * index))
 
     def do_one_initcall(self, mod: Module) -> int:
@@ -291,7 +293,7 @@ class FormationPart(Part):
         return address is not None and bool(self.memory.u8(address))
 
     def destroy_params(self, mod: Module) -> None:
-        for index in range(self.of(mod).get("num_kp")):
+        for index in range(at_most(self.of(mod).get("num_kp"), _MOST_ENTRIES, "parameters of a module")):
             parameter = self._parameter(mod, index)
             free = self._ops(mod, parameter).get("free")
             if free:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from kodojo.kernel.bounds import at_most
 from kodojo.kernel.target.base import GFP_KERNEL, GFP_NOWARN, Part, as_int, pointer_or_errno
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.target import Errno, FileLoad, KernelErrno, Memory, Module, Region
@@ -16,6 +17,8 @@ __all__ = ["MemoryPart"]
 
 _LONG_MAX = (1 << 63) - 1
 _INT_MAX = (1 << 31) - 1
+_MOST_STRING = 1 << 22  # what kmalloc() can give
+_MOST_PROCESSORS = 8192  # CONFIG_NR_CPUS
 _GUEST_COPY = "/tmp/.kodojo-module"  # noqa: S108  in the guest, whose only user is this process
 _O_WRONLY_CREAT_TRUNC = 0o1101
 _PIECE = 1 << 17
@@ -58,13 +61,13 @@ class MemoryPart(Part):
 
     def strndup_user(self, source: int) -> tuple[int, bytes]:
         address = pointer_or_errno(self.call("strndup_user", source, _LONG_MAX))
-        return address, self.memory.string(address, 1 << 30)
+        return address, self.memory.string(address, _MOST_STRING)
 
     def strncpy_from_user(self, source: int, limit: int) -> bytes:
         length = as_int(self.call("strncpy_from_user", self.scratch, source, limit))
         if length < 0:
             raise KernelErrno(-length)
-        return self.memory.read(self.scratch, length)
+        return self.memory.read(self.scratch, at_most(length, limit, "the length of a name"))
 
     # -- files of the Python process ------------------------------------------------------------------
     def begin_load(self, fd: int) -> tuple[FileLoad, bool]:
@@ -127,6 +130,7 @@ class MemoryPart(Part):
             self.call("fput", file)
         if size < 0:
             raise KernelErrno(-size)
+        at_most(size, self.call.cpu.ram.size, "the size of a file")
         address = self.memory.u64(self.scratch)
         return address, self.memory.read(address, size)
 
@@ -195,7 +199,7 @@ class MemoryPart(Part):
 
     def percpu_modcopy(self, mod: Module, data: bytes) -> None:
         offsets = self.symbol("__per_cpu_offset")
-        for cpu in range(self.memory.u32(self.symbol("nr_cpu_ids"))):
+        for cpu in range(at_most(self.memory.u32(self.symbol("nr_cpu_ids")), _MOST_PROCESSORS, "processors")):
             where = mod.percpu + self.memory.u64(offsets + 8 * cpu)
             self.memory.write(where & ((1 << 64) - 1), data)
 

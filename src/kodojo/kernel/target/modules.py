@@ -9,18 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kodojo.errors import FaultReport, LoadError, MachineHang, decode, encode
+from kodojo.errors import DamagedMemoryError, FaultReport, LoadError, MachineHang, decode, encode
+from kodojo.kernel.bounds import at_most, reading, walk
 from kodojo.kernel.memory import StructView
 from kodojo.kernel.target.base import GFP_KERNEL, Part
 from kodojo.loader.target import Errno, FileLoad, KernelErrno, Module, ModuleState, Region, Symbol
 
-__all__ = ["ModulesPart"]
+__all__ = ["ModulesPart", "state_of"]
 
 _LIST_POISON2 = 0xDEAD000000000122
 _MASK = (1 << 64) - 1
 _MODULE_NAME_LENGTH = 56
 _KERNEL_SYMBOL = struct.Struct("<iii")
 _SETTLED = (ModuleState.LIVE, ModuleState.GOING)
+_MOST_EXPORTS = 1 << 18  # the kernel itself has a tenth of it
+_MOST_NAMES = 1 << 24  # bytes
 
 
 @dataclass(slots=True)
@@ -29,6 +32,11 @@ class _Exports:
 
     table: tuple[int, int, int, int]
     symbols: dict[str, tuple[int, int | None, bool, str | None]]
+
+
+def state_of(view: StructView) -> ModuleState:
+    """The state of a ``struct module``. Raises DamagedMemoryError."""
+    return ModuleState(at_most(view.get("state"), max(ModuleState), "the state of a module"))
 
 
 def _bits(mask: int) -> list[int]:
@@ -52,20 +60,21 @@ class ModulesPart(Part):
         """``struct module`` of each entry, from the head."""
         head = self.symbol("modules")
         offset = self.memory.field("module", "list").offset
-        node = self.memory.u64(head)
-        while node != head:
+        for node in walk(self.memory.u64(head), head, self.memory.u64, "the list of modules"):
             yield node - offset
-            node = self.memory.u64(node)
 
     def modules(self) -> list[Module]:
         known = self._tables()
         current: dict[int, Module] = {}
-        for address in self._addresses():
-            mod = known.get(address)
-            if mod is None:
-                mod = self._describe(address)
-            mod.state = ModuleState(self.of(mod).get("state"))
-            current[address] = mod
+        try:
+            with reading("a module in the list of modules"):
+                for address in self._addresses():
+                    mod = known.get(address) or self._describe(address)
+                    mod.state = state_of(self.of(mod))
+                    current[address] = mod
+        except DamagedMemoryError as error:
+            error.found = tuple(current.values())
+            raise
         self._known = current
         return list(current.values())
 
@@ -76,7 +85,7 @@ class ModulesPart(Part):
     def _describe(self, address: int) -> Module:
         """A module that the kernel loaded, or that an earlier process did."""
         view = self.memory.struct("module", address)
-        mod = Module(decode(view.string("name")), ModuleState(view.get("state")), address)
+        mod = Module(decode(view.string("name")), state_of(view), address)
         mod.taints = view.get("taints")
         mod.using_gplonly_symbols = bool(view.get("using_gplonly_symbols"))
         mod.sig_ok = bool(view.get("sig_ok"))
@@ -112,7 +121,7 @@ class ModulesPart(Part):
         self.call("mutex_lock", mutex)
         try:
             yield
-        except LoadError:
+        except (LoadError, DamagedMemoryError):
             self.call("mutex_unlock", mutex)
             raise
         self.call("mutex_unlock", mutex)
@@ -199,11 +208,8 @@ class ModulesPart(Part):
         """Each ``struct module_use`` of a list."""
         start = self.of(mod).address_of(head)
         offset = self.memory.field("module_use", link).offset
-        node = self.memory.u64(start)
-        while node != start:
-            following = self.memory.u64(node)
+        for node in walk(self.memory.u64(start), start, self.memory.u64, f"the users of the module {mod.name}"):
             yield self.memory.struct("module_use", node - offset)
-            node = following
 
     def ref_module(self, user: Module, owner: Module) -> None:
         if any(use.get("source") == user.address for use in self._uses(owner, "source_list", "source_list")):
@@ -242,8 +248,15 @@ class ModulesPart(Part):
 
     def users(self, mod: Module) -> list[Module]:
         by_address = {other.address: other for other in self.modules()}
-        uses = self._uses(mod, "source_list", "source_list")
-        return [by_address[use.get("source")] for use in uses if use.get("source") in by_address]
+        sources = [use.get("source") for use in self._uses(mod, "source_list", "source_list")]
+        return [by_address[source] for source in sources if source in by_address]
+
+    def names_of_users(self, address: int) -> tuple[str, ...]:
+        """Of those who use the ``struct module`` at an address, newest first (``print_unload_info``)."""
+        mod = Module(decode(self.memory.struct("module", address).string("name")), ModuleState.LIVE, address)
+        with reading(f"the users of the module {mod.name}"):
+            sources = [use.get("source") for use in self._uses(mod, "source_list", "source_list")]
+            return tuple(decode(self.memory.struct("module", source).string("name")) for source in sources)
 
     def try_release_module_ref(self, mod: Module) -> int:
         view = self.of(mod)
@@ -309,10 +322,13 @@ class ModulesPart(Part):
         """``struct kernel_symbol`` with relative references: each is relative to its own field."""
         if not count:
             return
+        at_most(count, _MOST_EXPORTS, "symbols that a module exports")
         raw = self.memory.read(table, _KERNEL_SYMBOL.size * count)
         sums = np.frombuffer(self.memory.read(crcs, 4 * count), dtype="<u4") if crcs else None
+        length = 0
         for index, (value, name, namespace) in enumerate(_KERNEL_SYMBOL.iter_unpack(raw)):
             entry = table + _KERNEL_SYMBOL.size * index
             text = decode(self.memory.string((entry + 4 + name) & _MASK))
+            length = at_most(length + len(text), _MOST_NAMES, "bytes of names that a module exports")
             space = decode(self.memory.string((entry + 8 + namespace) & _MASK)) if namespace else None
             into[text] = ((entry + value) & _MASK, int(sums[index]) if sums is not None else None, gpl, space)
