@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from kodojo.errors import CorruptError, StoreError
 
-__all__ = ["Progress", "disk_error", "lock", "read_checked", "write_atomically", "write_checked"]
+__all__ = ["Progress", "disk_error", "lock", "read_checked", "work_for", "write_atomically", "write_checked"]
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``: bytes (or items) done of a total (0: unknown), and the words for it."""
@@ -28,6 +28,7 @@ Progress = Callable[[int, int, str], None]
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _POLL = 0.02  # seconds between two attempts at a lock: shorter than a person notices
+_known_as = 0
 _MOMENT = 0.5  # seconds after which a waiting person wants to know whom they wait for
 
 
@@ -113,12 +114,18 @@ def _acquire(
         time.sleep(_POLL)
 
 
+def work_for(pid: int) -> None:
+    """From now on this process holds locks in the name of another one, which a person has started and can end."""
+    global _known_as  # noqa: PLW0603  a process has one name
+    _known_as = pid
+
+
 def _sign(descriptor: int) -> None:
     """Leave the holder's name, for the messages of those who wait; a full disk is no reason not to lock."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {command}\n".encode("utf-8", "replace"), 0)
+        os.pwrite(descriptor, f"{_known_as or os.getpid()} {command}\n".encode("utf-8", "replace"), 0)
 
 
 def _holder(descriptor: int) -> str:

@@ -34,6 +34,8 @@ class App:
     :attr fresh: work on a copy of the machine that is thrown away.
     :attr kernel: the kernel that the machine should run, by name or path; None: any.
     :attr limit: how long the machine may take to answer, in seconds of its own time; None: as usual.
+    :attr wall_limit: how long an operation may take in this computer's time; None: as usual.
+    :attr guarded: a child process does what guest code runs in (:mod:`kodojo.cli.guard`).
     :attr syslog: the tool in whose name messages go to the computer's system log; empty: to standard error.
     :attr log: what the kernel printed during the last :meth:`machine` block.
     """
@@ -43,6 +45,8 @@ class App:
         self.fresh = False
         self.kernel: str | None = None
         self.limit: float | None = None
+        self.wall_limit: float | None = None
+        self.guarded = False
         self.syslog = ""
         self.log: tuple[LogRecord, ...] = ()
 
@@ -200,7 +204,33 @@ class App:
 
         :param save: False if the block only looks.
         """
-        image = self.chosen_image()
+        with self.guard():
+            image = self.chosen_image()
+            with self._machine(image, save=save) as kernel:
+                yield kernel
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Guest code runs in the ``with`` block: if the engine dies of it, that is an error like any other.
+
+        The block, and what follows it, is left to a child process; this one only waits for it.
+
+        :raises MachineError: the engine died.
+        """
+        if not self.guarded:
+            yield
+            return
+        from kodojo.cli.guard import hand_over  # noqa: PLC0415  not for every command
+
+        self.guarded = False
+        done = hand_over()
+        try:
+            yield
+        finally:
+            done()
+
+    @contextmanager
+    def _machine(self, image: Image | None, *, save: bool) -> Iterator[Kernel]:
         with (
             self.bar("booting") as bar,
             self.session.machine(
@@ -210,6 +240,8 @@ class App:
             bar.close()
             if self.limit is not None:
                 kernel.limit(self.limit)
+            if self.wall_limit is not None:
+                kernel.wall_limit(self.wall_limit)
             since = kernel.printk.next_sequence()
             yield kernel
             self.log = kernel.printk.records(since)
@@ -260,22 +292,25 @@ def fresh_option(function: F) -> F:
     )(function)
 
 
-def _limit_option(function: F) -> F:
-    """``--limit``."""
+def _limit_option(name: str, text: str) -> Callable[[F], F]:
+    """``--limit`` and ``--wall-limit``."""
 
     def keep(ctx: click.Context, parameter: click.Parameter, value: float | None) -> None:
-        ctx.ensure_object(App).limit = seconds(ctx, parameter, value)
+        setattr(ctx.ensure_object(App), name.strip("-").replace("-", "_"), seconds(ctx, parameter, value))
 
-    return click.option(
-        "--limit",
-        type=float,
-        expose_value=False,
-        callback=keep,
-        metavar="SECONDS",
-        help="How long the machine may take to answer, in its own time [30].",
-    )(function)
+    return click.option(name, type=float, expose_value=False, callback=keep, metavar="SECONDS", help=text)
+
+
+_limits = (
+    _limit_option("--limit", "How long the machine may take to answer, in its own time [30]."),
+    _limit_option(
+        "--wall-limit", "How long all of it may take on this computer's clock [a minute, and 20 times --limit]."
+    ),
+)
 
 
 def machine_options(function: F) -> F:
     """The options of every command that uses the machine."""
-    return _limit_option(fresh_option(kernel_option(json_option(function))))
+    for limit in reversed(_limits):
+        function = limit(function)
+    return fresh_option(kernel_option(json_option(function)))

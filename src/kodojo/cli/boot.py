@@ -33,10 +33,11 @@ def boot(app: App, name: str | None, cmdline: str, memory: int | None) -> None:
 
     if name and app.kernel and name != app.kernel:
         raise InputError(f"{name} and --kernel {app.kernel}: which one?", hint="name one kernel")
-    image = app.open_kernel(name or app.kernel)
     size = DEFAULT_MEMORY if memory is None else memory << 20
-    with app.bar(f"booting {image.release}") as bar:
-        kernel = app.session.boot(image, cmdline, size, bar.share)
+    with app.guard():
+        image = app.open_kernel(name or app.kernel)
+        with app.bar(f"booting {image.release}") as bar:
+            kernel = app.session.boot(image, cmdline, size, bar.share)
     if app.json:
         app.out_json(
             {

@@ -27,9 +27,12 @@ def main() -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a locale without a character is no reason to fail
+        from kodojo.cli.app import App  # noqa: PLC0415
         from kodojo.cli.group import cli  # noqa: PLC0415
 
-        cli(prog_name="kodojo")
+        app = App()
+        app.guarded = sys.platform == "linux"
+        cli(prog_name="kodojo", obj=app)
     except KeyboardInterrupt:
         status: int | str | None = INTERRUPTED
     except SystemExit as ending:

@@ -92,6 +92,10 @@ class Calls:
         self.problems: list[Exception] = []
         self.failed: Callable[[MachineError], MachineError] = lambda error: error
 
+    def interrupted(self) -> None:
+        """Somebody has pressed Ctrl-C amid something: nobody knows in what state the machine is."""
+        self.stopped = self.stopped or MachineError("it was interrupted")
+
     @property
     def place(self) -> Place:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
@@ -168,6 +172,9 @@ class Calls:
                 self.stopped = error
                 self.stopped = self.failed(error)
             raise self.stopped from error
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
         finally:
             self._depth -= 1
         value = abi.result(cpu)

@@ -37,6 +37,7 @@ _CAUSE = re.compile(
 _STOPPED = "this machine cannot be used further"
 _GO_ON = "go on from a fork that was made before, or start over (kodojo boot)"
 _TRACE_DEPTH = 32
+_REPORT_LIMIT = 5.0  # seconds of this computer's time, to find out where a guest hangs
 _SYMBOL_LENGTH = 1024
 
 
@@ -230,6 +231,7 @@ class Faults:
             return self._crashed(next(reversed(self._dying.values())), survived=False)
         if not isinstance(error, MachineHang):
             return error
+        self._calls.cpu.watch.begin(_REPORT_LIMIT)
         frames = self._where()
         place = f" in {frames[0].symbol}" if frames else ""
         report = FaultReport(error.report.cause, error.registers, frames, self._log())
@@ -238,7 +240,7 @@ class Faults:
         return MachineHang(
             f"{error.message}: it {what}{place}",
             report,
-            hint="give it more time (--limit SECONDS), or look at the backtrace for what it waits for",
+            hint=error.hint or "give it more time (--limit SECONDS), or look at the backtrace for what it waits for",
         )
 
     def _where(self) -> tuple[Frame, ...]:

@@ -63,6 +63,7 @@ __all__ = ["Kernel"]
 """The architectures that kodojo has machines for."""
 
 _DEFAULT_LIMIT = 30.0  # seconds of guest time
+_WALL_START, _WALL_PER_GUEST_SECOND = 60.0, 20.0  # seconds of this computer's time: a slow one's are many
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
 _SYSLOG_ACTION_CLEAR = 5
 _PROCESS_START = 0.04  # seconds of guest time
@@ -81,6 +82,7 @@ class Kernel(FileCalls):
         self._facts = facts
         self._once = set(once)
         self._operating = False
+        self._wall_limit: float | None = None
         self.hertz = int(image.config.get("CONFIG_HZ", "250"))
         self.memory = KernelMemory(machine.cpu, image.btf)
         place = Place(facts.stack, facts.frame, facts.scratch, facts.kernel_scratch, machine.cpu.user_table)
@@ -148,7 +150,7 @@ class Kernel(FileCalls):
         self._alive()
         twin = type(self)(self.image, self.machine.fork(), self._facts, self._once)
         twin.answers_requests = self.answers_requests
-        twin.calls.limit = self.calls.limit
+        twin.calls.limit, twin._wall_limit = self.calls.limit, self._wall_limit
         return twin
 
     def save(self) -> tuple[bytes, dict[str, Any]]:
@@ -176,6 +178,22 @@ class Kernel(FileCalls):
         if seconds <= 0:
             raise InputError(f"{seconds}: a limit is a positive number of seconds")
         self.calls.limit = self._limit(seconds)
+
+    def wall_limit(self, seconds: float) -> None:
+        """How long an operation may take on this computer's clock, in seconds.
+
+        At first, and if nobody says otherwise, it is a minute and 20 times the limit of guest time: it is there for
+        what no limit of guest time ends, such as a file that is read byte by byte and has no end.
+        """
+        if seconds <= 0:
+            raise InputError(f"{seconds}: a limit is a positive number of seconds")
+        self._wall_limit = seconds
+
+    @property
+    def _wall(self) -> float:
+        if self._wall_limit is not None:
+            return self._wall_limit
+        return _WALL_START + _WALL_PER_GUEST_SECOND * self.calls.limit.ticks / self.hertz
 
     @property
     def answers_requests(self) -> bool:
@@ -259,12 +277,18 @@ class Kernel(FileCalls):
         self.faults.begin()
         self.calls.problems.clear()
         self._operating = True
+        watch = self.machine.cpu.watch
+        watch.begin(self._wall)
         try:
             yield
+        except KeyboardInterrupt:
+            self.calls.interrupted()
+            raise
         finally:
             self._operating = False
-            if self.calls.stopped is None:
-                self._come_to_rest()
+            with watch.ending():
+                if self.calls.stopped is None:
+                    self._come_to_rest()
         if self.calls.problems:
             raise self.calls.problems.pop(0)
 
@@ -369,6 +393,7 @@ class Kernel(FileCalls):
         while left > 0:
             ticks = min(left, max(1, self.calls.limit.ticks // 2))
             self.calls("schedule_timeout_uninterruptible", ticks)
+            self.machine.cpu.watch.begin(self._wall)
             left -= ticks
 
     @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kodojo.machine.memory import Ram
+from kodojo.machine.watch import Watch
 
 __all__ = ["Breakpoint", "Cpu", "ProcessorState", "Registers", "RunLimit"]
 
@@ -49,6 +50,8 @@ class Cpu(Protocol):
     """Where the emulator keeps what it does not show; another processor can be made with them."""
     user_table: int | None
     """The page table of user space, where the architecture has one of its own and its register is elsewhere."""
+    watch: Watch
+    """What ends a run from outside."""
 
     @property
     def ticks(self) -> int:
@@ -72,7 +75,8 @@ class Cpu(Protocol):
         """Execute from the current program counter until it is ``until``.
 
         Exceptions and interrupts are delivered to the guest on the way; breakpoints call Python.
-        Raises MachineHang when the limit is reached, MachineError when the CPU cannot go on.
+        Raises MachineHang when the limit is reached, or that of :attr:`watch`; MachineError when the CPU cannot go
+        on; KeyboardInterrupt after Ctrl-C.
         """
 
     def read_registers(self) -> Registers: ...

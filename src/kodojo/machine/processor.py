@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from kodojo.errors import MachineError, UnmappedError
-from kodojo.machine.cpu import Breakpoint
+from kodojo.errors import FaultReport, MachineError, MachineHang, UnmappedError
+from kodojo.machine.cpu import Breakpoint, Registers
 from kodojo.machine.engine import Engine
 from kodojo.machine.memory import Ram
+from kodojo.machine.watch import Watch
 
 __all__ = ["UNUSUAL", "Processor", "Window", "register_in_state"]
 
@@ -70,6 +71,10 @@ class Processor:
 
     def __init__(self) -> None:
         self._breakpoints: dict[int, Breakpoint] = {}
+        self.watch = Watch()
+
+    def read_registers(self) -> Registers:
+        raise NotImplementedError
 
     def _mapping(self, address: int) -> tuple[int, int] | None:
         """Physical address, and how many bytes from there on are contiguous."""
@@ -82,8 +87,19 @@ class Processor:
     def _run(self, until: int, deadline: int) -> None:
         if until not in self._breakpoints:
             self.add_breakpoint(until, _arrived)
+        with self.watch.minding(self._stop_soon):
+            self._run_watched(until, deadline)
+
+    def _run_watched(self, until: int, deadline: int) -> None:
         step_over = -1
         while (address := self.engine.get(self.program_counter)) != until:
+            seconds = self.watch.look()
+            if seconds is not None:
+                raise MachineHang(
+                    f"the operation did not come to its end within {seconds:.0f} s of this computer's time",
+                    FaultReport("wall limit reached", registers=self.read_registers()),
+                    hint="give it more time (--wall-limit SECONDS), or look at the backtrace for what it does",
+                )
             handler = self._breakpoints.get(address)
             if handler is not None and address != step_over:
                 handler()
@@ -91,6 +107,9 @@ class Processor:
                 continue
             step_over = -1
             self._run_to_event(address, deadline)
+
+    def _stop_soon(self) -> None:
+        self.engine.shorten(1)
 
     # -- memory -------------------------------------------------------------------------------------
     def translate(self, address: int) -> int | None:

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterable
 
-from kodojo.errors import FaultReport, MachineError, MachineHang
+from kodojo.errors import FaultReport, MachineError, MachineHang, UnmappedError
 from kodojo.machine.board import PcBoard
 from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
@@ -157,7 +157,11 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         """Push the frame and go where the guest's IDT says (Intel SDM vol. 3, 6.14: 64-bit mode)."""
         engine = self.engine
         idt = engine.get("idtr")[1]
-        low, _selector, ist, kind, middle, high, _ = _IDT_ENTRY.unpack(self.read(idt + 16 * vector, 16))
+        try:
+            gate = self.read(idt + 16 * vector, 16)
+        except UnmappedError as error:
+            raise MachineError(f"triple fault: exception {vector}, and the guest's IDT is not mapped") from error
+        low, _selector, ist, kind, middle, high, _ = _IDT_ENTRY.unpack(gate)
         if not kind & 0x80:
             raise MachineError(f"exception {vector} at {engine.get('rip'):#x} has no handler in the guest's IDT")
         registers = self.read_registers()
