@@ -205,7 +205,7 @@ def test_wall_limit_of_a_command(series: str) -> None:
 
 
 def test_ctrl_c_in_a_program(kernel: Kernel) -> None:
-    """In a program of one's own Ctrl-C is KeyboardInterrupt, as everywhere; the kernel says that it was interrupted."""
+    """In a program of one's own Ctrl-C is KeyboardInterrupt, as everywhere; the kernel says that it came."""
     replace(kernel, "getdents64", SPIN)
     kernel.limit(30000)
     main = threading.main_thread().ident

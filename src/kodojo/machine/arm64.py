@@ -181,7 +181,7 @@ class Arm64(Processor):
             toll.earn(earned)
             self._paid_until = self.counter
         if toll.pay(STOP):
-            self.skipped += -toll.credit * COUNTS_PER_TICK // EARNED_PER_TICK
+            self.skipped += toll.debt * COUNTS_PER_TICK // EARNED_PER_TICK
 
     def _blocks_to_run(self, deadline: int) -> int:
         now = self.counter

@@ -24,7 +24,9 @@ from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.native import executable_page
 from kodojo.machine.rescue import address_of
 
-__all__ = ["CodePages", "HookCalls"]
+__all__ = ["COUNTED_TOGETHER", "CodePages", "HookCalls"]
+
+COUNTED_TOGETHER = 256  # translated blocks
 
 _FETCH = 4  # UC_PROT_EXEC
 _MOST_RANGES = 400  # of pages; the engine goes through all of them for the first write by each entry
@@ -32,15 +34,18 @@ _MOST_RANGES = 400  # of pages; the engine goes through all of them for the firs
 # int uc_vmem_translate(uc, address, protection, &physical)
 _Translate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 _Found = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+_Counted = ctypes.CFUNCTYPE(None)
 _Generated = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 # Arguments: engine, the block (its address, and 10 bytes further 16 bits of its size), the one before, _Words. For
-# the block's first and last byte: translate, and unless the page is known, call found with its number.
+# the block's first and last byte: translate, and unless the page is known, call found with its number. Before that
+# the block is counted, and counted() called when there were as many as there may be.
 _ROUTINES = {
     ("Linux", "x86_64"): bytes.fromhex(
         "53 55 4154 4155 4156"  # push rbx, rbp, r12, r13, r14
         "4889cb 4889fd"  # mov rbx, rcx; mov rbp, rdi
         "4c8b26 440fb76e0a 4f8d6c2cff"  # mov r12, [rsi]; movzx r13d, word [rsi+10]; lea r13, [r12+r13-1]
+        "48ff4b30 7503 ff5338"  # dec qword [rbx+48]; jne 1f; call [rbx+56]
         "4889ef 4c89e6 ba04000000 4889d9 ff5308"  # 1: call [rbx+8](rbp, r12, 4, rbx)
         "85c0 751e"  # test eax, eax; jne 2f
         "488b3b 482b7b18 48c1ef0c"  # mov rdi, [rbx]; sub rdi, [rbx+24]; shr rdi, 12
@@ -57,6 +62,8 @@ _ROUTINES = {
             0xAA0303F3, 0xAA0003F4,  # mov x19, x3; mov x20, x0
             0xF9400035, 0x79401436,  # ldr x21, [x1]; ldrh w22, [x1, 10]
             0x8B1502D6, 0xD10006D6,  # add x22, x22, x21; sub x22, x22, 1
+            0xF9401A69, 0xF1000529, 0xF9001A69,  # ldr x9, [x19, 48]; subs x9, x9, 1; str x9, [x19, 48]
+            0x54000061, 0xF9401E70, 0xD63F0200,  # b.ne 1f; ldr x16, [x19, 56]; blr x16
             0xAA1403E0, 0xAA1503E1, 0x52800082, 0xAA1303E3,  # 1: x0 to x3 are x20, x21, 4, x19
             0xF9400670, 0xD63F0200, 0x35000180,  # ldr x16, [x19, 8]; blr x16; cbnz w0, 2f
             0xA941AA69, 0xF9400260, 0xCB090000, 0xD34CFC00,  # ldp x9, x10, [x19, 24]; x0 = (*x19 - x9) >> 12
@@ -78,6 +85,8 @@ class _Words(ctypes.Structure):
         ("base", ctypes.c_uint64),
         ("pages", ctypes.c_uint64),
         ("known", ctypes.c_void_p),  # a byte for each page
+        ("left", ctypes.c_int64),  # blocks until counted() is called
+        ("counted", ctypes.c_void_p),
     )
 
 
@@ -89,12 +98,14 @@ class HookCalls:
     :param remove: takes that back.
     :param on_generated: calls a function of C, with user data, when a block has been translated.
     :param flush_tlb: forgets the TLB.
+    :param on_counted: is told, in a hook, whenever COUNTED_TOGETHER more blocks have been translated.
     """
 
     add: Callable[[int, int], int]
     remove: Callable[[int], None]
     on_generated: Callable[[ctypes.c_void_p, int], None]
     flush_tlb: Callable[[], None]
+    on_counted: Callable[[], None]
 
 
 class CodePages:
@@ -113,8 +124,10 @@ class CodePages:
         self._is_called = False
         translate = address_of(library, "uc_vmem_translate")
         self._translate = _Translate(translate)
-        found = ctypes.cast(self._found, ctypes.c_void_p).value
-        self._words = _Words(0, translate, found, ram.base, pages, ctypes.addressof(self._known))
+        self._counted = _Counted(self._on_counted)
+        found, counted = (ctypes.cast(each, ctypes.c_void_p).value for each in (self._found, self._counted))
+        known = ctypes.addressof(self._known)
+        self._words = _Words(0, translate, found, ram.base, pages, known, COUNTED_TOGETHER, counted)
         routine = _ROUTINES.get((platform.system(), platform.machine()))
         self._page = executable_page(routine) if routine is not None else None
         self._callback = _Generated(self._generated)
@@ -158,6 +171,13 @@ class CodePages:
         self._note(start)
         self._note(start + size - 1)
         self._is_called = True
+        self._words.left -= 1
+        if not self._words.left:
+            self._on_counted()
+
+    def _on_counted(self) -> None:
+        self._words.left = COUNTED_TOGETHER
+        self._calls.on_counted()
 
     def _on_found(self, page: int) -> None:
         self._is_called = True

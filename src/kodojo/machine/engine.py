@@ -28,12 +28,12 @@ from unicorn import unicorn_const as const
 from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, HOOK_MEM_INVALID_CFUNC, uclib
 
 from kodojo.errors import MachineError
-from kodojo.machine.code_pages import CodePages, HookCalls
+from kodojo.machine.code_pages import COUNTED_TOGETHER, CodePages, HookCalls
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.native import executable_page
 from kodojo.machine.rescue import Rescue, address_of, code_of
-from kodojo.machine.toll import BUS, TRAP, Toll
-from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, word_of
+from kodojo.machine.toll import BUS, FLUSH, TRAP, Toll
+from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, find_flushes, word_of
 
 __all__ = ["Engine", "RegisterBatch", "Stop", "SystemRegister", "engine_identity"]
 
@@ -125,9 +125,11 @@ class Engine:
         self._context = self._uc.context_save()
         self._keep: list[object] = []  # what the engine holds pointers to
         handle = self._uc._uch.value
-        counters, cpu = _places(architecture)
+        counters, cpu, flushes = _places(architecture)
         lookup = address_of(uclib, f"find_memory_mapping_{architecture}")
         self._keep.append(TranslationLimit(handle, lookup, counters))
+        self._flushes = ctypes.c_uint64.from_address(word_of(handle, cpu) + flushes)
+        self._flushed = self._flushes.value
         self._run = (handle, word_of(handle, cpu), address_of(uclib, f"cpu_loop_exit_{architecture}"))
         self._words = _Words(0, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
         self._word = ctypes.c_uint64()
@@ -176,6 +178,7 @@ class Engine:
             remove=remove,
             on_generated=lambda code, data: (self._hook(const.UC_HOOK_EDGE_GENERATED, code, data, 1, 0), None)[1],
             flush_tlb=self.flush_tlb,
+            on_counted=self._pay_for_translations,
         )
 
     def _on_exception(self, _uc: Any, vector: int, _data: Any) -> None:
@@ -318,10 +321,27 @@ class Engine:
                 f"the emulator cannot translate the code at {self.get(self._program_counter):#x}, or just behind it",
                 hint="this is an error of Unicorn (contrib/unicorn-abort.md); the machine cannot be used any more",
             )
+        self._pay_for_flushes()
         used = self._armed - max(self._words.count, 0)
         if self._stop is Stop.HALTED and self._words.count <= 0:
             self._stop = Stop.COUNTED
         return self._stop, self._vector, used
+
+    def _pay_for_flushes(self) -> None:
+        """The guest has loaded its page tables anew: what the engine knew of them is lost."""
+        flushes = self._flushes.value
+        if flushes != self._flushed:
+            self.toll.pay((flushes - self._flushed) * FLUSH)
+            self._flushed = flushes
+
+    def _pay_for_translations(self) -> None:
+        if self.toll.pay_translations(COUNTED_TOGETHER):
+            self.shorten(1)
+
+    @property
+    def blocks_left(self) -> int:
+        """Address of the number of basic blocks that this run has still to execute: 1 ends it soon."""
+        return ctypes.addressof(self._words)
 
     def blocks_so_far(self) -> int:
         """Basic blocks that this run has executed, for those who are called while it goes on."""
@@ -466,10 +486,10 @@ def _rescue() -> Rescue:
 
 
 @lru_cache
-def _places(architecture: str) -> tuple[tuple[int, int], int]:
-    """Where this build keeps the translator's counters and the processor: found on an engine of its own.
+def _places(architecture: str) -> tuple[tuple[int, int], int, int]:
+    """Where this build keeps the translator's counters, the processor and its flushes: found on an engine of its own.
 
-    See :func:`kodojo.machine.translation.find_counters` and :func:`kodojo.machine.translation.find_cpu`.
+    See ``find_counters``, ``find_cpu`` and ``find_flushes`` in :mod:`kodojo.machine.translation`.
     """
     arch, mode = _ARCHITECTURES[architecture][:2]
     nothing, jump = _SAMPLES[architecture]
@@ -482,5 +502,8 @@ def _places(architecture: str) -> tuple[tuple[int, int], int]:
         uc.mem_write(address, nothing * length + jump)
         uc.ctl_request_cache(address)
 
-    counters = find_counters(uc._uch.value, translate)
-    return counters, find_cpu(uc._uch.value, code_of(address_of(uclib, "uc_emu_start")))
+    handle = uc._uch.value
+    counters = find_counters(handle, translate)
+    cpu = find_cpu(handle, code_of(address_of(uclib, "uc_emu_start")))
+    flushes = find_flushes(word_of(handle, cpu), lambda: uc.ctl(const.UC_CTL_TLB_FLUSH, const.UC_CTL_IO_WRITE))
+    return counters, cpu, flushes

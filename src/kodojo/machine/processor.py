@@ -87,8 +87,12 @@ class Processor:
     def _run(self, until: int, deadline: int) -> None:
         if until not in self._breakpoints:
             self.add_breakpoint(until, _arrived)
-        with self.watch.minding(self._stop_soon):
-            self._run_watched(until, deadline)
+        with self.watch.minding(self.engine.blocks_left):
+            try:
+                self._run_watched(until, deadline)
+            except MachineHang:
+                self.watch.look()  # Ctrl-C has made the run look longer than it was
+                raise
 
     def _run_watched(self, until: int, deadline: int) -> None:
         step_over = -1
@@ -107,9 +111,6 @@ class Processor:
                 continue
             step_over = -1
             self._run_to_event(address, deadline)
-
-    def _stop_soon(self) -> None:
-        self.engine.shorten(1)
 
     # -- memory -------------------------------------------------------------------------------------
     def translate(self, address: int) -> int | None:

@@ -40,6 +40,8 @@ _TEMPORARIES_BEFORE_OPERATIONS = 8  # bytes: int nb_temps, nb_indirects, nb_ops
 
 _CPU_SIZE = 1 << 16
 _OWN_MEMORY = "/proc/self/mem"  # reading it fails where nothing is mapped
+_TIMES = (7, 5)  # flushes in a row
+_MOST_TLBS = 33
 
 Lookup = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 
@@ -161,6 +163,32 @@ def find_cpu(handle: int, code: Sequence[tuple[int, int]]) -> int:
             if struct.pack("<Q", handle) in _peek(memory.fileno(), words[place], _CPU_SIZE):
                 return place
     raise _unknown_build()
+
+
+def find_flushes(cpu: int, flush: Callable[[], None]) -> int:
+    """Offset in the processor's structure of the number that counts flushed TLBs.
+
+    Before it is that of flushes of all, behind it that of flushes that were not necessary, since nothing had been
+    looked up: the one that grows by the same number each time here. (In ``accel/tcg/cputlb.c``, it is
+    ``tlb_flush_by_mmuidx_async_work()`` that counts.)
+
+    :param flush: flushes it.
+    :raises MachineError: there is no such number, or more than one.
+    """
+    flush()
+    counts = []
+    for times in (0, *_TIMES):
+        for _ in range(times):
+            flush()
+        with open(_OWN_MEMORY, "rb", buffering=0) as memory:  # noqa: PTH123  no buffer
+            counts.append(np.frombuffer(_peek(memory.fileno(), cpu, _CPU_SIZE), "<i8"))
+    first, second, third = (each[: min(map(len, counts))] for each in counts)
+    once = (second - first) // _TIMES[0]
+    is_count = (once > 0) & (once < _MOST_TLBS) & (second - first == once * _TIMES[0])
+    places = np.flatnonzero(is_count & (third - second == once * _TIMES[1])).tolist()
+    if len(places) != 1:
+        raise _unknown_build()
+    return 8 * (places[0] - 1)
 
 
 def _peek(memory: int, address: int, size: int) -> bytes:

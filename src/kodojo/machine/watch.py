@@ -2,28 +2,119 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import platform
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+
+from kodojo.machine.native import executable_page
 
 __all__ = ["Watch"]
+
+
+class _Noted(ctypes.Structure):
+    """What the handler of SIGINT knows.
+
+    :param interrupted: not 0 after Ctrl-C.
+    :param blocks: address of the number of blocks that the engine has still to execute.
+    """
+
+    _fields_ = (("interrupted", ctypes.c_uint64), ("blocks", ctypes.c_void_p))
+
+
+def _x86_64(noted: int) -> bytes:
+    return (
+        b"\x48\xb8"
+        + struct.pack("<Q", noted)  # mov rax, noted
+        + bytes.fromhex(
+            "48c70001000000"  # mov qword [rax], 1
+            "488b4008 4885c0 7407"  # mov rax, [rax+8]; test rax, rax; je 1f
+            "48c70001000000"  # mov qword [rax], 1
+            "c3"  # 1: ret
+        )
+    )
+
+
+def _aarch64(noted: int) -> bytes:
+    return struct.pack(
+        "<8IQ",
+        0x58000109,  # ldr x9, noted
+        0xD280002A,  # mov x10, 1
+        0xF900012A,  # str x10, [x9]
+        0xF940052B,  # ldr x11, [x9, 8]
+        0xB400004B,  # cbz x11, 1f
+        0xF900016A,  # str x10, [x11]
+        0xD65F03C0,  # 1: ret
+        0xD503201F,
+        noted,
+    )
+
+
+_ROUTINES: dict[tuple[str, str], Callable[[int], bytes]] = {
+    ("Linux", "x86_64"): _x86_64,
+    ("Linux", "aarch64"): _aarch64,
+}
+
+
+class _Handler:
+    """Of SIGINT while an engine runs: machine instructions, since Python's own waits until the engine has ended."""
+
+    def __init__(self) -> None:
+        self.noted = _Noted()
+        make = _ROUTINES.get((platform.system(), platform.machine()))
+        page = executable_page(make(ctypes.addressof(self.noted))) if make is not None else None
+        self._page = page
+        self._address = 0 if page is None else ctypes.addressof(ctypes.c_char.from_buffer(page))
+        self._signal = ctypes.CDLL(None).signal
+        self._signal.restype = ctypes.c_void_p
+        self._signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt behind the ``with`` block if Ctrl-C came, and nobody has raised it in there."""
+        if self._address:
+            before = self._signal(signal.SIGINT, self._address)
+        else:
+            signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            if self._address:
+                self._signal(signal.SIGINT, before)
+            else:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            interrupted, self.noted.interrupted = self.noted.interrupted, 0
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.noted.interrupted = 1
+        if self.noted.blocks:
+            ctypes.c_int64.from_address(self.noted.blocks).value = 1
+
+
+@lru_cache
+def _handler() -> _Handler:
+    return _Handler()
 
 
 class Watch:
     """Looked at wherever a processor comes to rest, which is at least once in each tick.
 
-    While the engine runs, Python may be called by it, and an exception that is raised there is lost on its way
-    through the engine. So Ctrl-C is noted then, and raised as KeyboardInterrupt where the engine is at rest. Who
-    has a handler of their own for SIGINT keeps it.
+    An exception that is raised while the engine calls Python is lost on its way through the engine, and while it
+    calls nobody Python does not hear of signals. So Ctrl-C is noted while an engine runs, ends the run, and is raised
+    as KeyboardInterrupt where the engine is at rest. Who has a handler of their own for SIGINT keeps it.
     """
 
     def __init__(self) -> None:
         self._until = math.inf
         self._seconds = math.inf
-        self._interrupted = False
 
     def begin(self, seconds: float) -> None:
         """From now on there are so many seconds of this computer's time; ``math.inf`` takes the limit away."""
@@ -40,33 +131,31 @@ class Watch:
 
     def look(self) -> float | None:
         """The limit in seconds if it is reached, else None. Raises KeyboardInterrupt after Ctrl-C."""
-        if self._interrupted:
-            self._interrupted = False
+        if _handler().noted.interrupted:
             raise KeyboardInterrupt
         return self._seconds if time.monotonic() > self._until else None
 
     @contextmanager
-    def minding(self, stop: Callable[[], None]) -> Iterator[None]:
-        """In the ``with`` block the engine may run.
+    def minding(self, blocks: int) -> Iterator[None]:
+        """In the ``with`` block an engine may run. Raises KeyboardInterrupt after Ctrl-C.
 
-        :param stop: lets it come to rest soon.
+        :param blocks: address of the number of blocks that it has still to execute.
         """
-        if threading.get_ident() != threading.main_thread().ident:  # nobody else gets signals
-            yield
-            return
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-
-        def note(_number: int, _frame: object) -> None:
-            self._interrupted = True
-            stop()
-
-        signal.signal(signal.SIGINT, note)
+        handler = _handler()
+        before, handler.noted.blocks = handler.noted.blocks, blocks
         try:
-            yield
+            if _is_ours_to_handle():
+                with handler.installed():
+                    yield
+            else:
+                yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            interrupted, self._interrupted = self._interrupted, False
-        if interrupted:
-            raise KeyboardInterrupt
+            handler.noted.blocks = before
+
+
+def _is_ours_to_handle() -> bool:
+    """Whether Ctrl-C comes to this thread, and would raise KeyboardInterrupt."""
+    return (
+        threading.get_ident() == threading.main_thread().ident
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )

@@ -5,8 +5,21 @@ from __future__ import annotations
 import pytest
 
 from kodojo.errors import MachineHang
+from kodojo.machine.code_pages import COUNTED_TOGETHER
 from kodojo.machine.cpu import RunLimit
-from kodojo.machine.toll import BUS, CPUID, EARNED_PER_TICK, EXCEPTION, MOST_CREDIT, PORT, STOP, Toll
+from kodojo.machine.toll import (
+    BUS,
+    CPUID,
+    EARNED_PER_TICK,
+    EXCEPTION,
+    FLUSH,
+    MOST_CREDIT,
+    PORT,
+    STOP,
+    TRANSLATION,
+    Toll,
+)
+from tests.support.bare_arm64 import CODE as CODE_ARM64
 from tests.support.bare_arm64 import DAIF, EL1H, BareArm64
 from tests.support.bare_machine import BareMachine
 
@@ -47,6 +60,62 @@ def test_expensive_instructions(code, price):
     assert price in paid
     assert sum(paid) <= TICKS * (EARNED_PER_TICK + A_BLOCK * price)
     assert guest.cpu.ticks == TICKS
+
+
+FLUSHES = 50  # ticks
+FLUSHING = {
+    "cr3": (BareMachine, "0f 20 d8 0f 22 d8 eb f8"),  # 1: mov rax, cr3; mov cr3, rax; jmp 1b
+    "cr4": (
+        BareMachine,
+        "0f 20 e0 48 35 80 00 00 00 0f 22 e0 eb f2",
+    ),  # 1: mov rax, cr4; xor rax, PGE; mov cr4, rax; jmp 1b
+    "tlbi": (BareArm64, "d508871f 17ffffff"),  # 1: tlbi vmalle1; b 1b
+}
+
+
+@pytest.mark.parametrize(("make", "code"), FLUSHING.values(), ids=FLUSHING)
+def test_flushes(make, code):
+    """So does one of what makes the engine forget its TLB: it pays for each time."""
+    guest = make()
+    paid = watch(guest)
+    guest.code(code, **({"pstate": DAIF | EL1H} if make is BareArm64 else {}))
+    guest.cpu.engine.toll.credit = 0
+    with pytest.raises(MachineHang):
+        guest.cpu.run(0, RunLimit(ticks=FLUSHES))
+    flushes = sum(price for price in paid if price not in (STOP, PORT)) // FLUSH
+    assert 1000 < flushes < FLUSHES * EARNED_PER_TICK // FLUSH + (1 << 20)  # blocks of one run
+
+
+# 1: mov byte [rip], 0x90; (the byte that is written) nop; jmp 1b, and 1: str w0, [x1]; (the word) nop; b 1b
+WRITING = {
+    "x86_64": (BareMachine, "c6 05 00 00 00 00 90 90 eb f6", {}),
+    "aarch64": (BareArm64, "b9000020 d503201f 17fffffe", {"x0": 0xD503201F, "pstate": DAIF | EL1H}),
+}
+
+
+@pytest.mark.parametrize(("make", "code", "registers"), WRITING.values(), ids=WRITING)
+def test_code_that_changes_itself(make, code, registers):
+    """A loop that writes to itself is translated anew each time, and pays for that."""
+    guest = make()
+    if make is BareArm64:
+        registers = {**registers, "x1": CODE_ARM64 + 4}
+    guest.code(code, **registers)
+    translated = []
+    pay = guest.cpu.engine.toll.pay_translations
+    guest.cpu.engine.toll.pay_translations = lambda count: (translated.append(count), pay(count))[1]
+    guest.cpu.engine.toll.room = 0
+    with pytest.raises(MachineHang):
+        guest.cpu.run(0, RunLimit(ticks=TICKS))
+    assert set(translated) == {COUNTED_TOGETHER}
+    assert sum(translated) <= TICKS * EARNED_PER_TICK // TRANSLATION + 2 * COUNTED_TOGETHER
+
+
+def test_translations_are_no_part_of_the_state():
+    """Two machines in the same state are in the same state, whatever each has translated."""
+    guest = BareMachine()
+    before = guest.cpu.save_state()
+    guest.cpu.engine.toll.pay_translations(1000)
+    assert guest.cpu.save_state() == before
 
 
 def test_memory_mapped_devices():

@@ -13,7 +13,7 @@ from kodojo.errors import MachineError
 from kodojo.machine import translation
 from kodojo.machine.engine import Engine, Stop
 from kodojo.machine.memory import Ram
-from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu
+from kodojo.machine.translation import TranslationLimit, find_counters, find_cpu, find_flushes
 from tests.attack.blocks import FAMILIES, make_block
 from tests.attack.long_blocks import Guest
 from tests.support.children import in_a_child
@@ -158,6 +158,8 @@ def test_an_unknown_build():
         find_counters(handle, lambda length: None)
     with pytest.raises(MachineError, match="this build of Unicorn"):
         find_cpu(handle, [(0, 1)])
+    with pytest.raises(MachineError, match="this build of Unicorn"):
+        find_flushes(handle, lambda: None)
 
 
 def test_too_little_address_space():
