@@ -63,9 +63,14 @@ def running(shell: Shell, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=60)
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def child_of(process: subprocess.Popen[str]) -> int:
     """The process that works for it."""
-    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    (child,) = children_of(process.pid)
+    return child
 
 
 def has_used(pid: int, seconds: float) -> None:
@@ -128,6 +133,23 @@ def test_ctrl_c_while_it_boots(series: str) -> None:
         assert (process.returncode, said.count("\n")) == (130, 1)
         assert state_file().read_bytes() == before
         assert sorted(snapshots.rglob("*")) == there
+
+
+@pytest.mark.parametrize("series", ["6.1"])
+def test_ctrl_c_while_it_checks(series: str) -> None:
+    """A check of a whole tree ends with all its processes, and with status 130."""
+    with one_machine(series) as shell:
+        process = shell.start("check", "--all", "--kernel", distribution.kernel_of(series).release, "--jobs", "2")
+        try:
+            while not (workers := children_of(process.pid)):
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL])

@@ -42,7 +42,7 @@ _PATIENCE = 64
 _ONE_BLOCK = 2  # a run ends at the beginning of the block with this number
 _NOW_AND_THEN = range(151, 248)
 _GROWTH = 256  # looks after which the interval grows by its length
-_LONGEST_RUN = 1 << 20  # some milliseconds: then somebody may want to end it
+_LONGEST_RUN = 1 << 26  # a second of guest time, which no kernel lets pass without a timer
 
 # Arm ARM, D13.2 (op0, op1, CRn, CRm, op2)
 _SCTLR_EL1: SystemRegister = (3, 0, 1, 0, 0)
