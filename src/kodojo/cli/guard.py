@@ -41,7 +41,13 @@ def hand_over() -> Callable[[], None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_RELAYED, signal.SIGCHLD})
     told, tell = os.pipe()
     parent = os.getpid()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # there may be no more processes: then this one does it
+        os.close(told)
+        os.close(tell)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return _nothing
     if child:
         os.close(tell)
         status = _wait_for(child)
@@ -53,6 +59,10 @@ def hand_over() -> Callable[[], None]:
     work_for(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return lambda: (os.write(tell, _DONE), None)[1]
+
+
+def _nothing() -> None:
+    """Nobody waits for us."""
 
 
 def _wait_for(child: int) -> int:

@@ -91,7 +91,8 @@ class Kernel(FileCalls):
         self.files = Files(self.user)
         self.printk = Printk(self.memory, image)
         self.tasks = Tasks(self.calls, self.memory)
-        self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
+        with reading("the current task"):
+            self.faults = Faults(self.calls, self.memory, self.printk, self.tasks, facts.kernel_scratch)
         self.requests = ModuleRequests(self.calls, self.memory, self.tasks)
         self.requests.knows_modules = lambda: self._has_siblings or bool(self.image.modules)
         self.new_code = NewCode(self.calls)
@@ -255,8 +256,9 @@ class Kernel(FileCalls):
     @property
     def command_line(self) -> str:
         """The kernel's command line, as it was booted with."""
-        address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
-        return decode(self.memory.string(address))
+        with reading("the command line"):
+            address = self.memory.u64(self.image.kallsyms.address("saved_command_line"))
+            return decode(self.memory.string(address))
 
     @contextmanager
     def operation(self) -> Iterator[None]:

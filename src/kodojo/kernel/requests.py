@@ -15,6 +15,7 @@ from functools import partial
 
 from kodojo.errors import FaultReport, MachineHang, decode
 from kodojo.kernel.boot import protocol_of
+from kodojo.kernel.bounds import reading
 from kodojo.kernel.calls import Calls, Place
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.tasks import Tasks
@@ -25,6 +26,7 @@ _ARGUMENT_LIMIT = 16
 _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 _PROGRAM = "/init"
 _GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
+_PRICE = 30_000  # microseconds of this computer's time, for a process that is started and looks a module up
 _PATIENCE = 1.0  # seconds of guest time in which a process that was asked for begins
 
 
@@ -65,7 +67,9 @@ class ModuleRequests:
         if not self._is_modprobe(calls.abi.argument(cpu, 0)):
             return
         self._asked_for = max(0, self._asked_for - 1)
-        name = self._arguments(calls.abi.argument(cpu, 1))[-1]
+        cpu.charge(_PRICE)
+        with reading("the arguments of a program"):
+            name = self._arguments(calls.abi.argument(cpu, 1))[-1]
         path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
         if not path:
             return  # it will not find /sbin/modprobe
@@ -107,7 +111,8 @@ class ModuleRequests:
         """Whether it is our modprobe that is to be run, and there is one."""
         if not path or self.answer is None or not self.knows_modules():
             return False
-        return self._memory.string(path) in _PROGRAMS
+        with reading("the path of a program"):
+            return self._memory.string(path) in _PROGRAMS
 
     def _arguments(self, argv: int) -> list[str]:
         pointers = struct.unpack(f"<{_ARGUMENT_LIMIT}Q", self._memory.read(argv, 8 * _ARGUMENT_LIMIT))

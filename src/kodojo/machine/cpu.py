@@ -79,6 +79,9 @@ class Cpu(Protocol):
         on; KeyboardInterrupt after Ctrl-C.
         """
 
+    def charge(self, price: int) -> None:
+        """What Python has done for the guest costs it so many microseconds of its credit (``machine/toll.py``)."""
+
     def read_registers(self) -> Registers: ...
 
     def write_registers(self, values: Registers) -> None: ...

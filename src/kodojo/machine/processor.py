@@ -112,6 +112,9 @@ class Processor:
             step_over = -1
             self._run_to_event(address, deadline)
 
+    def charge(self, price: int) -> None:
+        self.engine.toll.pay(price)
+
     # -- memory -------------------------------------------------------------------------------------
     def translate(self, address: int) -> int | None:
         mapping = self._mapping(address)
