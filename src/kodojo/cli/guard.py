@@ -8,6 +8,7 @@ imported takes about a millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -36,7 +37,8 @@ def hand_over() -> Callable[[], None]:
     :raises MachineError: in this process: the engine has killed the other one, or ended it.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+            stream.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_RELAYED, signal.SIGCHLD})
     told, tell = os.pipe()

@@ -204,6 +204,15 @@ def test_triple_fault():
         guest.cpu.run(end)
 
 
+@pytest.mark.parametrize("table", [ABSENT, NON_CANONICAL])
+def test_table_that_is_not_there(table):
+    """An exception whose IDT is not mapped can be delivered in no way: that is a triple fault."""
+    guest = BareMachine()
+    guest.ram.write(DATA, struct.pack("<HQ", 64 * 16 - 1, table))
+    with pytest.raises(MachineError, match="triple fault: exception 6"):
+        guest.run("0f 01 1c 25" + struct.pack("<I", DATA).hex() + "0f 0b")  # lidt [DATA]; ud2
+
+
 def test_no_handler():
     """An exception whose IDT entry is empty is told with its number and place."""
     guest = BareMachine()
