@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kodojo.errors import (
         CorruptError,
+        DamagedMemoryError,
         DamageError,
         FaultReport,
         Frame,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         Refusal,
         StoreError,
         UnloadError,
+        UnmappedError,
         UnmodelledError,
     )
     from kodojo.image.image import Image
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CorruptError",
     "DamageError",
+    "DamagedMemoryError",
     "FaultReport",
     "Frame",
     "GuestOSError",
@@ -68,6 +71,7 @@ __all__ = [
     "Refusal",
     "StoreError",
     "UnloadError",
+    "UnmappedError",
     "UnmodelledError",
     "Verdict",
 ]

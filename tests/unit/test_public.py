@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "CorruptError",
     "DamageError",
+    "DamagedMemoryError",
     "FaultReport",
     "Frame",
     "GuestOSError",
@@ -35,6 +36,7 @@ NAMES = [
     "Refusal",
     "StoreError",
     "UnloadError",
+    "UnmappedError",
     "UnmodelledError",
     "Verdict",
 ]
