@@ -19,10 +19,11 @@ class Answer:
     """What a system call came to.
 
     :param value: what it returned.
+    :param earlier: what the calls returned that the same process made before it.
     :param end: empty, or how the case ended here without a value.
     :param log: level and text of each line.
     :param modules: ``/proc/modules``.
-    :param sysfs: files below ``/sys/module``, with their content or what they are.
+    :param sysfs: the files that were looked at, with their content or what they are.
     """
 
     value: int = 0
@@ -31,6 +32,7 @@ class Answer:
     tainted: int = 0
     modules: str = ""
     sysfs: dict[str, str] = field(default_factory=dict)
+    earlier: list[int] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """What is not empty."""

@@ -245,7 +245,7 @@ class Kernel(FileCalls):
         At its end time passes until every modprobe that the kernel has started is done, and what a system call does
         on its way back to user space is done.
         """
-        if self._operating:  # a part of another one, such as a program's in a task of the guest
+        if self._operating or self.calls.playing:  # a part of another one, or of a program in a task of the guest
             yield
             return
         self._alive()
