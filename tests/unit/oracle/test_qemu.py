@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 
 import pytest
 
@@ -79,3 +80,11 @@ def test_lost_log():
     """A log that overran the kernel's buffer is not compared with a whole one."""
     with pytest.raises(qemu.QemuError):
         answers(VALUE, record("P", struct.pack("<q", -32)), END)
+
+
+def test_limit():
+    """A process is over its limit when it has used up its time, not when others have; but it is by the clock, too."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert not qemu._limit(process, 60)()
+        assert qemu._limit(process, 0)()
+        process.kill()
