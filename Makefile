@@ -36,7 +36,7 @@ sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones,
 	$(BIN)/python -m tests.sweep --arch $(ARCH) --resume; swept=$$?; \
 	$(BIN)/python -m tests.damage --arch $(ARCH) --resume && exit $$swept
 
-oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders; fetches QEMU (half an hour) [ARCH=arm64]
+oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders and our machine; fetches QEMU (an hour) [ARCH=arm64]
 	$(BIN)/python -m tests.oracle --arch $(ARCH) $(ARGS)
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command

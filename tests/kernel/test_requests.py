@@ -6,20 +6,22 @@ import pytest
 
 from kodojo.errors import LoadError
 from tests.kernel.looking import listening
+from tests.support.crypto import INSTANCES, templates
 
 pytestmark = pytest.mark.kernel
 
 NOT_FOUND = 1 << 8  # modprobe's exit status 1, as wait() tells it
-EEXIST = 17
+EAGAIN, EEXIST, EINVAL = 11, 17, 22
 
 
 def ask(kernel, built, *arguments: str) -> list[int]:
     """What each task of kd_threads is answered; the module is gone afterwards."""
+    question = "get_fs_type=" if "fs=1" in arguments else "request_module="
     with listening(kernel) as said:
         kernel.insmod(built["kd_threads"], *arguments)
     kernel.rmmod("kd_threads")
     assert kernel.oopses == ()
-    return [int(line.partition("=")[2]) for line in said.by("kd_threads") if line.startswith("request_module=")]
+    return [int(line.partition("=")[2]) for line in said.by("kd_threads") if line.startswith(question)]
 
 
 def names(kernel) -> set[str]:
@@ -140,14 +142,54 @@ def test_modprobe_refused(kernel, built):
     assert refusals == [2] * 3
 
 
-ALGORITHMS = ("aead ccm(aes)", "aead gcm(aes)", "skcipher pcbc(fcrypt)", "skcipher xts(aes)", "shash cmac(aes)")
+@pytest.mark.parametrize("threads", [1, 12])
+def test_file_systems(kernel, built, threads):
+    """Threads ask for a file system whose modules ask for an algorithm in their turn (kmod.sh, 0003 and 0006)."""
+    assert ask(kernel, built, "fs=1", "name=xfs", f"threads={threads}") == [0] * threads
+    assert names(kernel) >= {"xfs", "libcrc32c"}
+    assert ask(kernel, built, "fs=1", "name=kd-nothing") == [-EINVAL]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_crypto_manager(kernel, algorithm):
+def test_programs_of_a_bare_system_call(kernel, built):
+    """Programs of other tasks wait for nothing but their own calls, whatever it was that made them start."""
+    kernel.limit(5)
+    kernel.requests.answer = lambda _name: 0 if kernel.read_file("/proc/version") else 1
+    image = built["kd_threads"].read_bytes()
+    with kernel.user.memory(image) as umod, kernel.user.string(b"threads=3") as uargs:
+        assert kernel.user.syscall("init_module", umod, len(image), uargs) == 0
+
+
+def test_rxrpc(kernel):
+    """A module of the tree that asks for an algorithm in its init loads, and is removed."""
+    kernel.modprobe("rxrpc")
+    kernel.rmmod("rxrpc")
+    assert kernel.oopses == ()
+
+
+def test_tcrypt(kernel):
+    """The kernel's tests of its algorithms ask for all of them; in the end the module refuses to stay."""
+    with pytest.raises(LoadError) as refused:
+        kernel.modprobe("tcrypt", "mode=10")
+    assert refused.value.errno == EAGAIN
+    assert "tcrypt" not in names(kernel)
+    assert names(kernel) >= {"lrw", "xts"}
+    assert kernel.oopses == ()
+
+
+def test_every_template_is_asked_for(image):
+    """There is an instance of every template of the tree; `make oracle` asks for all of them, and compares."""
+    assert set(templates(image)) <= set(INSTANCES)
+
+
+TEMPLATES = ("ccm", "gcm", "pcbc", "xts", "cmac", "authenc", "adiantum")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_crypto_manager(kernel, built, template):
     """The crypto manager asks for templates from a thread of its own: algorithms made of them are had."""
-    kind, name = algorithm.split()
-    value = kernel.call(f"crypto_alloc_{kind}", name, 0, 0)
-    value -= 1 << 64 if value >> 63 else 0
-    assert not -4096 < value < 0
+    kind, name = INSTANCES[template]
+    with listening(kernel) as said:
+        kernel.insmod(built["kd_crypto"], f"kind={kind}", f"name={name}")
+    (line,) = said.by("kd_crypto")
+    assert line.startswith(f"{kind} {name}: {template}")
     assert kernel.oopses == ()

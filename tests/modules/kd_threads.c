@@ -3,6 +3,7 @@
  * Asks user space for a module from tasks that have no user space of their own, many at once.
  *
  * Expected: loads when all have their answer; prints "kd_threads: request_module=N" for each (see kd_request.c).
+ * With `fs` they ask for the file system `name`; prints "kd_threads: get_fs_type=N", 0 or -EINVAL where there is none.
  * `name` (kd-nothing) says which module is asked for, `threads` (1) how many kernel threads ask, `work`
  * (0) how many items of a work queue do, and `numbered` (N) that each of them asks for another name: the number
  * of the task, from 0, is put behind the name.
@@ -10,6 +11,7 @@
 #include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/err.h>
+#include <linux/fs.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
 #include <linux/kmod.h>
@@ -34,6 +36,10 @@ static bool numbered;
 module_param(numbered, bool, 0444);
 MODULE_PARM_DESC(numbered, "each asks for a name of its own");
 
+static bool fs;
+module_param(fs, bool, 0444);
+MODULE_PARM_DESC(fs, "ask for a file system");
+
 struct kd_asker {
 	struct work_struct work;
 	int number;
@@ -42,11 +48,21 @@ struct kd_asker {
 static atomic_t left = ATOMIC_INIT(0);
 static DECLARE_COMPLETION(answered);
 
+static int kd_ask_for_fs(void)
+{
+	struct file_system_type *type = get_fs_type(name);
+
+	if (!type)
+		return -EINVAL;
+	module_put(type->owner);
+	return 0;
+}
+
 static void kd_ask(int number)
 {
-	int answer = numbered ? request_module("%s%d", name, number) : request_module("%s", name);
+	int answer = fs ? kd_ask_for_fs() : numbered ? request_module("%s%d", name, number) : request_module("%s", name);
 
-	pr_info("kd_threads: request_module=%d\n", answer);
+	pr_info("kd_threads: %s=%d\n", fs ? "get_fs_type" : "request_module", answer);
 	if (atomic_dec_and_test(&left))
 		complete(&answered);
 }

@@ -15,6 +15,7 @@ from tests.conftest import image_of
 from tests.oracle import records
 from tests.oracle.cases import Case
 from tests.oracle.catalogue import GROUPS, catalogue
+from tests.oracle.emulated import LOADERS
 from tests.oracle.judge import ACCEPTED, judged
 from tests.oracle.qemu import Qemu, QemuError
 from tests.oracle.runner import Asked, ask
@@ -30,17 +31,29 @@ LINES = 4
 @click.option("--arch", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], help="For which processor.")
 @click.option("--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Which cases.")
 @click.option("--case", "names", multiple=True, help="Only the case of this name.")
-@click.option("--kept", is_flag=True, help="Ask QEMU only what it has not answered yet, by the kept answers.")
+@click.option(
+    "--kept",
+    is_flag=True,
+    help="Ask QEMU only what it has not answered yet, by the kept answers.",
+)
+@click.option("--loader", "loaders", type=click.Choice(list(LOADERS)), multiple=True, default=list(LOADERS))
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
 def main(
-    series: tuple[str, ...], arch: str, groups: tuple[str, ...], names: tuple[str, ...], kept: bool, jobs: int
+    series: tuple[str, ...],
+    arch: str,
+    groups: tuple[str, ...],
+    names: tuple[str, ...],
+    kept: bool,
+    loaders: tuple[str, ...],
+    jobs: int,
 ) -> None:
-    """Compare our machine with QEMU; a run of all cases keeps QEMU's answers for `make test`."""
+    """Compare our machine with QEMU, and keep QEMU's answers for `make test`."""
     everything: list[dict[str, Any]] = []
     for one in kernel_names(arch, series):
-        cases = [case for case in catalogue(image_of(one), one, groups) if not names or case.name in names]
+        cases = catalogue(image_of(one), one)
+        wanted = [case for case in cases if case.group in groups and (not names or case.name in names)]
         try:
-            everything += _run(one, cases, jobs, kept=kept, whole=set(groups) == set(GROUPS) and not names)
+            everything += _run(one, cases, wanted, loaders, jobs, kept=kept)
         except (QemuError, DistributionError) as error:
             raise click.ClickException(str(error)) from error
     unused = judge(everything, accepted(ACCEPTED))
@@ -51,26 +64,31 @@ def main(
     sys.exit(1 if unused or any(entry["status"] == "disagreed" for entry in everything) else 0)
 
 
-def _run(series: str, cases: Sequence[Case], jobs: int, *, kept: bool, whole: bool) -> list[dict[str, Any]]:
+def _run(
+    series: str, every: Sequence[Case], cases: Sequence[Case], loaders: Sequence[str], jobs: int, *, kept: bool
+) -> list[dict[str, Any]]:
+    """Try these cases; keep QEMU's answers to them with those to others."""
     image = image_of(series)
     directory = cache_directory() / "oracle" / series
     qemu = Qemu(image, directory)
     booted = qemu.boot()
-    old = records.read(image.release) if kept else None
+    old = records.read(image.release)
     with Bar(sys.stderr) as bar:
         answers = ask(
-            Asked(series, qemu, booted, old.answers if old else {}),
+            Asked(series, qemu, booted, old.answers if old and kept else {}, loaders),
             cases,
             directory / "answers.jsonl",
             jobs,
             lambda done, total: bar.update(done, total, f"{series}: {done} of {total} cases"),
         )
-    if whole and all(case.digest in answers and answers[case.digest].qemu for case in cases):
-        new = {digest: one.qemu for digest, one in answers.items()}
+    new = dict(old.answers) if old else {}
+    new |= {digest: one.qemu for digest, one in answers.items() if one.qemu}
+    answered = [case for case in every if case.digest in new]
+    if new:
         path = records.write(
-            records.Records(image.release, booted.version, booted.processor, qemu.version(), new), cases
+            records.Records(image.release, booted.version, booted.processor, qemu.version(), new), answered
         )
-        click.echo(f"{path}: {len(cases)} answers")
+        click.echo(f"{path}: {len(answered)} answers to {len(every)} cases")
     return [judged(series, case, answers.get(case.digest)) for case in cases]
 
 

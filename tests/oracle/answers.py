@@ -22,11 +22,12 @@ class Answer:
     """What a system call came to.
 
     :param value: what it returned.
+    :param earlier: what the calls returned that the same process made before it.
     :param end: empty, or how the case ended here without a value.
     :param log: level and text of each line.
     :param traces: the frames of each call trace that the kernel is sure of; none in older records.
     :param modules: ``/proc/modules``.
-    :param sysfs: files below ``/sys/module``, with their content or what they are.
+    :param sysfs: the files that were looked at, with their content or what they are.
     """
 
     value: int = 0
@@ -36,6 +37,7 @@ class Answer:
     tainted: int = 0
     modules: str = ""
     sysfs: dict[str, str] = field(default_factory=dict)
+    earlier: list[int] = field(default_factory=list)
 
     def take_traces(self) -> None:
         """Keep the call traces of the log apart from it."""

@@ -15,6 +15,7 @@ from tests.damage.mutations import make_case
 from tests.differential import test_malformed
 from tests.differential.test_distribution import listed
 from tests.oracle.cases import Argument, Call, Case, in_file, in_memory, number, opened, text
+from tests.oracle.machine import machine_cases
 from tests.support import kbuild
 
 __all__ = ["GROUPS", "catalogue"]
@@ -22,6 +23,7 @@ __all__ = ["GROUPS", "catalogue"]
 SEED, DAMAGED = 11, 110
 GROUPS = (
     "tree", "malformed", "damaged", "built", "parameters", "init_module", "finit_module", "delete_module", "switches",
+    "machine",
 )  # fmt: skip
 # What only one architecture's trees have: instructions that a processor may lack, its own devices.
 MORE_OF_THE_TREE = {
@@ -48,6 +50,7 @@ def catalogue(image: Image, series: str, groups: Collection[str] = GROUPS) -> li
         "finit_module": lambda: _finit_module(image, built["kd_noinit"]),
         "delete_module": lambda: _delete_module(built),
         "switches": lambda: _switches(image, built["kd_noinit"]),
+        "machine": lambda: machine_cases(image, built),
     }
     found = [case for group in GROUPS if group in groups for case in makers[group]()]
     return [replace(case, architecture=image.architecture) for case in found]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,13 +20,26 @@ from kodojo.machine.machine import Machine
 from kodojo.machine.memory import PAGE_SIZE
 from tests.conftest import image_of, shared_store
 from tests.oracle.answers import DAMAGE, HANG, KILLED, PANIC, Answer, file_text
-from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind, in_file, in_memory, number, text
+from tests.oracle.cases import (
+    SETTLE,
+    Argument,
+    Call,
+    Case,
+    Kind,
+    in_file,
+    in_memory,
+    modprobe_file,
+    number,
+    opened,
+    text,
+)
 from tests.sweep.processes import Answering
 
 __all__ = ["LOADERS", "answer"]
 
 GUEST_LIMIT, LOOK_LIMIT = 30.0, 2.0
 WALL_LIMIT = 600.0  # what spins for GUEST_LIMIT takes minutes where others work, too
+_ENOTDIR, _EEXIST = 20, 17
 _KINDS = {"directory": 4, "file": 8, "link": 10}
 _SKIPPED = frozenset({"uevent"})
 _OURS = {"init_module": sys_init_module, "finit_module": sys_finit_module, "delete_module": sys_delete_module}
@@ -81,10 +95,11 @@ def _rewind(machine: Machine, state: ProcessorState) -> None:
 
 def _answers(kernel: Kernel, case: Case, loader: Loader) -> list[Answer]:
     found: list[Answer] = []
-    for call in case.calls:
-        found.append(_make(kernel, call, loader))
-        if found[-1].end:
-            break
+    with _modprobe(kernel, case, loader):
+        for call in case.calls:
+            found.append(_make(kernel, call, loader))
+            if found[-1].end:
+                break
     return found
 
 
@@ -92,8 +107,12 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
     mark = kernel.printk.next_sequence()
     result = Answer()
     try:
-        with ExitStack() as stack:
-            result.value = loader(kernel, call, stack)
+        with ExitStack() as end:
+            process = Process(kernel, end)
+            for one in call.earlier:
+                process.results.append(loader(process, one))
+            result.value = loader(process, call)
+            result.earlier = process.results
         kernel.sleep(SETTLE / 1000)
     except DamageError:
         result.end = DAMAGE
@@ -111,19 +130,49 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
     return result
 
 
+@contextmanager
+def _modprobe(kernel: Kernel, case: Case, loader: Loader) -> Iterator[None]:
+    """Have the case's modprobe in the ``with`` block."""
+    if case.modprobe is None:
+        yield
+        return
+    known: dict[str, list[Argument]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for name, modules in case.modprobe:
+            for index, module in enumerate(modules):
+                path = modprobe_file(name, index)
+                if loader is _ours:
+                    path = directory + path.replace("/", "_")
+                    Path(path).write_bytes(module)
+                else:
+                    kernel.write_file(path, module)
+                known.setdefault(name, []).append(opened(path))
+        kernel.requests.answer = lambda name: _modprobed(kernel, known.get(name, []), loader)
+        yield
+
+
+def _modprobed(kernel: Kernel, files: Sequence[Argument], loader: Loader) -> int:
+    """The exit status of modprobe, which does what it does in guest.c."""
+    values = []
+    for file in files:
+        with ExitStack() as end:
+            values.append(loader(Process(kernel, end), Call("finit_module", (file, text(""), number(0)))))
+    return 0 if values and all(value in (0, -_EEXIST) for value in values) else 1
+
+
 def _look(kernel: Kernel, call: Call, result: Answer) -> None:
     result.tainted = int(kernel.read_file("/proc/sys/kernel/tainted"))
     result.modules = decode(kernel.read_file("/proc/modules"))
-    for name in call.looks_at:
-        result.sysfs |= _files(kernel, f"/sys/module/{name}")
+    for path in call.paths():
+        result.sysfs |= _files(kernel, path)
 
 
 def _files(kernel: Kernel, directory: str) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         entries = kernel.list_directory(directory)
-    except GuestOSError:
-        return found
+    except GuestOSError as error:
+        return {directory: file_text(kernel.read_file(directory))} if error.errno == _ENOTDIR else found
     for entry in entries:
         path = f"{directory}/{entry.name}"
         if entry.kind == "directory":
@@ -141,31 +190,84 @@ def _files(kernel: Kernel, directory: str) -> dict[str, str]:
 
 # -- the calls ------------------------------------------------------------------------------------------------
 
-Loader = Callable[[Kernel, Call, ExitStack], int]
 
+@dataclass
+class Process:
+    """Who makes a call, and has made earlier ones.
 
-def _native(kernel: Kernel, call: Call, stack: ExitStack) -> int:
-    values = [_native_value(kernel, one, stack) for one in call.arguments]
-    with _caller(kernel, call):
-        return kernel.user.syscall(call.name, *values)
+    :param end: what is to be given back when it ends.
+    :param results: what its calls have returned.
+    """
 
+    kernel: Kernel
+    end: ExitStack
+    results: list[int] = field(default_factory=list)
+    _places: dict[bytes, int] = field(default_factory=dict)
 
-def _native_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
-    if argument.kind in (Kind.DESCRIPTOR, Kind.PATH):
-        path = argument.data.decode() if argument.kind == Kind.PATH else "/tmp/module.ko"
-        if argument.kind == Kind.DESCRIPTOR:
-            kernel.write_file(path, argument.data)
+    def values(self, call: Call) -> list[int]:
+        """The arguments, as a program of the guest passes them."""
+        return [self._value(argument) for argument in call.arguments]
+
+    def values_here(self, call: Call) -> list[int]:
+        """The arguments, as our system calls take them: descriptors are this machine's."""
+        return [
+            self._file_here(one) if one.kind in (Kind.DESCRIPTOR, Kind.PATH) else self._value(one)
+            for one in call.arguments
+        ]
+
+    def _value(self, argument: Argument) -> int:
+        match argument.kind:
+            case Kind.ADDRESS:
+                return self._place(argument.data) + argument.value
+            case Kind.POINTING:
+                place = self._place(argument.data)
+                target = self._place(argument.target).to_bytes(8, "little")
+                self.kernel.memory.write(place + len(argument.data) - len(target), target)
+                return place
+            case Kind.DESCRIPTOR:
+                self.kernel.write_file("/tmp/module.ko", argument.data)
+                return self._opened("/tmp/module.ko", argument.value)
+            case Kind.PATH:
+                return self._opened(argument.data.decode(), argument.value)
+            case Kind.RESULT:
+                return self.results[argument.value]
+        return argument.value
+
+    def _place(self, data: bytes) -> int:
+        if data not in self._places:
+            self._places[data] = self.end.enter_context(self.kernel.user.memory(data))
+        return self._places[data]
+
+    def _opened(self, path: str, flags: int) -> int:
         try:
-            return stack.enter_context(kernel.open(path, argument.value)).fd
+            return self.end.enter_context(self.kernel.open(path, flags)).fd
         except GuestOSError as error:
             return -error.errno
-    return _value(kernel, argument, stack)
+
+    def _file_here(self, argument: Argument) -> int:
+        path = Path(argument.data.decode()) if argument.kind == Kind.PATH else None
+        if path is None:
+            path = Path(self.end.enter_context(tempfile.TemporaryDirectory())) / "module.ko"
+            path.write_bytes(argument.data)
+        descriptor = os.open(path, _flags_here(self.kernel, argument.value))
+        self.end.callback(os.close, descriptor)
+        return descriptor
 
 
-def _ours(kernel: Kernel, call: Call, stack: ExitStack) -> int:
+Loader = Callable[[Process, Call], int]
+
+
+def _native(process: Process, call: Call) -> int:
+    values = process.values(call)
+    with _caller(process.kernel, call):
+        return process.kernel.user.syscall(call.name, *values)
+
+
+def _ours(process: Process, call: Call) -> int:
     if call.name not in _OURS:
-        return _native(kernel, call, stack)
-    values = [_our_value(kernel, one, stack) for one in call.arguments]
+        return _native(process, call)
+    kernel = process.kernel
+    values = process.values_here(call)
     try:
         with kernel.operation(), _caller(kernel, call):
             _OURS[call.name](kernel.target, *values)
@@ -180,28 +282,10 @@ def _caller(kernel: Kernel, call: Call) -> AbstractContextManager[None]:
     return nullcontext() if call.privileged else kernel.as_user()
 
 
-def _our_value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
-    if argument.kind in (Kind.DESCRIPTOR, Kind.PATH):
-        path = Path(argument.data.decode()) if argument.kind == Kind.PATH else None
-        if path is None:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "module.ko"
-            path.write_bytes(argument.data)
-        descriptor = os.open(path, _flags_here(kernel, argument.value))
-        stack.callback(os.close, descriptor)
-        return descriptor
-    return _value(kernel, argument, stack)
-
-
 def _flags_here(kernel: Kernel, flags: int) -> int:
     """Flags of open(2), the guest's, as this machine's."""
     theirs = kernel.user.calls.abi.open_directory
     return flags & ~theirs | os.O_DIRECTORY if flags & theirs else flags
-
-
-def _value(kernel: Kernel, argument: Argument, stack: ExitStack) -> int:
-    if argument.kind == Kind.ADDRESS:
-        return stack.enter_context(kernel.user.memory(argument.data)) + argument.value
-    return argument.value
 
 
 LOADERS: dict[str, Loader] = {"ours": _ours, "native": _native}

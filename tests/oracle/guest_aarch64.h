@@ -4,8 +4,8 @@
  * write a file of the host (Arm's "Semihosting for AArch32 and AArch64"). The kernel never sees it.
  */
 
-enum { MOUNT = 40, OPENAT = 56, CLOSE = 57, GETDENTS64 = 61, LSEEK = 62, READ = 63, WRITE = 64, EXIT = 93, NANOSLEEP = 101,
-       SETRESUID = 147, SETRESGID = 149, MUNMAP = 215, CLONE = 220, MMAP = 222, WAIT4 = 260 };
+enum { SYMLINKAT = 36, MOUNT = 40, OPENAT = 56, CLOSE = 57, GETDENTS64 = 61, LSEEK = 62, READ = 63, WRITE = 64, EXIT = 93, NANOSLEEP = 101,
+       SETRESUID = 147, SETRESGID = 149, GETPID = 172, MUNMAP = 215, CLONE = 220, MMAP = 222, WAIT4 = 260, FINIT_MODULE = 273 };
 enum { O_DIRECTORY = 040000 };
 enum { SYS_OPEN = 0x01, SYS_CLOSE = 0x02, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_FLEN = 0x0c, SYS_EXIT = 0x18 };
 enum { READ_BINARY = 1, APPEND_BINARY = 9, APPLICATION_EXIT = 0x20026 };
@@ -86,4 +86,4 @@ static void turn_off(void)
 	ask_host(SYS_EXIT, APPLICATION_EXIT, 0, 0);
 }
 
-asm(".globl _start\n_start: bl guest\n");
+asm(".globl _start\n_start: mov x0, sp; bl guest\n");

@@ -4,8 +4,9 @@
  * isa-debugcon, and isa-debug-exit ends it all. None of them has a driver in the kernel, which sees nothing of that.
  */
 
-enum { READ = 0, WRITE = 1, CLOSE = 3, LSEEK = 8, MMAP = 9, MUNMAP = 11, NANOSLEEP = 35, CLONE = 56, EXIT = 60, WAIT4 = 61,
-       SETRESUID = 117, SETRESGID = 119, MOUNT = 165, IOPERM = 173, GETDENTS64 = 217, OPENAT = 257 };
+enum { READ = 0, WRITE = 1, CLOSE = 3, LSEEK = 8, MMAP = 9, MUNMAP = 11, NANOSLEEP = 35, GETPID = 39, CLONE = 56, EXIT = 60, WAIT4 = 61,
+       SETRESUID = 117, SETRESGID = 119, MOUNT = 165, IOPERM = 173, GETDENTS64 = 217, OPENAT = 257,
+       SYMLINKAT = 266, FINIT_MODULE = 313 };
 enum { O_DIRECTORY = 0200000 };
 enum { CONSOLE_PORT = 0x402, EXIT_PORT = 0x501, FW_CFG_SELECT = 0x510, FW_CFG_DATA = 0x511, FW_CFG_DIRECTORY = 0x19 };
 
@@ -80,4 +81,4 @@ static void turn_off(void)
 	asm volatile("outb %b0, %w1" : : "a"(0), "d"(EXIT_PORT));
 }
 
-asm(".globl _start\n_start: call guest\n");
+asm(".globl _start\n_start: mov %rsp, %rdi; call guest\n");

@@ -44,6 +44,7 @@ def _neutral(answer: Answer) -> Answer:
         tainted=answer.tainted,
         modules=_MODULE.sub(r"\1 SIZE \2 ADDRESS", answer.modules),
         sysfs={path: _without(text) for path, text in answer.sysfs.items() if not _OF_BYTES.search(path)},
+        earlier=answer.earlier,
     )
 
 

@@ -41,12 +41,14 @@ class Asked:
     """Who is asked: QEMU, and our machine with the same kernel.
 
     :param known: answers that QEMU has given already, by digest.
+    :param loaders: which of ours are asked.
     """
 
     series: str
     qemu: Qemu
     booted: Booted
     known: Mapping[str, list[Answer]]
+    loaders: Sequence[str] = tuple(LOADERS)
 
     def of_qemu(self, case: Case) -> list[Answer]:
         return self.known.get(case.digest) or self.qemu.run(self.booted, case)
@@ -75,7 +77,7 @@ def ask(asked: Asked, cases: Sequence[Case], path: Path, jobs: int, progress: Pr
 
 def _ask(asked: Asked, case: Case) -> dict[str, Any]:
     askers = {"qemu": partial(asked.of_qemu, case)}
-    askers |= {loader: partial(answer, asked.series, case, loader) for loader in LOADERS}
+    askers |= {loader: partial(answer, asked.series, case, loader) for loader in asked.loaders}
     found: dict[str, Any] = {"digest": case.digest}
     for name, asker in askers.items():
         try:
@@ -86,7 +88,7 @@ def _ask(asked: Asked, case: Case) -> dict[str, Any]:
 
 
 def _from_json(entry: dict[str, Any]) -> Answers:
-    who = ("qemu", *LOADERS)
+    who = [name for name in ("qemu", *LOADERS) if name in entry]
     given = {name: [Answer.from_json(one) for one in entry[name]] for name in who if not isinstance(entry[name], str)}
     failures = {name: entry[name] for name in who if name not in given}
     return Answers(given.pop("qemu", []), given, failures)

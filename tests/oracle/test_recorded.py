@@ -22,11 +22,13 @@ pytestmark = pytest.mark.kernel
 
 # Each how-manieth case is tried, so that all are over in half a minute, and those of arm64 in less. What hangs takes
 # a minute by itself. `make oracle` tries all.
-STEPS = {"tree": 12, "malformed": 4, "damaged": 6}
+STEPS = {"tree": 12, "malformed": 4, "damaged": 6, "machine": 16}
 STEP = 5
 LONGER_STEPS = {"x86_64": 1, "aarch64": 3}
 
 
+# Of these kernels QEMU has not been asked everything that is about the machine (tests/oracle/machine.py).
+NOT_ASKED = {"6.1", "6.12", "6.1-arm64", "6.12-arm64"}
 # Of these the names say what was done to the bytes, so another compiler's or release's have other ones.
 NAMED_BY_BYTES = {"damaged"}
 
@@ -60,8 +62,10 @@ def test_same_answers(series: str, group: str) -> None:
     known = [case for case in cases if (case.group, case.name) in kept.digests]
     same = all(kept.digests[case.group, case.name] == case.digest for case in known)
     if image.release == kept.release and (same or group not in NAMED_BY_BYTES):
-        assert [case.name for case in cases if case not in known] == [], "QEMU has not been asked: run make oracle"
-    assert known or group in NAMED_BY_BYTES
+        unknown = [case.name for case in cases if case not in known]
+        is_complete = group != "machine" or series not in NOT_ASKED
+        assert (unknown == []) is is_complete, f"QEMU has not been asked, or now has: run make oracle; {unknown}"
+    assert known or group in {*NAMED_BY_BYTES, "machine"}
     found = [_judged(series, case, kept) for case in _sample(known, kept, group, image)]
     judge(found, accepted(ACCEPTED))
     assert [entry for entry in found if entry["status"] == "disagreed"] == []

@@ -305,7 +305,7 @@ class Kernel(FileCalls):
         :param program: what the task is called meanwhile (``current->comm``), in place of ``init``; as a part of
             another operation it bears that one's name.
         """
-        if self._operating:  # a part of another one, such as a program's in a task of the guest
+        if self._operating or self.calls.playing:  # a part of another one, or of a program in a task of the guest
             yield
             return
         self._alive()

@@ -33,6 +33,41 @@ def test_everything_is_compared():
         assert found[0].startswith(f"call 1 delete_module: {name}")
 
 
+def test_earlier_calls():
+    """Earlier calls of the same process are compared, but for the numbers of their descriptors."""
+    call = replace(CALL, earlier=(Call("socket", ()), Call("write", ())))
+    case = Case("group", "name", (call,))
+
+    def found(ours: list[int], theirs: list[int]) -> list[str]:
+        return differences(case, [replace(GOOD, earlier=ours)], [replace(GOOD, earlier=theirs)])
+
+    assert found([3, 1], [7, 1]) == []
+    assert found([3, 1], [3, 2]) == ["call 0 delete_module: earlier call 1 write: ours 1, QEMU 2"]
+    assert len(found([3, 1], [-12, 1])) == 1
+
+
+def test_trace():
+    """Who was traced, and when, is not compared; what was, is."""
+    texts = [
+        f"# tracer: function\n    init-{pid}       [000] ..... {time}: do_mkdirat <-{caller}\n"
+        for pid, time, caller in ((1, "2.5", "f"), (41, "11.123456", "f"), (1, "2.5", "g"))
+    ]
+    one, same, other = (replace(GOOD, sysfs={"/sys/kernel/tracing/trace": text}) for text in texts)
+    assert differences(CASE, [one, GOOD], [same, GOOD]) == []
+    assert differences(CASE, [one, GOOD], [other, GOOD]) != []
+
+
+def test_how_long_a_test_of_bpf_took():
+    """The kernel's own tests of its BPF compiler say how long they took; whether they passed is compared."""
+    one, same, other, failed = (
+        replace(GOOD, log=[(6, f"test_bpf: #0 TAX jited:{end}")])
+        for end in ("1 0 4000 PASS", "1 0 0 PASS", "0 0 0 PASS", "1 ret 1 != 2 FAIL (1 times)")
+    )
+    assert differences(CASE, [one, GOOD], [same, GOOD]) == []
+    assert differences(CASE, [one, GOOD], [other, GOOD]) != []
+    assert differences(CASE, [one, GOOD], [failed, GOOD]) != []
+
+
 def test_log_of_another_length():
     """A line too many is a difference even if all others are the same."""
     longer = replace(GOOD, log=[*GOOD.log, (6, "more")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_whole_answer():
     assert found == [Answer(-8, "", [(6, "a: hello")], 4096, "a 1 0 - Live 0x0\n", sysfs)]
 
 
+def test_earlier_calls():
+    """What a process's earlier calls returned comes before the last one's value."""
+    earlier = [record("W", struct.pack("<q", value)) for value in (3, -22)]
+    assert answers(*earlier, VALUE, END) == [Answer(-8, earlier=[3, -22])]
+
+
 def test_log_lines():
     """A record may have several lines, escaped bytes, and a facility beside its level."""
     assert qemu._log_lines(b"12,1,2,-;one\\x0atwo \\xff\n KEY=value\n") == [(4, "one"), (4, "two \udcff")]
@@ -73,3 +80,11 @@ def test_lost_log():
     """A log that overran the kernel's buffer is not compared with a whole one."""
     with pytest.raises(qemu.QemuError):
         answers(VALUE, record("P", struct.pack("<q", -32)), END)
+
+
+def test_limit():
+    """A process is over its limit when it has used up its time, not when others have; but it is by the clock, too."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert not qemu._limit(process, 60)()
+        assert qemu._limit(process, 0)()
+        process.kill()
