@@ -330,7 +330,7 @@ def read_checked(path: Path, kind: str) -> bytes:
             payload = file.read()
     except OSError as error:
         raise disk_error(path, error, "read") from error
-    words = header.decode("ascii", "replace").split()
+    words = [word.decode("ascii", "replace") for word in header.split()]
     if len(words) != 5 or words[0] != "kodojo" or not header.endswith(b"\n"):
         raise _corrupt(path, "it is no file of kodojo's, or its beginning is damaged")
     if words[1] != kind:

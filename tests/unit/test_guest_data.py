@@ -29,6 +29,7 @@ ENDING = {
     ("kernel/files.py", "_directory_pieces"): "the bytes of all answers are at most so many",
     ("kernel/files.py", "_entries"): "each entry has at least a byte, of bytes that are there",
     ("kernel/kernel.py", "sleep"): "the time that is left gets less",
+    ("kernel/orc.py", "unwinding_at"): "halves what is left",
     ("kernel/requests.py", "settle"): "the limit of guest time",
     ("kernel/target/modules.py", "_wait_until"): "sleeps: so many ticks",
 }

@@ -41,6 +41,7 @@ NARROW = {
     ("kernel", "kmod"): {"kernel/kernel.py": None, "kernel/probing.py": None},
     ("kernel", "loader"): {
         "kernel/kernel.py": None,
+        "kernel/module_calls.py": {"kodojo.loader.syscalls"},
         "kernel/probing.py": {"kodojo.loader.steps", "kodojo.loader.target"},
         "kernel/module.py": {"kodojo.loader.steps", "kodojo.loader.target"},
         "kernel/target/": {"kodojo.loader.target", "kodojo.loader.load_info", "kodojo.loader.refusal"},

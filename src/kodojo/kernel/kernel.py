@@ -20,10 +20,8 @@ from kodojo.errors import (
     MachineError,
     MachineFault,
     Refusal,
-    UnloadError,
     UnmodelledError,
     decode,
-    encode,
 )
 from kodojo.image.image import Image
 from kodojo.image.payload import Payload, read_module
@@ -32,11 +30,12 @@ from kodojo.kernel.boot import DEFAULT_MEMORY, check_bootable
 from kodojo.kernel.bounds import reading
 from kodojo.kernel.calls import Argument, Calls, Place
 from kodojo.kernel.faults import Faults, oopses_in, warnings_in
-from kodojo.kernel.file_calls import FileCalls, as_operation
+from kodojo.kernel.file_calls import as_operation
 from kodojo.kernel.files import CLOCK_BOOTTIME, CLOCK_REALTIME, Files
 from kodojo.kernel.firmware import bring_firmware
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.module import Module
+from kodojo.kernel.module_calls import ModuleCalls
 from kodojo.kernel.new_code import NewCode
 from kodojo.kernel.printk import Printk
 from kodojo.kernel.requests import ModuleRequests
@@ -51,8 +50,6 @@ from kodojo.loader.syscalls import (
     MODULE_INIT_IGNORE_MODVERSIONS,
     MODULE_INIT_IGNORE_VERMAGIC,
     sys_delete_module,
-    sys_finit_module,
-    sys_init_module,
 )
 from kodojo.loader.target import Module as LoadedModule
 from kodojo.machine.cpu import RunLimit
@@ -75,7 +72,7 @@ _PROCESS_START = 0.04  # seconds of guest time
 _OF_A_PLACE = ("stack", "frame", "scratch", "kernel_scratch")
 
 
-class Kernel(FileCalls):
+class Kernel(ModuleCalls):
     """A booted Linux kernel with our loader beside it.
 
     Made by :meth:`boot` and :meth:`fork`. Not thread-safe; machines are independent of each other.
@@ -537,13 +534,13 @@ class Kernel(FileCalls):
 
         return advised(self.image, self._known, refusal, file)
 
-    def _bring_firmware(self) -> None:
+    def bring_firmware(self) -> None:
         installed = self.image.additions.firmware
         if installed:
             bring_firmware(self.files, self.user, self.tasks, installed)
 
     def _insmod(self, payload: Payload, arguments: str, steps: Steps, flags: int = 0) -> LoadedModule:
-        self._bring_firmware()
+        self.bring_firmware()
         return insmod(self.target, self.user, payload, arguments, steps, flags)
 
     def _insmod_file(self, path: Path, arguments: str, steps: Steps) -> LoadedModule:
@@ -558,61 +555,3 @@ class Kernel(FileCalls):
         """
         with self.operation("rmmod"):
             sys_delete_module(self.target, name, _O_NONBLOCK | _O_TRUNC if force else _O_NONBLOCK)
-
-    # -- the bare system calls: 0 or -errno -------------------------------------------------------------
-    @contextmanager
-    def _in_user_memory(self, value: bytes | str | int) -> Iterator[tuple[int, int]]:
-        """Address and size of what the caller passes."""
-        if isinstance(value, int):
-            yield value, 0
-            return
-        data = value if isinstance(value, bytes) else encode(value)
-        with self.user.memory(data) as address:
-            yield address, len(data)
-
-    @contextmanager
-    def _string_in_user_memory(self, value: bytes | str | int) -> Iterator[int]:
-        if isinstance(value, int):
-            yield value
-            return
-        with self.user.string(value if isinstance(value, bytes) else encode(value)) as address:
-            yield address
-
-    @as_operation
-    def init_module(self, image: bytes | str | int, args: bytes | str | int = "", length: int | None = None) -> int:
-        """``init_module(2)`` by our loader: 0 or -errno of the guest.
-
-        :param image: the file's content, or an address in the caller's user space.
-        :param args: likewise, a string.
-        :param length: the length that the caller claims; that of ``image`` by default.
-        """
-        self._bring_firmware()
-        with self._in_user_memory(image) as (umod, size), self._string_in_user_memory(args) as uargs:
-            try:
-                sys_init_module(self.target, umod, size if length is None else length, uargs)
-            except LoadError as error:
-                return -error.errno
-        return 0
-
-    @as_operation
-    def finit_module(self, fd: int, args: bytes | str | int = "", flags: int = 0) -> int:
-        """``finit_module(2)`` by our loader: 0 or -errno of the guest.
-
-        :param fd: a descriptor of this Python process.
-        """
-        self._bring_firmware()
-        with self._string_in_user_memory(args) as uargs:
-            try:
-                sys_finit_module(self.target, fd, uargs, flags)
-            except LoadError as error:
-                return -error.errno
-        return 0
-
-    @as_operation
-    def delete_module(self, name: bytes | str | int, flags: int = 0) -> int:
-        """``delete_module(2)`` by our loader: 0 or -errno of the guest."""
-        try:
-            sys_delete_module(self.target, name, flags)
-        except UnloadError as error:
-            return -error.errno
-        return 0
