@@ -213,7 +213,7 @@ class Session:
             head = json.loads(line)
             known = head["format"] == _FORMAT
             description = MachineDescription(**head["machine"] | {"files": tuple(head["machine"].get("files", ()))})
-            saved = {name: list(head["saved"][name]) for name in ("once", "place")}
+            saved = {name: list(head["saved"][name]) for name in ("once", "place", "left")}
         except CorruptError as error:
             raise CorruptError(error.message, hint="start over: kodojo boot") from error
         except (ValueError, KeyError, TypeError) as error:
