@@ -45,12 +45,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from kodojo.errors import FaultReport, GuestOSError, KodojoError, LoadError, LogRecord, MachineFault, UnloadError
 from kodojo.report.errnos import errno_name
+from kodojo.report.paint import HIDDEN
 
 if TYPE_CHECKING:
     from kodojo.kernel.module import Module
@@ -62,6 +64,7 @@ __all__ = [
     "content",
     "dumps",
     "error",
+    "escaped",
     "insmod",
     "listed",
     "module",
@@ -74,11 +77,21 @@ __all__ = [
 
 
 _BEYOND_DOUBLE = 1 << 53
+_HIDDEN = re.compile(f"[{HIDDEN}]")
 
 
 def dumps(value: Any) -> str:
-    """JSON of dictionaries, lists, dataclasses and texts, indented."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+    """JSON of dictionaries, lists, dataclasses and texts, indented; what a terminal must not get is escaped."""
+    return escaped(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def escaped(text: str) -> str:
+    r"""JSON with the characters that are not seen, or turn text around, as ``\uNNNN``: the same for who reads it."""
+    return text if text.isascii() and text.isprintable() else _HIDDEN.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 def plain(value: Any) -> Any:

@@ -6,20 +6,33 @@ import os
 import re
 from typing import TextIO
 
-__all__ = ["Paint", "clean", "clean_line"]
+__all__ = ["HIDDEN", "Paint", "clean", "clean_line", "shown"]
 
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
-# Control characters but tab and newline, and the bytes that were no UTF-8 (surrogates).
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+HIDDEN = (
+    "\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+)
+"""Characters, as a set of a regular expression, that are not seen, end lines, or change the order of what is."""
+
+# Control characters but tab and newline, those above, and the bytes that were no UTF-8 (surrogates).
+_UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f{HIDDEN}\ud800-\udfff]")
 
 
-def _escape(match: re.Match[str]) -> str:
-    return f"\\x{ord(match[0]) & 0xFF:02x}"
+def shown(match: re.Match[str]) -> str:
+    r"""A character by its number: ``\xNN`` for controls and stray bytes, ``\uNNNN`` and ``\UNNNNNNNN`` for others."""
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF or code < 0x100:
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def clean(text: str) -> str:
-    r"""Text from a module or a kernel, fit for a terminal: control characters and stray bytes as ``\xNN``."""
-    return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
+    r"""Text from a module or a kernel, fit for a terminal: control characters and stray bytes as ``\xNN``.
+
+    So are the characters that turn text around, hide or end lines (:data:`HIDDEN`), as ``\uNNNN``.
+    """
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub(shown, text)
 
 
 def clean_line(text: str) -> str:

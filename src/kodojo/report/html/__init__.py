@@ -19,13 +19,13 @@ from kodojo.check.results import Matrix
 from kodojo.loader.slugs import SLUGS
 from kodojo.report.check_json import matrix_json
 from kodojo.report.html.markup import list_of_kernels, list_of_troubles, reason_article, safe
-from kodojo.report.json import plain
+from kodojo.report.json import escaped, plain
 from kodojo.report.matrix import summary
 
 __all__ = ["page"]
 
-# What could end the script element, or is a line's end for some and not for others.
-_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+# What could end the script element.
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 
 def page(matrix: Matrix) -> str:
@@ -41,7 +41,7 @@ def page(matrix: Matrix) -> str:
         "plain": list_of_kernels(data) + list_of_troubles(data),
         "reasons": _reasons(data),
         "version": safe(__version__),
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE),
+        "data": escaped(json.dumps(data, ensure_ascii=False, separators=(",", ":"))).translate(_UNSAFE),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
 
