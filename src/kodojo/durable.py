@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,17 @@ from typing import BinaryIO
 
 from kodojo.errors import CorruptError, StoreError
 
-__all__ = ["Progress", "disk_error", "lock", "read_checked", "write_atomically", "write_checked"]
+__all__ = [
+    "Progress",
+    "disk_error",
+    "lock",
+    "part_directory",
+    "read_checked",
+    "sweep",
+    "temporary_directory",
+    "write_atomically",
+    "write_checked",
+]
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``: bytes (or items) done of a total (0: unknown), and the words for it."""
@@ -132,13 +143,11 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     :param content: the bytes, or a function that writes them to the binary file it is given.
     :raises StoreError: disk full, no permission, ...; nothing half-written is left.
     """
-    import tempfile  # noqa: PLC0415  (what only writing needs takes long to import)
-
     temporary: Path | None = None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)  # 0600
-        temporary = Path(name)
+        sweep(path)
+        descriptor, temporary = _claimed(path.parent, f".{path.name}.", _PART, _new_file)
         with os.fdopen(descriptor, "wb") as file:
             if callable(content):
                 content(file)
@@ -154,6 +163,119 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         if isinstance(error, OSError):
             raise disk_error(path, error) from error
         raise
+
+
+# What is being made has an unmistakable name, and is locked by who makes it: what has such a name and is not locked
+# was left by a process that was killed.
+_PART = ".part"
+_TOKEN = re.compile("[0-9a-f]{16}")
+
+
+@contextlib.contextmanager
+def part_directory(place: Path) -> Iterator[Path]:
+    """A new directory beside ``place``, to be filled and renamed to it; what is left of it after the block goes.
+
+    What killed processes left of theirs goes, too.
+
+    :raises OSError: it cannot be made.
+    """
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _own_directory(place.parent, f".{place.name}.", _PART) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def temporary_directory(purpose: str) -> Iterator[Path]:
+    """A new directory for temporary files, gone after the block; as :func:`part_directory`.
+
+    :param purpose: a word for its name.
+    """
+    import tempfile  # noqa: PLC0415  (what only writing needs takes long to import)
+
+    with _own_directory(Path(tempfile.gettempdir()), f"kodojo-{purpose}-", "") as path:
+        yield path
+
+
+@contextlib.contextmanager
+def _own_directory(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    import shutil  # noqa: PLC0415
+
+    _sweep(parent, prefix, suffix)
+    descriptor, path = _claimed(parent, prefix, suffix, _new_directory)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _new_directory(path: Path) -> int:
+    path.mkdir(mode=0o700)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _claimed(parent: Path, prefix: str, suffix: str, make: Callable[[Path], int]) -> tuple[int, Path]:
+    """Something new, locked: an open descriptor, and where it is."""
+    while True:
+        path = parent / f"{prefix}{os.urandom(8).hex()}{suffix}"
+        try:
+            descriptor = make(path)
+        except FileNotFoundError:
+            if parent.is_dir():  # swept before it could be opened
+                continue
+            raise
+        if _locked(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # somebody sweeps, and was faster
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Try to lock; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes that were writing ``path`` left beside it; writers do that, too."""
+    _sweep(path.parent, f".{path.name}.", _PART)
+
+
+def _sweep(parent: Path, prefix: str, suffix: str) -> None:
+    """Remove what killed processes of this user left."""
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            name = entry.name
+            if not (name.startswith(prefix) and name.endswith(suffix)):
+                continue
+            if _TOKEN.fullmatch(name[len(prefix) : len(name) - len(suffix)]):
+                with contextlib.suppress(OSError):
+                    _remove_left(entry)
+
+
+def _remove_left(entry: os.DirEntry[str]) -> None:
+    if entry.stat(follow_symlinks=False).st_uid != os.geteuid() or entry.is_symlink():
+        return
+    descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not _locked(descriptor):
+            return
+        if entry.is_dir(follow_symlinks=False):
+            import shutil  # noqa: PLC0415
+
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)  # noqa: PTH108  as it stands there
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.sources import Packing
-from kodojo.errors import KodojoError, decode
+from kodojo.errors import ImageError, InputError, decode
 from kodojo.image.architecture import architecture_of_module
 from kodojo.image.tree import fold, module_name
 from kodojo.kmod.elf_parts import NotElfError, Parts, modinfo_strings, module_parts
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Examined", "examine"]
 
 _MANY = 4  # modules; fewer are read before threads have started
+_NEVER_LARGE = 256 << 10  # bytes of a file: what comes out of it is less than from where the ratio counts
+_one_at_a_time = Lock()
 
 
 class Examined(NamedTuple):
@@ -66,17 +70,41 @@ def _each(function: Callable[[GivenModule], Examined], modules: Sequence[GivenMo
 
 
 def _examine(module: GivenModule, spool: Spool) -> Examined:
+    """Examine a module; those that may become large one at a time."""
     name = module_name(module.label) or fold(os.path.basename(module.label).partition(".")[0])  # noqa: PTH119
     try:
-        payload = module.read()
-    except KodojoError as error:
+        with _one_at_a_time if _may_be_large(module) else nullcontext():
+            return _read(module, name, spool)
+    except ImageError as error:
+        return Examined(module._replace(problem=_about(module, error), hint=error.hint), name)
+    except InputError as error:
         return Examined(module._replace(problem=error.message, hint=error.hint), name)
+    except MemoryError:
+        hint = "allow this process more (ulimit -v), or check it on a larger computer"
+        return Examined(module._replace(problem=f"{module.label}: not enough memory to read it", hint=hint), name)
+
+
+def _may_be_large(module: GivenModule) -> bool:
+    try:
+        return os.stat(module.path).st_size > _NEVER_LARGE  # noqa: PTH116  for speed: there are thousands
+    except (OSError, ValueError):
+        return False
+
+
+def _about(module: GivenModule, error: ImageError) -> str:
+    """What is wrong, with the name of the file."""
+    return error.message if error.message.startswith(module.label) else f"{module.label}: {error.message}"
+
+
+def _read(module: GivenModule, name: str, spool: Spool) -> Examined:
+    payload = module.read()
     content = payload.content
     if payload.problem:  # the verdicts will say so
         return Examined(module, name)
     if payload.compression:
         file = None if makes_no_difference(payload) else module.path
-        module = module._replace(path=spool.write([content]), packing=Packing.of(payload, file))
+        path = spool.unpack(content, len(payload.packed))
+        module = module._replace(path=path, packing=Packing.of(payload, file))
     known = architecture_of_module(content)
     architecture = known.name if known is not None else ""
     try:

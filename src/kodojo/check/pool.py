@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
+from kodojo.check.memory import available_memory, room_of
 from kodojo.check.results import Result
 from kodojo.check.work import Task, do, failed
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+
+    from kodojo.check.sources import Key
 
 __all__ = ["available_cores", "run_in_processes"]
 
@@ -42,14 +45,15 @@ def run_in_processes(tasks: Iterable[Task], jobs: int, patience: float = _PATIEN
     :param patience: seconds for each module of a task.
     """
     waiting = deque(tasks)
+    room = _Room()
     workers: list[_Worker] = []
     try:
         while waiting or any(worker.task for worker in workers):
             while len(workers) < jobs and len(waiting) > sum(worker.task is None for worker in workers):
                 workers.append(_Worker.start(workers))
             for worker in workers:
-                if waiting and worker.task is None:
-                    worker.give(waiting.popleft(), patience)
+                if worker.task is None and (task := room.take(waiting, workers)) is not None:
+                    worker.give(task, room.of(task), patience)
             for worker in _ready(workers):
                 task, results = worker.take()
                 if results is None:
@@ -64,6 +68,32 @@ def run_in_processes(tasks: Iterable[Task], jobs: int, patience: float = _PATIEN
     finally:
         for worker in workers:
             worker.end()
+
+
+class _Room:
+    """How much memory tasks take: a task's modules are looked at one after the other."""
+
+    def __init__(self) -> None:
+        self._available = available_memory()
+        self._known: dict[Key, int] = {}
+
+    def of(self, task: Task) -> int:
+        """Bytes for a task."""
+        for key, node in task.nodes.items():
+            if key not in self._known:
+                self._known[key] = room_of(node.module)
+        return max(self._known[key] for key in task.nodes)
+
+    def take(self, waiting: deque[Task], workers: list[_Worker]) -> Task | None:
+        """The next task for whose modules there is memory beside those of others; any if nobody works."""
+        used = sum(worker.room for worker in workers if worker.task)
+        busy = any(worker.task for worker in workers)
+        for place, task in enumerate(waiting):
+            room = self.of(task)
+            if self._available is None or not room or not busy or used + room <= self._available:
+                del waiting[place]
+                return task
+        return None
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
@@ -82,6 +112,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     task: Task | None = None
+    room: int = 0  # bytes of memory for it
     deadline: float = 0.0
 
     @classmethod
@@ -95,8 +126,8 @@ class _Worker:
         theirs.close()
         return cls(process, ours)
 
-    def give(self, task: Task, patience: float) -> None:
-        self.task = task
+    def give(self, task: Task, room: int, patience: float) -> None:
+        self.task, self.room = task, room
         self.deadline = time.monotonic() + patience * (1 + len(task.jobs))
         with contextlib.suppress(OSError):  # it has died: its end of the line tells
             self.connection.send(task)

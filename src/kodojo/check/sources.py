@@ -7,6 +7,7 @@ directory that the caller has made.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kodojo.check.build.recognition import build_hint, kind_of
 from kodojo.errors import ImageError, InputError, KodojoError
+from kodojo.image import bounds
 from kodojo.image.payload import MODULE_SIZE_LIMIT, Payload, read_stored, unpacked
 from kodojo.image.tree import module_name
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from kodojo.image.image import Image
 
 __all__ = ["GivenModule", "Key", "Packing", "Spool", "find_modules", "own_module", "own_modules", "unreadable"]
+
+_KEEP_FREE = 128 << 20  # bytes of the disk with temporary files
 
 Key = tuple[bool, str]
 """Whether a module is the kernel's own, and its label."""
@@ -109,6 +113,9 @@ class GivenModule(NamedTuple):
 class Spool:
     """A temporary directory's files, which are named by number: no name from an archive is ever a path here.
 
+    Nothing is written that would fill the disk, nor what was packed so small that it can only mean harm. A directory
+    that a killed process left is removed by the next one.
+
     :param directory: which one; None: one of its own, made for the first file and gone after the ``with`` block.
     """
 
@@ -117,6 +124,7 @@ class Spool:
         self._numbers = count(1)
         self._end = ExitStack()
         self._making = Lock()
+        self._unpacked = self._packed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -127,16 +135,26 @@ class Spool:
     def _place(self) -> Path:
         with self._making:
             if self._directory is None:
-                from tempfile import TemporaryDirectory  # noqa: PLC0415  most modules need no copy
+                from kodojo.durable import temporary_directory  # noqa: PLC0415  most modules need no copy
 
-                self._directory = Path(self._end.enter_context(TemporaryDirectory(prefix="kodojo-")))
+                self._directory = self._end.enter_context(temporary_directory("spool"))
         return self._directory
+
+    def unpack(self, content: bytes, packed: int) -> Path:
+        """Write a file with what came out of ``packed`` bytes. Raises as :meth:`write`, ImageError for bombs, too."""
+        with self._making:
+            if bounds.LIMITS.is_bomb(self._unpacked + len(content), self._packed + packed):
+                ratio = bounds.LIMITS.ratio
+                raise ImageError(f"refused: with others, more than {ratio} times its size when decompressed")
+            self._unpacked += len(content)
+            self._packed += packed
+        return self.write([content])
 
     def write(self, chunks: Iterable[bytes]) -> Path:
         """Write a file of its own.
 
         :raises ImageError: it is larger than any module; it is gone then.
-        :raises KodojoError: the directory is full.
+        :raises KodojoError: the directory is full, or would be.
         """
         name = f"{next(self._numbers)}.ko"
         left = MODULE_SIZE_LIMIT
@@ -147,6 +165,7 @@ class Spool:
                     left -= len(chunk)
                     if left < 0:
                         break
+                    _leave_room(file.fileno(), len(chunk))
                     file.write(chunk)
             if left < 0:
                 path.unlink()
@@ -156,6 +175,18 @@ class Spool:
             where = error.filename or self._directory or "a temporary directory"
             raise KodojoError(f"{where}: cannot be written: {error.strerror or error}", hint=hint) from error
         return path
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that :meth:`write` has written."""
+        path.unlink(missing_ok=True)
+
+
+def _leave_room(descriptor: int, size: int) -> None:
+    """No file is worth that others find the disk full."""
+    disk = os.statvfs(descriptor)
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    if total and free - size < min(_KEEP_FREE, total // 64):
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} but for {free >> 20} MiB, which are left to others")
 
 
 def find_modules(words: Iterable[str], spool: Spool) -> list[GivenModule]:

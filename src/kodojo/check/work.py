@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from kodojo.check.memory import demand_room
 from kodojo.check.results import Result
 from kodojo.errors import KodojoError, MissingInformationError
 from kodojo.image.tree import module_name
@@ -109,6 +110,7 @@ class _Room:
         result = Result(node.module.label, self._kernel, notes=tuple(notes))
         try:
             payload = node.module.read()
+            demand_room(node.module.label, len(payload.content))
         except KodojoError as error:
             return _Done(replace(result, failure=error.message, advice=error.hint), None)
         content = payload.content

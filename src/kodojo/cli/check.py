@@ -181,16 +181,15 @@ class _Building(NamedTuple):
         self, app: App, words: Sequence[str], columns: Sequence[Kernel], jobs: int | None, spool: Spool, bar: Bar
     ) -> tuple[Sequence[str], dict[str, Built]]:
         """The words that are no sources, and what the sources gave."""
-        from tempfile import TemporaryDirectory  # noqa: PLC0415  seldom wanted, like the rest
-
-        from kodojo.check.build.build import Settings, build_all  # noqa: PLC0415
+        from kodojo.check.build.build import Settings, build_all  # noqa: PLC0415  seldom wanted, like the rest
         from kodojo.check.build.sources import find_sources  # noqa: PLC0415
         from kodojo.check.pool import available_cores  # noqa: PLC0415
+        from kodojo.durable import temporary_directory  # noqa: PLC0415
 
         store = app.store.headers_directory
         settings = Settings(store, self.headers, self.log, self.modules, self.sandbox, jobs or available_cores())
-        with TemporaryDirectory(prefix="kodojo-sources-") as directory:
-            sources, others = find_sources(words, Path(directory))
+        with temporary_directory("sources") as directory:
+            sources, others = find_sources(words, directory)
             if not sources:
                 raise InputError(
                     f"{words[0] if words else '--all'}: there is nothing to build in it",

@@ -12,12 +12,13 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from kodojo.errors import PackageError
-from kodojo.image.compression import MAGICS, compression_of, decoder, decompress, end_of_lz4
+from kodojo.image.bounds import Account
+from kodojo.image.compression import MAGICS, Lz4Blocks, compression_of, decoder
 
 __all__ = [
     "CHUNK",
@@ -32,10 +33,6 @@ __all__ = [
 ]
 
 CHUNK = 1 << 18
-MAXIMUM_SIZE = 4 << 30  # bytes in a package, unpacked; distribution kernels have 0.1 to 1 GiB
-MAXIMUM_RATIO = 200  # of unpacked to packed size; kernels reach about 6
-_RATIO_COUNTS_FROM = 64 << 20
-_LZ4_MOST = 1 << 30  # bytes, in memory
 _IN_STREAMS = ("gzip", "bzip2", "lzma", "xz", "zstd")
 
 
@@ -67,16 +64,15 @@ class Readable(Protocol):
 class Window(io.RawIOBase):
     """``size`` bytes of ``file`` from its present position, as a file of its own.
 
-    :param name: the file's name in messages.
-    :param on_read: called with the number of bytes of each read.
+    :param account: of the input that the file is.
     """
 
-    def __init__(self, file: BinaryIO, size: int, name: str, on_read: Callable[[int], None]) -> None:
-        self.name = name
+    def __init__(self, file: BinaryIO, size: int, account: Account) -> None:
+        self.name = account.name
+        self.account = account
         self.taken = 0
         self._file = file
         self._left = size
-        self._on_read = on_read
 
     def readable(self) -> bool:
         return True
@@ -88,7 +84,7 @@ class Window(io.RawIOBase):
             raise PackageError(f"{self.name}: truncated", hint="fetch it again")
         self._left -= size
         self.taken += size
-        self._on_read(size)
+        self.account.read(size)
         return data
 
     def readinto(self, buffer: Any, /) -> int:
@@ -104,6 +100,10 @@ def honest_errors(name: str) -> Iterator[None]:
         yield
     except EOFError:
         raise PackageError(f"{name}: truncated", hint="fetch it again") from None
+    except MemoryError:
+        raise PackageError(
+            f"{name}: not enough memory to decompress it", hint="allow this process more memory (ulimit -v)"
+        ) from None
     except (lzma.LZMAError, zlib.error, tarfile.TarError, ValueError) as error:
         raise _damaged(name, error) from None
     except OSError as error:
@@ -126,7 +126,7 @@ class _Pump:
     :param kind: of compression. It ends where something does not begin as that does.
     """
 
-    def __init__(self, source: Readable, start: bytes, kind: str) -> None:
+    def __init__(self, source: Window, start: bytes, kind: str) -> None:
         self._source = source
         self._pending = start
         self._kind, self._magic = kind, MAGICS[kind]
@@ -167,69 +167,59 @@ class _Pump:
             self._pending = (self._pending + data).lstrip(b"\0")
         if not self._pending.startswith(self._magic):
             return False
+        self._source.account.stream()
         self._worker = decoder(self._kind)
         return True
 
 
 class Prefixed:
-    """``start`` and then the rest of ``source``."""
+    """``start`` and then the rest of ``source``; what was read too far can be given back."""
 
-    def __init__(self, source: Readable, start: bytes) -> None:
+    def __init__(self, source: Readable, start: bytes = b"") -> None:
         self._source = source
-        self._start = start
+        self._start, self._position = start, 0
 
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._start:
+    def give_back(self, data: bytes) -> None:
+        """To be read before all else."""
+        self._start, self._position = data + self._start[self._position :], 0
+
+    def read(self, size: int, /) -> bytes:
+        if self._position == len(self._start):
             return self._source.read(size)
-        data, self._start = (self._start, b"") if size < 0 else (self._start[:size], self._start[size:])
-        return data
+        start, self._position = self._position, min(self._position + size, len(self._start))
+        return self._start[start : self._position]
 
 
 class Decompressed:
     """What comes out of a decompressor, counted, so that a bomb is stopped."""
 
-    def __init__(self, stream: Readable, window: Window, unread: int = 0) -> None:
+    def __init__(self, stream: _Pump | Lz4Blocks | Prefixed, window: Window) -> None:
         self._stream = stream
         self._window = window
-        self._unread = unread
-        self._total = 0
 
     @property
     def end(self) -> int:
         """Where in the window the compressed data end, when all has been read: something else may follow."""
-        unread = self._stream.unread if isinstance(self._stream, _Pump) else self._unread
+        unread = 0 if isinstance(self._stream, Prefixed) else self._stream.unread
         return self._window.taken - unread
 
     def read(self, size: int, /) -> bytes:
         """At most ``size`` bytes; none only at the end. PackageError if they are damaged, or far too many."""
         with honest_errors(self._window.name):
             data = self._stream.read(size)
-        self._total += len(data)
-        if self._total > MAXIMUM_SIZE:
-            raise self._bomb(f"more than {MAXIMUM_SIZE >> 30} GiB unpacked")
-        if self._total > _RATIO_COUNTS_FROM and self._total > MAXIMUM_RATIO * self._window.taken:
-            raise self._bomb(f"more than {MAXIMUM_RATIO} times its size unpacked")
+        self._window.account.unpacked(len(data))
         return data
-
-    def _bomb(self, what: str) -> PackageError:
-        return PackageError(
-            f"{self._window.name}: {what}; no kernel package is like that",
-            hint="if you trust it, unpack it yourself and add the directory",
-        )
 
 
 def decompressed(window: Window) -> Decompressed:
     """The content of ``window``, which is gzip, xz, lzma, zstd, bzip2, lz4 or not compressed at all."""
     start = window.read(6)
     kind = compression_of(start)
+    window.account.stream()
     if kind in _IN_STREAMS:
         return Decompressed(_Pump(window, start, kind), window)
     if kind == "lz4":
-        data = start + window.read()
-        end = end_of_lz4(data)
-        return Decompressed(
-            io.BytesIO(decompress(data[:end], "lz4", _LZ4_MOST, window.name)), window, len(data) - end
-        )
+        return Decompressed(Lz4Blocks(window, start), window)
     return Decompressed(Prefixed(window, start), window)
 
 

@@ -7,14 +7,14 @@ for what follows a stream, and share the decoders.
 
 from __future__ import annotations
 
+import io
 import re
-import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kodojo.errors import ImageError
 
-__all__ = ["MAGICS", "Decoder", "compression_of", "decoder", "decompress", "end_of_lz4", "find_compressed"]
+__all__ = ["MAGICS", "Decoder", "Lz4Blocks", "compression_of", "decoder", "decompress", "find_compressed"]
 
 MAGICS = {
     "gzip": b"\x1f\x8b",
@@ -200,34 +200,71 @@ _DECODERS: dict[str, Callable[[], Decoder]] = {
 }
 
 
-def _lz4(data: bytes | memoryview, limit: int) -> bytes:
-    """The legacy frame of ``lz4 -l``: blocks with their compressed size in front."""
-    source = bytes(data)
-    out = bytearray()
-    position = 4
-    while position + 4 <= len(source):
-        (size,) = struct.unpack_from("<I", source, position)
-        position += 4
-        if position == len(source) or (out and size > _LZ4_LARGEST):
-            break  # the kernel's build puts the length of the whole behind the last block
-        if size > len(source) - position:
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Lz4Blocks:
+    """The legacy frame of ``lz4 -l``, decoded block by block: blocks with their compressed size in front.
+
+    It ends with what is no size of a block: the kernel's build puts the length of the whole behind the last one, and
+    archives are padded with zeroes (``lib/decompress_unlz4.c``).
+
+    :param start: what has been read of it, four bytes of magic at least.
+    """
+
+    def __init__(self, source: _Readable, start: bytes) -> None:
+        self.unread = 0
+        self._source = source
+        self._size = start[4:]
+        self._output, self._position = b"", 0
+        self._blocks = 0
+        self._ended = False
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none only at the end. ValueError or EOFError if they are damaged."""
+        while self._position == len(self._output) and not self._ended:
+            self._output, self._position = self.block(), 0
+        start, self._position = self._position, min(self._position + size, len(self._output))
+        return self._output[start : self._position]
+
+    def block(self) -> bytes:
+        """The next block; empty at the end. Raises likewise."""
+        word = self._size + self._take(4 - len(self._size))
+        self._size = b""
+        size = int.from_bytes(word, "little")
+        is_size = len(word) == 4 and 0 < size <= _LZ4_LARGEST
+        content = self._take(size) if is_size else b""
+        if not self._blocks and not is_size:
+            raise ValueError(f"a block of {size} bytes") if len(word) == 4 else EOFError("the end is missing")
+        if not content:
+            self._ended = True
+            self.unread = len(word)
+            return b""
+        if len(content) < size:
             raise EOFError("the end is missing")
-        out += _lz4_block(source[position : position + size])
-        position += size
+        self._blocks += 1
+        try:
+            return _lz4_block(content)
+        except IndexError:
+            raise EOFError("a block ends in the middle") from None
+
+    def _take(self, size: int) -> bytes:
+        parts = []
+        while size and (data := self._source.read(size)):
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+
+def _lz4(data: bytes | memoryview, limit: int) -> bytes:
+    blocks = Lz4Blocks(io.BytesIO(data[4:]), bytes(data[:4]))
+    out = bytearray()
+    while block := blocks.block():
+        out += block
         if len(out) > limit:
             raise _TooLarge
     return bytes(out)
-
-
-def end_of_lz4(data: bytes | memoryview) -> int:
-    """Where the blocks of a legacy frame end: with what has no size of a block in front, or at the end of all."""
-    position = 4
-    while position + 4 <= len(data):
-        (size,) = struct.unpack_from("<I", data, position)
-        if size > _LZ4_LARGEST:
-            return position
-        position += 4 + size
-    return len(data)
 
 
 def _lz4_block(block: bytes) -> bytes:

@@ -7,7 +7,6 @@ them, each compressed or not, in whichever way: microcode stands in front uncomp
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from typing import BinaryIO
 
 from kodojo.errors import PackageError
 from kodojo.image.archive import CHUNK, Member, Prefixed, Readable, Window, decompressed, exactly
+from kodojo.image.bounds import LONGEST_NAME, Account
 from kodojo.image.compression import compression_of
 
-__all__ = ["LONGEST_NAME", "MAGICS", "Entry", "cpio_members", "initramfs_members"]
+__all__ = ["MAGICS", "Entry", "cpio_members", "initramfs_members"]
 
 MAGICS = (b"070701", b"070702")
-LONGEST_NAME = 4096
 _NUMBERED = b"07070X"
 
 
@@ -37,35 +36,37 @@ class Entry:
     chunks: Iterator[bytes]
 
 
-def cpio_members(stream: Readable, name: str, numbered: Callable[[int], Entry] | None = None) -> Iterator[Member]:
+def cpio_members(
+    stream: Readable, account: Account, numbered: Callable[[int], Entry] | None = None
+) -> Iterator[Member]:
     """The members of the archive that begins where the stream is; it is read up to its trailer.
 
-    :param name: what messages call the file.
     :param numbered: what rpm's variant for large files says of the file with a number; None: there is none.
-    :raises PackageError: it is truncated or damaged.
+    :raises PackageError: it is truncated, damaged, or too much.
     """
-    return _gather_links(_entries(stream, name, numbered))
+    return _gather_links(_entries(stream, account, numbered), account)
 
 
-def initramfs_members(file: BinaryIO, name: str) -> Iterator[Member]:
+def initramfs_members(file: BinaryIO, account: Account) -> Iterator[Member]:
     """The members of all archives of an initramfs, in the order in which the kernel unpacks them.
 
     :param file: at any position; it has to be able to seek.
-    :raises PackageError: it is truncated or damaged, or compressed in a way that nobody can read here.
+    :raises PackageError: it is truncated or damaged, compressed in a way that nobody can read here, or too much.
     """
-    size = os.fstat(file.fileno()).st_size
+    name = account.name
+    size = account.size_of(file)
     position = 0
     while (position := _after_zeroes(file, position)) < size:
         file.seek(position)
         start = file.read(8)
         file.seek(position)
-        window = Window(file, size - position, name, lambda _size: None)
+        window = Window(file, size - position, account)
         if start.startswith(MAGICS):
-            yield from cpio_members(window, name)
+            yield from cpio_members(window, account)
             position += window.taken
         elif compression_of(start) is not None:
             stream = decompressed(window)
-            yield from _archives(stream, name)
+            yield from _archives(stream, account)
             position += stream.end
         else:
             raise PackageError(f"{name}: damaged: no archive at byte {position}", hint="make it again")
@@ -78,14 +79,15 @@ def _after_zeroes(file: BinaryIO, position: int) -> int:
     return position + len(data) - len(data.lstrip(b"\0"))
 
 
-def _archives(stream: Readable, name: str) -> Iterator[Member]:
+def _archives(stream: Readable, account: Account) -> Iterator[Member]:
+    stream = Prefixed(stream)
     while data := stream.read(CHUNK):
         if data := data.lstrip(b"\0"):
-            stream = Prefixed(stream, data)
-            yield from cpio_members(stream, name)
+            stream.give_back(data)
+            yield from cpio_members(stream, account)
 
 
-def _gather_links(entries: Iterator[Entry]) -> Iterator[Member]:
+def _gather_links(entries: Iterator[Entry], account: Account) -> Iterator[Member]:
     """Entries as members: the names of a file that come before its data become hard links to it."""
     waiting: dict[tuple[int, ...], list[str]] = {}
     for entry in entries:
@@ -98,6 +100,7 @@ def _gather_links(entries: Iterator[Entry]) -> Iterator[Member]:
         elif kind != stat.S_IFREG:
             yield Member(entry.name, "special")
         elif entry.links > 1 and entry.size == 0:
+            account.remember(entry.name)
             waiting.setdefault(entry.file, []).append(entry.name)
         else:
             yield Member(entry.name, "file", chunks=entry.chunks, executable=bool(entry.mode & stat.S_IXUSR))
@@ -130,9 +133,11 @@ class _Cursor:
             yield data
 
 
-def _entries(stream: Readable, name: str, numbered: Callable[[int], Entry] | None) -> Iterator[Entry]:
+def _entries(stream: Readable, account: Account, numbered: Callable[[int], Entry] | None) -> Iterator[Entry]:
+    name = account.name
     cursor = _Cursor(stream, name)
     while True:
+        account.member()
         magic = cursor.take(6)
         if magic == _NUMBERED and numbered is not None:
             entry = numbered(_hexadecimal(cursor, 1)[0])

@@ -209,21 +209,14 @@ def make_directory(
 
     :raises StoreError: it cannot be written.
     """
-    import shutil  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
-    from kodojo.durable import disk_error  # noqa: PLC0415
+    from kodojo.durable import disk_error, part_directory  # noqa: PLC0415
 
     try:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
-        try:
+        with part_directory(directory) as temporary:
             for name, write in files.items():
                 _write(temporary / name, write)
             if not there():
                 _put_in_place(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise disk_error(directory, error) from error
 

@@ -22,16 +22,15 @@ import errno
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from kodojo.durable import Progress, disk_error
+from kodojo.durable import Progress, disk_error, part_directory
 from kodojo.errors import InputError, PackageError
 from kodojo.image import rpm
 from kodojo.image.archive import Member, Window, decompressed
+from kodojo.image.bounds import Account
 from kodojo.image.described.files import BUILD_FILES
 from kodojo.image.tar import tar_members
 
@@ -40,7 +39,6 @@ __all__ = ["is_package", "package_members", "packages_in", "unpack"]
 _FLAVOUR = re.compile(r"linux-headers-(?P<release>[^_]+)-[^-_]+_(?P<version>[^_]+)_[^_]+\.deb")
 _AR_MAGIC = b"!<arch>\n"
 _SUFFIXES = (".deb", ".rpm")
-_MAXIMUM_MEMBERS = 200_000  # a distribution kernel has about 5,000
 _LONGEST_NAME = 1024
 # What the system says to a path that is impossible rather than unlucky: the archive's fault.
 _BAD_PATH = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ})
@@ -104,7 +102,8 @@ def unpack(source: Path, destination: Path, progress: Progress | None = None) ->
         contents: dict[str, str] = {}
         for package in packages:
             tree = _Tree(root, package)
-            for member in package_members(package, report.for_package(package)):
+            account = Account(str(package), report.for_package(package))
+            for member in package_members(package, account):
                 tree.add(member)
             tree.link()
             contents |= tree.contents
@@ -123,18 +122,11 @@ def _staging(destination: Path) -> Iterator[Path]:
     if os.path.lexists(destination):
         raise InputError(f"{destination}: exists already")
     try:
-        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
+        with part_directory(destination) as root:
+            yield root
+            root.rename(destination)
     except OSError as error:
-        raise disk_error(destination, error, "create") from error
-    try:
-        yield root
-        root.rename(destination)
-    except BaseException as error:
-        shutil.rmtree(root, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise disk_error(destination, error) from error
-        raise
+        raise disk_error(destination, error) from error
 
 
 class _Report:
@@ -156,11 +148,11 @@ class _Report:
         return on_read
 
 
-def package_members(package: Path, on_read: Callable[[int], None] = lambda _size: None) -> Iterator[Member]:
+def package_members(package: Path, account: Account | None = None) -> Iterator[Member]:
     """Everything in a .deb or .rpm, in its order; nobody vouches for any of it.
 
-    :param on_read: called with the number of bytes of each read.
-    :raises PackageError: it is damaged, truncated, or no package.
+    :param account: of this input; None: a new one.
+    :raises PackageError: it is damaged, truncated, no package, or too much.
     :raises InputError: it cannot be read.
     """
     try:
@@ -168,13 +160,14 @@ def package_members(package: Path, on_read: Callable[[int], None] = lambda _size
     except OSError as error:
         raise InputError(f"{package}: cannot be read: {error.strerror}") from error
     with file:
-        size = os.fstat(file.fileno()).st_size
+        account = account or Account(str(package))
+        size = account.size_of(file)
         start = file.read(len(_AR_MAGIC))
         file.seek(0)
         if start == _AR_MAGIC:
-            yield from _deb_members(file, size, str(package), on_read)
+            yield from _deb_members(file, size, account)
         elif start[:4] == rpm.MAGIC:
-            yield from rpm.rpm_members(Window(file, size, str(package), on_read))
+            yield from rpm.rpm_members(Window(file, size, account))
         else:
             raise PackageError(
                 f"{package}: neither a .deb nor an .rpm package (it begins with {start!r})",
@@ -182,11 +175,13 @@ def package_members(package: Path, on_read: Callable[[int], None] = lambda _size
             )
 
 
-def _deb_members(file: BinaryIO, size: int, name: str, on_read: Callable[[int], None]) -> Iterator[Member]:
+def _deb_members(file: BinaryIO, size: int, account: Account) -> Iterator[Member]:
     """The members of ``data.tar`` in the ar archive that a .deb is (deb(5))."""
+    name = account.name
     position = len(_AR_MAGIC)
     first = True
     while position < size:
+        account.member()
         file.seek(position)
         header = file.read(60)
         digits = header[48:58].strip()
@@ -203,7 +198,7 @@ def _deb_members(file: BinaryIO, size: int, name: str, on_read: Callable[[int], 
             raise PackageError(f"{name}: an ar archive, but no Debian package")
         first = False
         if member == b"data.tar" or member.startswith(b"data.tar."):
-            yield from tar_members(decompressed(Window(file, length, name, on_read)), name)
+            yield from tar_members(decompressed(Window(file, length, account)), account)
             return
         position += 60 + length + length % 2
     raise PackageError(f"{name}: truncated: it has no data.tar", hint="fetch it again")
@@ -218,15 +213,9 @@ class _Tree:
         self._package = package
         self._links: dict[str, str] = {}
         self._directories: set[str] = set()
-        self._count = 0
 
     def add(self, member: Member) -> None:
         """Write, leave out or refuse a member."""
-        self._count += 1
-        if self._count > _MAXIMUM_MEMBERS:
-            raise PackageError(
-                f"{self._package}: more than {_MAXIMUM_MEMBERS} members; no kernel package is like that"
-            )
         parts = self._parts(member, member.name)
         path = _wanted(parts)
         if member.kind == "special":

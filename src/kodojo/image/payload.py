@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kodojo.errors import ImageError, InputError, ModuleFileError
+from kodojo.image import bounds
 from kodojo.image.compression import MAGICS, compression_of, decoder
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 
 _LOOKED_AT = 6  # bytes that kmod wants of any file: the length of the longest magic
 _BITE = 1 << 16
+_MOUTHFUL = 4 << 20  # bytes that come out of it at once
 _MOST_STREAMS = 1 << 16  # of one file; bgzip makes one of each 64 KiB
 _EINVAL = 22
 _SIGNATURE_MARK = b"~Module signature appended~\n"
@@ -121,7 +123,11 @@ def read_stored(path: str | os.PathLike[str], name: str) -> bytes:
             if stat.S_ISREG(status.st_mode):
                 if status.st_size > MODULE_SIZE_LIMIT:
                     raise _too_large(name)
-                return file.read(status.st_size + 1)[: MODULE_SIZE_LIMIT + 1]
+                return file.read(status.st_size)
+    except MemoryError:
+        raise ImageError(
+            f"{name}: not enough memory to read it", hint="allow this process more (ulimit -v)"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read: {reason}", hint=hint) from error
@@ -150,7 +156,10 @@ def unpacked(data: bytes, name: str) -> Payload:
     reading = _Reading(data, kind, name)
     why = reading.why()
     if not why:
-        content = b"".join(reading.parts)
+        try:
+            content = b"".join(reading.parts)
+        except MemoryError:
+            raise _no_memory(name) from None
         return Payload(name, content, kind, data, reading.streams, reading.ignored, reading.cut)
     return Payload(name, b"", kind, data, reading.streams, problem=why, hint=_advice(data, reading))
 
@@ -180,7 +189,7 @@ class _Reading:
         except ImageError:
             raise
         except MemoryError:
-            raise ImageError(f"{self._name}: not enough memory to decompress it") from None
+            raise _no_memory(self._name) from None
         except Exception as error:  # each library has exceptions of its own
             if "Memory usage limit" in str(error):  # ours, not kmod's
                 raise ImageError(f"{self._name}: refused: more memory than any module takes to decompress") from error
@@ -201,10 +210,13 @@ class _Reading:
             if worker.needs_input and not piece:
                 return False
             position += len(piece)
-            self.parts.append(worker.decompress(piece, MODULE_SIZE_LIMIT + 1 - self._size))
+            self.parts.append(worker.decompress(piece, _MOUTHFUL))
             self._size += len(self.parts[-1])
             if self._size > MODULE_SIZE_LIMIT:
                 raise _too_large(self._name, " when decompressed")
+            if bounds.LIMITS.is_bomb(self._size, len(self._data)):
+                what = f"more than {bounds.LIMITS.ratio} times its size when decompressed; no module is like that"
+                raise ImageError(f"{self._name}: refused: {what}", hint="if you trust it, decompress it yourself")
         self.position = position - len(worker.unused_data)
         return True
 
@@ -253,5 +265,10 @@ def _advice(data: bytes, reading: _Reading) -> str:
     return "Build it or fetch it again, or compress the module again."
 
 
+def _no_memory(name: str) -> ImageError:
+    return ImageError(f"{name}: not enough memory to decompress it", hint="allow this process more (ulimit -v)")
+
+
 def _too_large(name: str, when: str = "") -> ImageError:
-    return ImageError(f"{name}: refused: more than {MODULE_SIZE_LIMIT >> 20} MiB{when}")
+    what = f"{name}: refused: more than {MODULE_SIZE_LIMIT >> 20} MiB{when}"
+    return ImageError(what, hint="no module is so large: give the file of a module")

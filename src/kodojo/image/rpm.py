@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from kodojo.errors import PackageError
 from kodojo.image.archive import Member, Window, decompressed, exactly
+from kodojo.image.bounds import LONGEST_NAME
 from kodojo.image.cpio import Entry, cpio_members
 
 __all__ = ["MAGIC", "rpm_members"]
@@ -24,7 +25,8 @@ __all__ = ["MAGIC", "rpm_members"]
 MAGIC = b"\xed\xab\xee\xdb"
 
 _HEADER_MAGIC = b"\x8e\xad\xe8\x01"
-_MAXIMUM_HEADER = 64 << 20  # bytes; that of a kernel with 5,000 modules has about 2 MB
+_MAXIMUM_HEADER = 32 << 20  # bytes; that of a kernel with 5,000 modules has about 2 MB
+_MAXIMUM_TAGS = 0xFFFF  # lib/header.c: hdrchkTags
 
 # Tags of rpm (include/rpm/rpmtag.h) that are looked at.
 _FILESIZES, _FILEMODES, _FILEDEVICES, _FILEINODES = 1028, 1030, 1095, 1096
@@ -48,11 +50,11 @@ def rpm_members(window: Window) -> Iterator[Member]:
     signature = _Header.read(window)
     exactly(window, -signature.size % 8, window.name)
     header = _Header.read(window)
-    payload = (header.strings(_PAYLOADFORMAT) or ["cpio"])[0]
+    payload = (header.strings(_PAYLOADFORMAT, 1) or ["cpio"])[0]
     if payload != "cpio":
         raise PackageError(f"{window.name}: its payload is {payload!r}; only cpio is known")
     large_files = lru_cache(lambda: _LargeFiles(header))  # most packages have none, and lack what they need
-    yield from cpio_members(decompressed(window), window.name, lambda number: large_files().entry(number))
+    yield from cpio_members(decompressed(window), window.account, lambda number: large_files().entry(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Header:
     """A header structure: an index of tags, and the store that they point into."""
 
     name: str
+    most: int  # values of a tag
     index: dict[int, tuple[int, int, int]]  # tag -> type, offset, count
     store: bytes
 
@@ -67,19 +70,20 @@ class _Header:
     def read(cls, window: Window) -> _Header:
         start = exactly(window, 16, window.name)
         count, size = struct.unpack_from(">II", start, 8)
-        if start[:4] != _HEADER_MAGIC or 16 * count + size > _MAXIMUM_HEADER:
+        if start[:4] != _HEADER_MAGIC or count > _MAXIMUM_TAGS or 16 * count + size > _MAXIMUM_HEADER:
             raise PackageError(f"{window.name}: damaged: no RPM header where one belongs", hint="fetch it again")
         index = exactly(window, 16 * count, window.name)
         entries = {tag: (kind, offset, items) for tag, kind, offset, items in struct.iter_unpack(">IIII", index)}
-        return cls(window.name, entries, exactly(window, size, window.name))
+        return cls(window.name, window.account.limits.members, entries, exactly(window, size, window.name))
 
     @property
     def size(self) -> int:
         return len(self.store)
 
-    def strings(self, tag: int) -> list[str]:
-        """A string or an array of strings; empty if the tag is absent."""
+    def strings(self, tag: int, most: int | None = None) -> list[str]:
+        """A string or an array of strings, the first ones if not all are wanted; empty if the tag is absent."""
         _, offset, count = self.index.get(tag, (0, 0, 0))
+        count = self._reasonable(tag, count) if most is None else min(count, most)
         items = self.store[offset:].split(b"\0", count)[:count]
         if len(items) < count:
             raise self._damaged(tag)
@@ -91,9 +95,18 @@ class _Header:
             return ()
         kind, offset, count = self.index[tag]
         letter = _TYPES.get(kind)
+        self._reasonable(tag, count)
         if letter is None or offset + count * struct.calcsize(letter) > len(self.store):
             raise self._damaged(tag)
         return struct.unpack_from(f">{count}{letter}", self.store, offset)
+
+    def _reasonable(self, tag: int, count: int) -> int:
+        if count > self.most:
+            raise PackageError(
+                f"{self.name}: refused: tag {tag} of its header has {count} values; no package has so many files",
+                hint="fetch it again",
+            )
+        return count
 
     def _damaged(self, tag: int) -> PackageError:
         return PackageError(f"{self.name}: damaged: tag {tag} of its header leaves it", hint="fetch it again")
@@ -124,6 +137,8 @@ class _LargeFiles:
         directory = self._directories[self._where[number]]
         # The header's paths begin at the root of the file system; those in an archive, in the package.
         name = directory.removeprefix("/") + self._bases[number]
+        if len(name) > LONGEST_NAME:
+            raise PackageError(f"{self._name}: damaged: a member's name of {len(name)} bytes", hint="fetch it again")
         mode, file = self._modes[number], self._files[number]
         links = self._links[file] if stat.S_ISREG(mode) else 1
         self._seen[file] += 1

@@ -13,8 +13,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import Literal
 
-from kodojo.errors import PackageError
+from kodojo.errors import PackageError, decode
 from kodojo.image.archive import CHUNK, Member, Readable, exactly, honest_errors
+from kodojo.image.bounds import LONGEST_NAME, Account
 
 __all__ = ["tar_members"]
 
@@ -33,6 +34,8 @@ _KINDS: dict[bytes, _Kind] = {
 }
 # What stands for a member's name, target or size where the header's own fields are too short.
 _LONG_FIELDS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
+_KEYWORDS = (b"path", b"linkpath", b"size")  # of pax records: what is looked at, and so all that is kept
+_SPARSE = "GNU.sparse"
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 # These have no content, whatever their size is said to be (POSIX: pax).
 _WITHOUT_CONTENT = (
@@ -40,16 +43,17 @@ _WITHOUT_CONTENT = (
 )  # fmt: skip
 
 
-def tar_members(stream: Readable, name: str) -> Iterator[Member]:
+def tar_members(stream: Readable, account: Account) -> Iterator[Member]:
     """The members of an archive; what pads it after its end is read, too.
 
-    :param name: of the file, for messages.
-    :raises PackageError: it is damaged, or ends without the block of zeroes that ends an archive.
+    :raises PackageError: it is damaged, ends without the block of zeroes that ends an archive, or is too much.
     """
+    name = account.name
     shared: dict[str, str] = {}  # for all members that follow
     own: dict[str, str] = {}  # for the next one
     extensions = 0
     while any(block := exactly(stream, _BLOCK, name)):
+        account.member()
         with honest_errors(name):
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         extension = header.type in _LONG_FIELDS or header.type in _PAX or header.type == tarfile.XGLTYPE
@@ -72,7 +76,7 @@ def tar_members(stream: Readable, name: str) -> Iterator[Member]:
 
 def _extend(kind: bytes, data: bytes, shared: dict[str, str], own: dict[str, str], name: str) -> None:
     if kind in _LONG_FIELDS:
-        own[_LONG_FIELDS[kind]] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        own[_LONG_FIELDS[kind]] = decode(data.partition(b"\0")[0])
         return
     records = shared if kind == tarfile.XGLTYPE else own
     position = 0
@@ -82,7 +86,10 @@ def _extend(kind: bytes, data: bytes, shared: dict[str, str], own: dict[str, str
         keyword, equals, value = data[position + len(digits) + 1 : end - 1].partition(b"=")
         if not position < end <= len(data) or data[end - 1 : end] != b"\n" or not keyword or not equals:
             raise _damaged(name, f"a pax record at byte {position} of its header")
-        records[keyword.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        if keyword in _KEYWORDS:
+            records[decode(keyword)] = decode(value)
+        elif keyword.startswith(b"GNU.sparse."):
+            records[_SPARSE] = "1"
         position = end
 
 
@@ -95,10 +102,12 @@ def _member(stream: Readable, header: tarfile.TarInfo, extended: dict[str, str],
     kind = _KINDS.get(header.type, "special")
     if header.type == tarfile.AREGTYPE and path.endswith("/"):  # a directory, before there was a type for it
         kind = "directory"
-    if any(keyword.startswith("GNU.sparse.") for keyword in extended):
+    if _SPARSE in extended:
         kind = "special"
     content = _Content(stream, size, name)
     target = extended.get("linkpath") or header.linkname
+    if len(path) > LONGEST_NAME or len(target) > LONGEST_NAME:
+        raise _damaged(name, f"a name of {max(len(path), len(target))} characters")
     executable = bool(header.mode & stat.S_IXUSR)
     yield Member(path.rstrip("/") if kind == "directory" else path, kind, target, content.chunks(), executable)
     for _ in content.chunks():  # what nobody wanted

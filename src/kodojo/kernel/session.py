@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kodojo.durable import lock, read_checked, write_checked
+from kodojo.durable import lock, read_checked, sweep, write_checked
 from kodojo.errors import CorruptError, GuestOSError, InputError, KodojoError, LoadError, StoreError, UnloadError
 from kodojo.image.image import Image
 from kodojo.image.store import Store
@@ -104,6 +104,7 @@ class Session:
         :raises CorruptError: the saved state is damaged.
         """
         with lock(self._lock, timeout=None, on_wait=on_wait):
+            sweep(self._file)
             kernel, description = self._resume(image, progress)
             try:
                 yield kernel

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kodojo.durable import temporary_directory
 from kodojo.errors import GuestOSError, InputError, decode, encode
 from kodojo.kernel.calls import Calls
 from kodojo.machine.cpu import RunLimit
@@ -129,9 +130,7 @@ class UserSpace:
         with ExitStack() as end:
             path = Path(payload.path)
             if not payload.path:  # a file that is open for writing, too, would be refused
-                from tempfile import TemporaryDirectory  # noqa: PLC0415  most modules are files already
-
-                path = Path(end.enter_context(TemporaryDirectory(prefix="kodojo-")), "module.ko")
+                path = end.enter_context(temporary_directory("module")) / "module.ko"
                 path.write_bytes(payload.content)
             try:
                 opened = end.enter_context(path.open("rb"))

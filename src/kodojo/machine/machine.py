@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kodojo.durable import disk_error, read_checked, write_checked
+from kodojo.durable import disk_error, part_directory, read_checked, sweep, write_checked
 from kodojo.errors import CorruptError, MachineError
 from kodojo.machine.arm64 import Arm64
 from kodojo.machine.board import PcBoard
@@ -180,32 +179,27 @@ class Snapshot:
         :raises StoreError: disk full, no permission.
         """
         try:
-            directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
-        except OSError as error:
-            raise disk_error(directory, error, "create") from error
-        try:
-            digest = _write_ram(part / _RAM, machine.ram)
-            payload = {
-                "format": _FORMAT,
-                "digest": digest,
-                "memory": machine.ram.size,
-                "machine": machine.state(),
-                "facts": facts,
-            }
-            _write_state(part / _STATE, payload, _FileMark.of(part / _RAM))
-            shutil.rmtree(directory, ignore_errors=True)
-            part.rename(directory)
+            with part_directory(directory) as part:
+                digest = _write_ram(part / _RAM, machine.ram)
+                payload = {
+                    "format": _FORMAT,
+                    "digest": digest,
+                    "memory": machine.ram.size,
+                    "machine": machine.state(),
+                    "facts": facts,
+                }
+                _write_state(part / _STATE, payload, _FileMark.of(part / _RAM))
+                shutil.rmtree(directory, ignore_errors=True)
+                part.rename(directory)
         except OSError as error:
             raise disk_error(directory, error, "write the snapshot") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return cls.open(directory)
 
     @classmethod
     def open(cls, directory: Path) -> Snapshot:
         """Raises CorruptError if it is damaged, StoreError if it cannot be read."""
         state, ram = directory / _STATE, directory / _RAM
+        sweep(directory)
         try:
             payload = json.loads(read_checked(state, "snapshot"))
             if payload["format"] != _FORMAT:

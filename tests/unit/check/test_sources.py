@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import zstandard
 from kodojo.check.examine import examine
 from kodojo.check.sources import GivenModule, Spool, find_modules, own_modules
 from kodojo.errors import ImageError, InputError, KodojoError
-from kodojo.image import archive
+from kodojo.image import bounds
 from kodojo.image.tree import ModuleTree
 from tests.support.archives import COMPRESSIONS, cpio, deb, files, regular, rpm
 from tests.support.checking import paper_kernel
@@ -161,7 +162,7 @@ def test_a_damaged_archive_gives_what_comes_before_the_damage(here, spool):
 
 def test_bombs(here, spool, monkeypatch):
     """An archive that unpacks to much more than there can be is stopped; so is a module that is too large."""
-    monkeypatch.setattr(archive, "MAXIMUM_SIZE", 100_000)
+    monkeypatch.setattr(bounds, "LIMITS", replace(bounds.LIMITS, size=100_000))
     (here / "initrd").write_bytes(gzip.compress(cpio(regular({"a.ko": bytes(1_000_000)}))))
     (module,) = find_modules(["initrd"], spool)
     assert "unpacked" in module.problem

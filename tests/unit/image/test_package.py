@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kodojo.errors import InputError, KodojoError, PackageError, StoreError
-from kodojo.image import archive, package
+from kodojo.image import bounds
 from kodojo.image.package import packages_in, unpack
 from tests.support.archives import COMPRESSIONS, ar, cpio, deb, entry, files, regular, rpm, tar
 
@@ -269,7 +270,7 @@ def test_damaged_tar_header(tmp_path):
 
 def test_bomb(tmp_path):
     """A small package that would fill the disk is stopped long before it does, wherever the zeroes are."""
-    zeroes = bytes(archive._RATIO_COUNTS_FROM * 2)
+    zeroes = bytes(bounds.LIMITS.ratio_from * 2)
     for name in ("./boot/vmlinuz-6.1", "./usr/share/zeroes"):
         error = refused(tmp_path, deb(files({name: zeroes}), ".zst"))
         assert "times its size" in str(error)
@@ -277,10 +278,10 @@ def test_bomb(tmp_path):
 
 def test_too_large(tmp_path, monkeypatch):
     """There is a bound for the size of what is unpacked, and one for the number of members."""
-    monkeypatch.setattr(archive, "MAXIMUM_SIZE", len(KERNEL))
-    assert "GiB" in str(refused(tmp_path, deb(files(GOOD), "")))
-    monkeypatch.undo()
-    monkeypatch.setattr(package, "_MAXIMUM_MEMBERS", 3)
+    monkeypatch.setattr(bounds, "LIMITS", replace(bounds.LIMITS, size=len(KERNEL)))
+    assert "unpacked" in str(refused(tmp_path, deb(files(GOOD), ".xz")))
+    assert "it has more than" in str(refused(tmp_path, deb(files(GOOD), "")))
+    monkeypatch.setattr(bounds, "LIMITS", replace(bounds.Limits(), members=3))
     assert "members" in str(refused(tmp_path, deb(files(GOOD))))
 
 

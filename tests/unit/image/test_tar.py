@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodojo.errors import PackageError
+from kodojo.image.bounds import Account
 from kodojo.image.tar import tar_members
 from tests.support.archives import entry, tar
 
@@ -33,7 +34,7 @@ LONGER = [
 
 
 def members(data):
-    found = tar_members(io.BytesIO(data), "an archive")
+    found = tar_members(io.BytesIO(data), Account("an archive"))
     return [(each.name, each.kind, each.target, b"".join(each.chunks)) for each in found]
 
 

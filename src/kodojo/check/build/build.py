@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,7 +24,7 @@ from kodojo.check.examine import examine
 from kodojo.check.matrix import Built
 from kodojo.check.results import NotBuilt, Result
 from kodojo.check.sources import GivenModule
-from kodojo.durable import disk_error
+from kodojo.durable import disk_error, temporary_directory
 from kodojo.errors import InputError, KodojoError
 
 if TYPE_CHECKING:
@@ -101,8 +100,8 @@ def build_all(
     """
     end = threading.Event()
     outcomes: dict[tuple[str, str], _Outcome] = {}
-    with tempfile.TemporaryDirectory(prefix="kodojo-build-", ignore_cleanup_errors=True) as temporary:
-        directory = Path(temporary).resolve()
+    with temporary_directory("build") as temporary:
+        directory = temporary.resolve()
         directory.chmod(0o711)
         given = given_headers(settings.headers, _new(directory / "headers"))
         names = [kernel.name for kernel in kernels]
