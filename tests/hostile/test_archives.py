@@ -8,6 +8,7 @@ import io
 import lzma
 import struct
 import tarfile
+from collections import deque
 
 import pytest
 import zstandard
@@ -120,9 +121,9 @@ def test_extensions_in_a_row(tmp_path, spool, kind):
 
 def test_records_for_all_members():
     """What a global header says is not copied for each member."""
-    records = b"".join(record(f"k{number}", "v") for number in range(50_000))
-    data = extension(b"g", records) + raw_header() * 3_000 + bytes(1024)
-    assert sum(1 for _ in tar_members(io.BytesIO(data), Account("x"))) == 3_000
+    records = b"".join(record(f"k{number}", "v") for number in range(10_000))
+    data = extension(b"g", records) + raw_header() * 500 + bytes(1024)
+    assert sum(1 for _ in tar_members(io.BytesIO(data), Account("x"))) == 500
 
 
 def test_long_names(tmp_path, spool):
@@ -156,8 +157,9 @@ def test_members_without_end(tmp_path, spool, limits, name, data, written):
     assert list(spool._directory.iterdir()) == []
 
 
-def test_a_million_members(tmp_path, spool):
-    """The limit is reached soon, whatever the input has."""
+def test_a_million_members(limits):
+    """An archive that never ends is read up to the limit, and no further."""
+    limits(members=5_000)
     block = raw_header() * 1000
 
     class Endless(io.RawIOBase):
@@ -168,9 +170,8 @@ def test_a_million_members(tmp_path, spool):
 
         position = 0
 
-    with pytest.raises(PackageError, match="more than 200000 members"):
-        for _ in tar_members(Endless(), Account("x")):
-            pass
+    with pytest.raises(PackageError, match="more than 5000 members"):
+        deque(tar_members(Endless(), Account("x")), maxlen=0)
 
 
 def test_modules_without_end(tmp_path, spool, limits):
@@ -285,8 +286,7 @@ def test_damaged_lz4(tmp_path, data):
     account = Account("x")
     stream = decompressed(Window(io.BytesIO(data), len(data), account))
     with pytest.raises(PackageError, match=r"x: (damaged|truncated)"):
-        while stream.read(1 << 18):
-            pass
+        deque(iter(lambda: stream.read(1 << 18), b""), maxlen=0)
 
 
 def test_zeroes_behind_lz4():

@@ -27,6 +27,7 @@ __all__ = [
     "Prefixed",
     "Readable",
     "Window",
+    "damaged",
     "decompressed",
     "exactly",
     "honest_errors",
@@ -105,18 +106,19 @@ def honest_errors(name: str) -> Iterator[None]:
             f"{name}: not enough memory to decompress it", hint="allow this process more memory (ulimit -v)"
         ) from None
     except (lzma.LZMAError, zlib.error, tarfile.TarError, ValueError) as error:
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     except OSError as error:
         if error.errno is not None:  # a failure of the disk, not one of gzip's or bzip2's opinions
             raise
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     except Exception as error:  # zstandard is imported only when it is needed, and so is its exception
         if type(error).__module__.partition(".")[0] != "zstandard":
             raise
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
 
 
-def _damaged(name: str, error: Exception) -> PackageError:
+def damaged(name: str, error: object) -> PackageError:
+    """The error that says so of a file."""
     return PackageError(f"{name}: damaged: {error}", hint="fetch it again")
 
 

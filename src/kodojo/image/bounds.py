@@ -80,6 +80,10 @@ class Account:
         if self._on_read is not None:
             self._on_read(size)
 
+    def unread(self, size: int) -> None:
+        """So many of them belong to something else, which will be read again."""
+        self._read -= size
+
     def unpacked(self, size: int) -> None:
         """So many bytes came out. PackageError if they are far too many."""
         self._unpacked += size

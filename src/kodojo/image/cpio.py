@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from kodojo.errors import PackageError
-from kodojo.image.archive import CHUNK, Member, Prefixed, Readable, Window, decompressed, exactly
+from kodojo.image.archive import CHUNK, Member, Prefixed, Readable, Window, damaged, decompressed, exactly
 from kodojo.image.bounds import LONGEST_NAME, Account
 from kodojo.image.compression import compression_of
 
@@ -68,6 +68,7 @@ def initramfs_members(file: BinaryIO, account: Account) -> Iterator[Member]:
             stream = decompressed(window)
             yield from _archives(stream, account)
             position += stream.end
+            account.unread(window.taken - stream.end)
         else:
             raise PackageError(f"{name}: damaged: no archive at byte {position}", hint="make it again")
 
@@ -145,11 +146,11 @@ def _entries(stream: Readable, account: Account, numbered: Callable[[int], Entry
         elif magic in MAGICS:
             entry = _new_ascii_entry(cursor)
         else:
-            raise PackageError(f"{name}: damaged: no cpio header where one belongs", hint="fetch it again")
+            raise damaged(name, "no cpio header where one belongs")
         if entry.name == "TRAILER!!!":
             return
         if stat.S_ISLNK(entry.mode) and entry.size > LONGEST_NAME:
-            raise PackageError(f"{name}: damaged: {entry.name!r} is a link of {entry.size} bytes")
+            raise damaged(name, f"{entry.name!r} is a link of {entry.size} bytes")
         content = cursor.chunks(entry.size)
         yield Entry(entry.name, entry.mode, entry.size, entry.file, entry.links, content)
         for _ in content:  # what the caller has not read
@@ -162,13 +163,13 @@ def _hexadecimal(cursor: _Cursor, count: int) -> tuple[int, ...]:
     try:
         return struct.unpack(f">{count}I", bytes.fromhex(digits.decode("ascii")))
     except (ValueError, struct.error):
-        raise PackageError(f"{cursor.name}: damaged: {digits[:8]!r} in a cpio header") from None
+        raise damaged(cursor.name, f"{digits[:8]!r} in a cpio header") from None
 
 
 def _new_ascii_entry(cursor: _Cursor) -> Entry:
     inode, mode, _, _, links, _, size, major, minor, _, _, length, _ = _hexadecimal(cursor, 13)
     if not 0 < length <= LONGEST_NAME:
-        raise PackageError(f"{cursor.name}: damaged: a member's name of {length} bytes")
+        raise damaged(cursor.name, f"a member's name of {length} bytes")
     name = cursor.take(length).rstrip(b"\0").decode("utf-8", "surrogateescape")
     cursor.pad()
     return Entry(name, mode, size, (major, minor, inode), links, iter(()))

@@ -195,7 +195,7 @@ def _deb_members(file: BinaryIO, size: int, account: Account) -> Iterator[Member
                 f"{name}: truncated in its member {member.decode('ascii', 'replace')}", hint="fetch it again"
             )
         if first and member != b"debian-binary":
-            raise PackageError(f"{name}: an ar archive, but no Debian package")
+            raise PackageError(f"{name}: an ar archive, but no Debian package", hint="give a .deb file")
         first = False
         if member == b"data.tar" or member.startswith(b"data.tar."):
             yield from tar_members(decompressed(Window(file, length, account)), account)

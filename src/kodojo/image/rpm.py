@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kodojo.errors import PackageError
-from kodojo.image.archive import Member, Window, decompressed, exactly
+from kodojo.image.archive import Member, Window, damaged, decompressed, exactly
 from kodojo.image.bounds import LONGEST_NAME
 from kodojo.image.cpio import Entry, cpio_members
 
@@ -41,7 +41,7 @@ def rpm_members(window: Window) -> Iterator[Member]:
     """
     lead = exactly(window, 96, window.name)
     if lead[:4] != MAGIC:
-        raise PackageError(f"{window.name}: not an RPM package")
+        raise PackageError(f"{window.name}: not an RPM package", hint="fetch it again")
     if struct.unpack_from(">H", lead, 6) == (1,):
         raise PackageError(
             f"{window.name}: a source package; it holds no kernel",
@@ -52,7 +52,10 @@ def rpm_members(window: Window) -> Iterator[Member]:
     header = _Header.read(window)
     payload = (header.strings(_PAYLOADFORMAT, 1) or ["cpio"])[0]
     if payload != "cpio":
-        raise PackageError(f"{window.name}: its payload is {payload!r}; only cpio is known")
+        raise PackageError(
+            f"{window.name}: its payload is {payload[:40]!r}; only cpio is known",
+            hint="unpack it yourself and give the directory",
+        )
     large_files = lru_cache(lambda: _LargeFiles(header))  # most packages have none, and lack what they need
     yield from cpio_members(decompressed(window), window.account, lambda number: large_files().entry(number))
 
@@ -71,7 +74,7 @@ class _Header:
         start = exactly(window, 16, window.name)
         count, size = struct.unpack_from(">II", start, 8)
         if start[:4] != _HEADER_MAGIC or count > _MAXIMUM_TAGS or 16 * count + size > _MAXIMUM_HEADER:
-            raise PackageError(f"{window.name}: damaged: no RPM header where one belongs", hint="fetch it again")
+            raise damaged(window.name, "no RPM header where one belongs")
         index = exactly(window, 16 * count, window.name)
         entries = {tag: (kind, offset, items) for tag, kind, offset, items in struct.iter_unpack(">IIII", index)}
         return cls(window.name, window.account.limits.members, entries, exactly(window, size, window.name))
@@ -109,7 +112,7 @@ class _Header:
         return count
 
     def _damaged(self, tag: int) -> PackageError:
-        return PackageError(f"{self.name}: damaged: tag {tag} of its header leaves it", hint="fetch it again")
+        return damaged(self.name, f"tag {tag} of its header leaves it")
 
 
 class _LargeFiles:
@@ -126,19 +129,19 @@ class _LargeFiles:
         devices = header.numbers(_FILEDEVICES) or (0,) * count
         inodes = header.numbers(_FILEINODES) or tuple(range(count))
         if {len(self._where), len(self._modes), len(self._sizes), len(devices), len(inodes)} != {count}:
-            raise PackageError(f"{self._name}: damaged: its lists of files differ in length")
+            raise damaged(self._name, "its lists of files differ in length")
         self._files = list(zip(devices, inodes, strict=True))
         self._links = Counter(self._files)
         self._seen: Counter[tuple[int, ...]] = Counter()
 
     def entry(self, number: int) -> Entry:
         if number >= len(self._bases) or self._where[number] >= len(self._directories):
-            raise PackageError(f"{self._name}: damaged: file {number} is not in its header")
+            raise damaged(self._name, f"file {number} is not in its header")
         directory = self._directories[self._where[number]]
         # The header's paths begin at the root of the file system; those in an archive, in the package.
         name = directory.removeprefix("/") + self._bases[number]
         if len(name) > LONGEST_NAME:
-            raise PackageError(f"{self._name}: damaged: a member's name of {len(name)} bytes", hint="fetch it again")
+            raise damaged(self._name, f"a member's name of {len(name)} bytes")
         mode, file = self._modes[number], self._files[number]
         links = self._links[file] if stat.S_ISREG(mode) else 1
         self._seen[file] += 1
