@@ -155,7 +155,7 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)  # before it is closed, and the lock with it
         _sync_directory(path.parent)
     except BaseException as error:
         if temporary is not None:

@@ -73,7 +73,7 @@ def demand_room(label: str, size: int) -> None:
     room = available_memory()
     if room is not None and TIMES * size > room:
         raise KodojoError(
-            f"{label}: checking it takes up to {TIMES * size >> 20} MiB of memory, of {room >> 20} MiB that there are",
+            f"{label}: checking it takes up to {TIMES * size >> 20} MiB of memory; there are {room >> 20}",
             hint="allow this process more (ulimit -v), end other programs, or check it on a larger computer",
         )
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kodojo.check.sources import GivenModule, Key, own_module
 from kodojo.errors import KodojoError, decode
-from kodojo.image.tree import module_name
+from kodojo.image.tree import MOST_NEEDED, module_name
 
 if TYPE_CHECKING:
     from kodojo.check.examine import Examined
@@ -122,7 +123,10 @@ class Plan:
     def _node(self, key: Key) -> Node:
         if key not in self._nodes:
             circles: list[str] = []
-            order = tuple(self._closure(key, circles))
+            order = tuple(islice(self._closure(key, circles), MOST_NEEDED + 1))
+            if len(order) > MOST_NEEDED:
+                self._nodes[key] = Node(_with_too_many(self._modules[key]))
+                return self._nodes[key]
             module, absent = self._modules[key], self._needs(key)[1]
             notes = (module.unused, *circles) if module.unused else tuple(circles)
             self._nodes[key] = Node(module, order, tuple(absent), notes, self._beside(module, absent))
@@ -156,6 +160,9 @@ class Plan:
                 names = ", ".join(self._name(key) for key in (*around, following))
                 circles.append(f"these modules need each other in a circle, which no kernel can load: {names}")
             elif following not in done:
+                if len(path) > MOST_NEEDED:
+                    yield from path
+                    return
                 path[following] = iter(self._needs(following)[0])
 
     def _name(self, key: Key) -> str:
@@ -225,6 +232,12 @@ class Plan:
         module = own_module(self._image, name)
         self._modules.setdefault(module.key, module)
         return module.key
+
+
+def _with_too_many(module: GivenModule) -> GivenModule:
+    problem = f"{module.label}: it needs more than {MOST_NEEDED} modules, one through the other: refused"
+    hint = "no kernel is like that: build the modules again, and check fewer at once"
+    return module._replace(problem=problem, hint=hint)
 
 
 def _modules_in(directory: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """How much may come out of one input that nobody vouches for: the one place with the numbers.
 
 An :class:`Account` belongs to a file that was given, and is shared by everything that is read of it: the archives
-that follow each other in an initramfs, the streams of a compressed archive. Nesting is bounded by the formats that are
-read: an archive in a stream in a package, and modules that are compressed themselves; no archive in an archive is
+that follow each other in an initramfs, the streams of a compressed archive. Nesting is bounded by the formats that
+are read: an archive in a stream in a package, and modules that are compressed themselves; no archive in an archive is
 opened.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["read_regular"]
 
-_LARGEST = 256 << 20
+_LARGEST = 16 << 20  # bytes; the lists of a distribution's kernel have less than one MiB
 
 
 def read_regular(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """tar archives, read strictly: every header is whole and its checksum right, and the archive ends as one ends.
 
-:mod:`tarfile` takes a damaged header for the archive's end, calls itself for each long name, searches records of pax in
-quadratic time (CVE-2024-6232) and skips what a size says, whatever it is; only its names of types are used here.
+:mod:`tarfile` takes a damaged header for the archive's end, calls itself for each long name, searches records of pax
+in quadratic time (CVE-2024-6232) and skips what a size says, whatever it is; only its names of types are used here.
 
 Formats: ustar, pax (POSIX.1-2008 "pax Interchange Format") and GNU tar's long names. Sparse files are "special".
 """

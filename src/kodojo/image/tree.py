@@ -17,7 +17,11 @@ from kodojo.image.module_search import Found, PassedOver, read_order, search
 from kodojo.image.payload import SUFFIXES, Payload, read_module
 from kodojo.image.regular import read_regular
 
-__all__ = ["ModuleFile", "ModuleTree", "TreeContents", "fold", "load_order", "modname", "module_name"]
+__all__ = ["MOST_NEEDED", "ModuleFile", "ModuleTree", "TreeContents", "fold", "load_order", "modname", "module_name"]
+
+
+MOST_NEEDED = 500
+"""Modules that one module may need, directly or through others; of distributions' modules none needs 50."""
 
 
 def fold(name: str) -> str:
@@ -258,6 +262,7 @@ def load_order(name: str, direct: Iterator[str], of: Callable[[str], Iterable[st
     """What must be loaded before a module: dependencies before dependents, each once.
 
     :param direct: what the module itself needs. :param of: what another one needs.
+    :raises ImageError: they are more than any module needs.
     """
     order: list[str] = []
     stack = [(name, direct)]
@@ -270,6 +275,11 @@ def load_order(name: str, direct: Iterator[str], of: Callable[[str], Iterable[st
             order.append(current)
         else:
             seen.add(following)
+            if len(seen) > MOST_NEEDED:
+                raise ImageError(
+                    f"{name}: it needs more than {MOST_NEEDED} modules, one through the other: refused",
+                    hint="no kernel is like that: build the modules again, or take them out of the tree",
+                )
             stack.append((following, iter(of(following))))
     return tuple(order[:-1])
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kodojo.errors import decode
+from kodojo.errors import InputError, decode
 from kodojo.kmod.depmod.scan import ScannedModule
 
 __all__ = ["Graph", "Wishes", "link"]
 
 _MOST_STEPS = 10_000  # of the search for circles, which is exponential
+_MOST_DEPENDENCIES = 1_000_000  # of all modules in sum; distributions' trees have some 20,000
 
 
 class Wishes(NamedTuple):
@@ -55,6 +56,7 @@ def link(
     """Find out what modules need.
 
     :param kernel: CRCs of the kernel's symbols, by name; only for the warnings.
+    :raises InputError: modules need each other in chains that are longer than any kernel's.
     """
     wishes = wishes or Wishes()
     graph = Graph(modules)
@@ -71,9 +73,16 @@ def link(
     if len(places) < len(modules):
         _find_cycles(graph, [number for number in range(len(modules)) if number not in places])
         return graph
-    graph.depends = [
-        sorted(_reachable(graph.direct, number), key=places.__getitem__) for number in range(len(modules))
-    ]
+    left = _MOST_DEPENDENCIES
+    for number, module in enumerate(modules):
+        needed = _reachable(graph.direct, number, left)
+        left -= len(needed)
+        if left < 0:
+            raise InputError(
+                f"{module.file}: with it, modules.dep would list more than {_MOST_DEPENDENCIES} dependencies: refused",
+                hint="no kernel is like that: take the modules that need each other in a long chain out of the tree",
+            )
+        graph.depends[number] = sorted(needed, key=places.__getitem__)
     return graph
 
 
@@ -115,10 +124,11 @@ def _sorted(direct: Sequence[Sequence[int]]) -> dict[int, int]:
     return places
 
 
-def _reachable(direct: Sequence[Sequence[int]], start: int) -> list[int]:
+def _reachable(direct: Sequence[Sequence[int]], start: int, most: int) -> list[int]:
+    """All that is needed, or one more than there may be."""
     seen: dict[int, None] = {}
     stack = list(direct[start])
-    while stack:
+    while stack and len(seen) <= most:
         number = stack.pop()
         if number not in seen:
             seen[number] = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from kodojo.errors import InputError, decode
 
 __all__ = ["KernelSymbols"]
 
-_LARGEST = 256 << 20
+_LARGEST = 64 << 20  # bytes; a System.map has some 10 MiB
+_MOST_PROBLEMS = 1000
 _FAKE = (b"__this_module", b"_GLOBAL_OFFSET_TABLE_", b"TOC.")  # made by loaders, or by the linker
 _NUMBER = re.compile(rb"[+-]?(0[xX])?[0-9a-fA-F]*")
 
@@ -38,7 +41,7 @@ class KernelSymbols:
             if len(words) < 3 or words[2] != b"vmlinux":
                 continue
             if _NUMBER.fullmatch(words[0]) is None:
-                found.problems.append(f"{path}:{number} Invalid symbol version {decode(words[0])}: Success")
+                found._complain(f"{path}:{number} Invalid symbol version {decode(words[0])}: Success")
                 continue
             found.crcs[_unprefixed(words[1], prefix)] = int(words[0].removeprefix(b"0x") or b"0", 16)
         return found._with_fakes()
@@ -53,12 +56,16 @@ class KernelSymbols:
         for number, line in enumerate(_lines(path), 1):
             words = line.split(b" ", 2)
             if len(words) < 3:
-                found.problems.append(f"{path}:{number}: invalid line: {decode(line)}")
+                found._complain(f"{path}:{number}: invalid line: {decode(line)}")
                 continue
             name = _unprefixed(words[2], prefix)
             if name.startswith(b"__ksymtab_"):
                 found.crcs[name.removeprefix(b"__ksymtab_")] = 0
         return found._with_fakes()
+
+    def _complain(self, problem: str) -> None:
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(problem)
 
     def _with_fakes(self) -> KernelSymbols:
         self.crcs |= dict.fromkeys(_FAKE, 0)
@@ -69,11 +76,13 @@ def _unprefixed(name: bytes, prefix: bytes) -> bytes:
     return name[1:] if prefix and name.startswith(prefix) else name
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST)
+            data = file.read(_LARGEST + 1)
     except OSError as error:
         raise InputError(f"could not load {path}: {error.strerror or error}") from error
-    lines = data.split(b"\n")
-    return lines if lines[-1] else lines[:-1]
+    if len(data) > _LARGEST:
+        hint = "give the System.map or Module.symvers of a kernel"
+        raise InputError(f"could not load {path}: larger than {_LARGEST >> 20} MiB", hint=hint)
+    return (line.removesuffix(b"\n") for line in io.BytesIO(data))
