@@ -12,7 +12,7 @@ from kodojo.image.image import Image
 from tests.support import kbuild
 from tests.support.elf_writer import ALLOC, EXEC, WRITE, ElfWriter, module_writer
 
-__all__ = ["MARKER", "Base", "bases", "needed"]
+__all__ = ["MARKER", "Base", "bases", "needed", "paper", "tree_bases"]
 
 MARKER = b"~Module signature appended~\n"
 TRAILER = 12  # struct module_signature
@@ -123,14 +123,20 @@ def without_signature(data: bytes) -> bytes:
     return data[: end - int.from_bytes(data[end + 8 : end + 12], "big")]
 
 
-def bases(image: Image, series: str) -> list[Base]:
-    """Always the same, in the same order."""
+def tree_bases(image: Image) -> list[Base]:
+    """Those of the kernel's own tree."""
     found = []
     for name, arguments in DISTRIBUTION.items():
         file = image.modules.get(name) or image.modules.get(name.replace("_", "-"))
         if file is not None:
             data = file.read()
             found.append(Base(name, without_signature(data), data, arguments))
+    return found
+
+
+def bases(image: Image, series: str) -> list[Base]:
+    """Always the same, in the same order."""
+    found = tree_bases(image)
     built = kbuild.build(series)
     found += [Base(name, built[name].read_bytes(), b"", arguments) for name, arguments in BUILT.items()]
     found.append(Base("paper", paper(image)))
