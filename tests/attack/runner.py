@@ -2,8 +2,8 @@
 
 A case is made from a seed and a number, so that it can be made again. Each batch is a process of its own, with bounds
 for its memory and its time; its record is a line of a file in the cache, and a later run goes on behind the last one.
-What is a failure: an exception that kodojo does not raise on purpose, a death by signal, more processor time or memory
-than a case may take, a file written anywhere but where it was allowed.
+What is a failure: an exception that kodojo does not raise on purpose, a death by signal, more processor time or more
+memory than a case may take, a file written anywhere but where it was allowed.
 """
 
 # ruff: noqa: T201

@@ -8,6 +8,7 @@ the kernel's own functions expect it that read the section headers later.
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -349,10 +350,11 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
     try:
         for region in regions:
             region.data = bytearray(region.size)
-        content = bytearray(info.data)
+        copy = io.BytesIO(info.data)  # whose content is taken without one more copy: modules may be large
+        content = copy.getbuffer()
         _fill_struct_module(target, mod, info, content)
         _copy_sections(info, content)
-        info.data = bytes(content)
+        info.data = copy.getvalue()
         _find_struct_module(target, mod, info)
         target.place_module(mod, info)
     except BaseException:
@@ -363,7 +365,7 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         info.symbols = np.frombuffer(region.data, info.format.sym, len(info.symbols), offset)
 
 
-def _fill_struct_module(target: Target, mod: Module, info: LoadInfo, content: bytearray) -> None:
+def _fill_struct_module(target: Target, mod: Module, info: LoadInfo, content: memoryview) -> None:
     """Enter what is known so far into the struct module in the temporary copy, as the kernel does.
 
     Whatever is copied or read from there later finds it, and the section headers as they are now.
@@ -388,10 +390,9 @@ def _fill_struct_module(target: Target, mod: Module, info: LoadInfo, content: by
     content[place : place + len(headers)] = headers
 
 
-def _copy_sections(info: LoadInfo, content: bytearray) -> None:
+def _copy_sections(info: LoadInfo, content: memoryview) -> None:
     sechdrs = info.sechdrs
     types, sizes, offsets = (sechdrs[name].tolist() for name in ("sh_type", "sh_size", "sh_offset"))
-    view = memoryview(content)
     headers = int(info.header["e_shoff"])
     format_ = info.format
     sh_addr = headers + format_.sh_addr
@@ -403,7 +404,7 @@ def _copy_sections(info: LoadInfo, content: bytearray) -> None:
                 raise info.damage(f"section {index} does not fit into the memory that is allocated for it")
             if start + size > len(content):
                 raise info.damage(f"the contents of section {index} are not in the file")
-            memoryview(region.data)[offset : offset + size] = view[start : start + size]
+            memoryview(region.data)[offset : offset + size] = content[start : start + size]
         address = (region.base + offset) & format_.mask
         sechdrs["sh_addr"][index] = address
         place = sh_addr + index * format_.shdr.itemsize

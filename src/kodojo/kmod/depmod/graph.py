@@ -79,7 +79,7 @@ def link(
         left -= len(needed)
         if left < 0:
             raise InputError(
-                f"{module.file}: with it, modules.dep would list more than {_MOST_DEPENDENCIES} dependencies: refused",
+                f"{module.file}: refused: with it, modules.dep would list more than {_MOST_DEPENDENCIES} others",
                 hint="no kernel is like that: take the modules that need each other in a long chain out of the tree",
             )
         graph.depends[number] = sorted(needed, key=places.__getitem__)
