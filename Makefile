@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY = @PYTHON='$(PYTHON)' VENV='$(VENV)' .ci/preflight
 export KODOJO_TEST_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help demo test lint bench sweep oracle fresh clean
+.PHONY: help demo test lint bench sweep oracle attack fresh clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -38,6 +38,10 @@ sweep: $(VENV)/.tested ## every module of both kernels' trees, and damaged ones,
 
 oracle: $(VENV)/.tested ## the same kernels under QEMU against both loaders; fetches QEMU (half an hour) [ARCH=arm64]
 	$(BIN)/python -m tests.oracle --arch $(ARCH) $(ARGS)
+
+attack: $(VENV)/.tested ## damaged and hostile archives and modules by the thousand, resumable [ARGS='--seed 1 --count 100000']
+	$(BIN)/python -m tests.attack.archives --resume $(ARGS); archives=$$?; \
+	$(BIN)/python -m tests.attack.modules --resume $(ARGS) && $(BIN)/python -m tests.attack.table && exit $$archives
 
 bench: $(VENV)/.tested ## measure boot, restore, fork, insmod, the whole command
 	$(BIN)/python -m tests.bench

@@ -354,6 +354,7 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         content = copy.getbuffer()
         _fill_struct_module(target, mod, info, content)
         _copy_sections(info, content)
+        content.release()
         info.data = copy.getvalue()
         _find_struct_module(target, mod, info)
         target.place_module(mod, info)
