@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "Plan"]
 
+_MOST_BEFORE = 1_000_000  # modules before others, in sum; for a distribution's tree they are some 20,000
+
 Name = TypeVar("Name", str, bytes)
 
 
@@ -89,6 +91,7 @@ class Plan:
         self._modules: dict[Key, GivenModule] = {examined.module.key: examined.module for examined in given}
         self._direct: dict[Key, tuple[list[Key], list[str]]] = {}
         self._nodes: dict[Key, Node] = {}
+        self._left = _MOST_BEFORE
         self._directories: dict[Path, dict[str, str]] = {}
         by_name: defaultdict[str, list[Examined]] = defaultdict(list)
         for examined in given:
@@ -123,8 +126,9 @@ class Plan:
     def _node(self, key: Key) -> Node:
         if key not in self._nodes:
             circles: list[str] = []
-            order = tuple(islice(self._closure(key, circles), MOST_NEEDED + 1))
-            if len(order) > MOST_NEEDED:
+            order = tuple(islice(self._closure(key, circles), MOST_NEEDED + 1)) if self._left > 0 else ()
+            self._left -= len(order)
+            if len(order) > MOST_NEEDED or self._left <= 0:
                 self._nodes[key] = Node(_with_too_many(self._modules[key]))
                 return self._nodes[key]
             module, absent = self._modules[key], self._needs(key)[1]
@@ -235,7 +239,7 @@ class Plan:
 
 
 def _with_too_many(module: GivenModule) -> GivenModule:
-    problem = f"{module.label}: it needs more than {MOST_NEEDED} modules, one through the other: refused"
+    problem = f"{module.label}: refused: too many modules need each other, one through the other"
     hint = "no kernel is like that: build the modules again, and check fewer at once"
     return module._replace(problem=problem, hint=hint)
 

@@ -20,7 +20,7 @@ from kodojo.image.regular import read_regular
 __all__ = ["MOST_NEEDED", "ModuleFile", "ModuleTree", "TreeContents", "fold", "load_order", "modname", "module_name"]
 
 
-MOST_NEEDED = 500
+MOST_NEEDED = 5_000
 """Modules that one module may need, directly or through others; of distributions' modules none needs 50."""
 
 
