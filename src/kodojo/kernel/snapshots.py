@@ -25,7 +25,7 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 28
+_BOOT_FORMAT = 29
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 

@@ -234,7 +234,7 @@ _ERRNO_TEXTS = {
     124: "Wrong medium type", 125: "Operation canceled", 126: "Required key not available", 127: "Key has expired",
     128: "Key has been revoked", 129: "Key was rejected by service", 130: "Owner died",
     131: "State not recoverable", 132: "Operation not possible due to RF-kill",
-    133: "Memory page has hardware error",
+    133: "Memory page has hardware error", 134: "Inappropriate file type or format",
 }  # fmt: skip
 
 
