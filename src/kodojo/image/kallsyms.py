@@ -135,6 +135,20 @@ class Kallsyms:
             low += 1
         return tuple(found)
 
+    def specialised(self, name: str) -> tuple[int, ...]:
+        """Return the addresses of the functions of that name, and of those that a compiler has made of them.
+
+        It calls them ``name.isra.0`` and the like. ``name.cold`` is none: it is a part of a function.
+        """
+        prefix = name.encode("utf-8", "surrogateescape") + b"."
+        low = self._bisect(prefix)
+        found = list(self.get_all(name))
+        while low < len(self) and (found_name := self._name(int(self._order[low]))).startswith(prefix):
+            if not found_name.endswith(b".cold"):
+                found.append(self._at(low))
+            low += 1
+        return tuple(found)
+
     def type_of(self, name: str) -> str | None:
         """Return the letter that ``nm`` would show (``T``, ``t``, ``D``, ...), None for no such symbol."""
         wanted = name.encode("utf-8", "surrogateescape")

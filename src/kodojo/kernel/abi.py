@@ -9,9 +9,11 @@ from kodojo.kernel.abi_arm64 import Arm64Abi
 from kodojo.kernel.abi_x86_64 import X86_64Abi
 
 if TYPE_CHECKING:
+    from kodojo.image.btf import Btf
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
     from kodojo.kernel.memory import KernelMemory
+    from kodojo.kernel.ways import Site, Spot
     from kodojo.machine.cpu import Cpu, Registers
 
 __all__ = ["Abi", "abi_of"]
@@ -22,6 +24,9 @@ class Abi(Protocol):
 
     :attr returns_to: a function whose code no task ever runs again when PID 1 has been started; calls return into it.
     :attr instruction: the distance between two addresses of instructions at which one can stop.
+    :attr entry: the entry point of system calls, and the function in C that it calls.
+    :attr system_call_prefix: what the names of the functions begin with that do the system calls.
+    :attr arguments_in_registers: how many there are at most.
     :attr oops: the function that tells of an oops, and the number of its argument that is the ``struct pt_regs``.
     :attr frame_registers: the members of ``struct pt_regs``, in order.
     :attr system_calls: numbers by name.
@@ -30,6 +35,9 @@ class Abi(Protocol):
 
     returns_to: str
     instruction: int
+    entry: tuple[str, str]
+    system_call_prefix: str
+    arguments_in_registers: int
     oops: tuple[str, int]
     frame_registers: tuple[str, ...]
     system_calls: dict[str, int]
@@ -53,14 +61,47 @@ class Abi(Protocol):
     def result(self, cpu: Cpu) -> int:
         """The value of a function that has just returned."""
 
-    def return_from(self, cpu: Cpu, value: int) -> None:
-        """Come back, with this value, from the function that is about to begin."""
-
     def call_here(self, cpu: Cpu, function: int, argument: int) -> None:
         """Run a function before what is about to run, which then runs."""
 
     def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
         """Put arguments and return address where they belong: the registers to set."""
+
+    def spot_of_entry(self, btf: Btf, frame: int, returns: int) -> Spot:
+        """Where the entry point of system calls calls C.
+
+        :param frame: address of the trap frame. :param returns: the address behind the call.
+        """
+
+    def spot_here(self, cpu: Cpu, registers: Registers) -> Spot:
+        """Where the function was called that is about to begin with these registers."""
+
+    def call_from(self, cpu: Cpu, spot: Spot, site: Site) -> Spot:
+        """Put the frame of a function on the stack.
+
+        :param spot: where it was called. :param site: where in it the next function is called.
+        """
+
+    def at_spot(self, spot: Spot) -> Registers:
+        """What a function that is called there has in registers beside those of :meth:`place`."""
+
+    def coming_back(self, spot: Spot, value: int) -> Registers:
+        """The registers of a function's caller when it has come back with this value."""
+
+    def jump(self, address: int) -> Registers:
+        """The registers to set so that the code at an address runs next."""
+
+    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
+        """The addresses behind the calls of a function in some code, and whether that jumps to it, too.
+
+        :param address: of the code.
+        """
+
+    def indirect_calls(self, calls: Calls, address: int, code: bytes) -> list[int]:
+        """The addresses behind the calls through a pointer in some code."""
+
+    def site(self, cpu: Cpu, symbols: Kallsyms, returns: int) -> Site | None:
+        """A call with the frame of the function that it is in; None if that is not known."""
 
     def stack_after(self, registers: Registers) -> int:
         """The stack pointer when a function has returned that began with these registers (:meth:`place`)."""

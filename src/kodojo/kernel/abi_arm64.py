@@ -6,9 +6,13 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kodojo.kernel.system_calls import ARM64
+from kodojo.kernel.ways import Site, Spot
 
 if TYPE_CHECKING:
+    from kodojo.image.btf import Btf
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
     from kodojo.kernel.memory import KernelMemory
@@ -16,14 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Arm64Abi"]
 
-_ARGUMENTS_IN_REGISTERS = 8
 _EL1H = 0x5
 _DAIF = 0x3C0
 _FLAGS_MASK = _DAIF | 0xF
 _SVC_FROM_EL0 = 0x15 << 26 | 1 << 25  # ESR_EL1: SVC in AArch64 state, a 32-bit instruction
 _TASK_SIZE = 1 << 48
 _AT_FDCWD = (1 << 64) - 100
+_MASK = (1 << 64) - 1
 _HERE = 1 << 32  # beside a number: the directory is the current one
+
+# Instructions (Arm ARM, C6.2)
+_B, _BL, _IMM26 = 0x1400_0000, 0x9400_0000, 0x03FF_FFFF
+_BLR, _BUT_REGISTER = 0xD63F_0000, 0xFFFF_FC1F
 
 # Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
 _X0, _X8, _ORIG_X0 = 0x00, 0x40, 0x110
@@ -34,6 +42,9 @@ class Arm64Abi:
 
     returns_to = "kernel_init"
     instruction = 4
+    entry = ("el0t_64_sync", "el0t_64_sync_handler")
+    system_call_prefix = "__arm64_sys_"
+    arguments_in_registers = 8
     oops = ("die", 1)
     frame_registers: tuple[str, ...] = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
     # The old calls without a directory's descriptor are no part of the ABI: what a C library makes of them.
@@ -63,19 +74,57 @@ class Arm64Abi:
     def result(self, cpu: Cpu) -> int:
         return cpu.get("x0")
 
-    def return_from(self, cpu: Cpu, value: int) -> None:
-        cpu.write_registers({"x0": value, "pc": cpu.get("x30")})
-
     def call_here(self, cpu: Cpu, function: int, argument: int) -> None:
         cpu.write_registers({"x30": cpu.get("pc"), "x0": argument, "pc": function})
 
     def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
-        on_stack = values[_ARGUMENTS_IN_REGISTERS:]
-        stack = (stack - 8 * len(on_stack)) & ~0xF
+        on_stack = values[self.arguments_in_registers :]
         if on_stack:
+            stack = (stack - 8 * len(on_stack)) & ~0xF
             cpu.write(stack, struct.pack(f"<{len(on_stack)}Q", *on_stack))
-        registers = {f"x{number}": value for number, value in enumerate(values[:_ARGUMENTS_IN_REGISTERS])}
+        registers = {f"x{number}": value for number, value in enumerate(values[: self.arguments_in_registers])}
         return {**registers, "sp": stack, "x30": until}
+
+    def spot_of_entry(self, btf: Btf, frame: int, returns: int) -> Spot:
+        return Spot(returns, frame, frame + btf.struct("pt_regs").field("stackframe").offset)
+
+    def spot_here(self, cpu: Cpu, registers: Registers) -> Spot:
+        del cpu
+        return Spot(registers["x30"], registers["sp"], registers["x29"])
+
+    def call_from(self, cpu: Cpu, spot: Spot, site: Site) -> Spot:
+        record = spot.stack - 16
+        cpu.write(record, struct.pack("<QQ", spot.frame, spot.returns))
+        return Spot(site.returns, record, record)
+
+    def at_spot(self, spot: Spot) -> Registers:
+        return {"x29": spot.frame}
+
+    def coming_back(self, spot: Spot, value: int) -> Registers:
+        return {"x0": value & _MASK, "sp": spot.stack, "pc": spot.returns}
+
+    def jump(self, address: int) -> Registers:
+        return {"pc": address}
+
+    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
+        """BL and B."""
+        words = np.frombuffer(code, "<u4", len(code) // 4)
+        distance = (function - address) // 4 - np.arange(len(words))
+        relative = (distance & _IMM26).astype(np.uint32)
+        near = np.abs(distance) < 1 << 25
+        behind = [address + 4 * int(index) + 4 for index in np.flatnonzero(near & (words == relative | _BL))]
+        return behind, bool(np.any(near & (words == relative | _B)))
+
+    def indirect_calls(self, calls: Calls, address: int, code: bytes) -> list[int]:
+        """BLR."""
+        del calls
+        words = np.frombuffer(code, "<u4", len(code) // 4)
+        return [address + 4 * int(index) + 4 for index in np.flatnonzero(words & _BUT_REGISTER == _BLR)]
+
+    def site(self, cpu: Cpu, symbols: Kallsyms, returns: int) -> Site | None:
+        """What unwinds the stack looks at the chain of frame records only."""
+        del cpu, symbols
+        return Site(returns)
 
     def stack_after(self, registers: Registers) -> int:
         return registers["sp"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kodojo.kernel.orc import unwinding_at
 from kodojo.kernel.system_calls import X86_64
+from kodojo.kernel.ways import Site, Spot
 
 if TYPE_CHECKING:
+    from kodojo.image.btf import Btf
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
     from kodojo.kernel.memory import KernelMemory
@@ -23,6 +27,19 @@ _DIRECTION_AND_TRAP = 0x500
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
 _MASK = (1 << 64) - 1
 
+# Instructions (Intel SDM vol. 2): CALL and JMP with a distance of 32 bits; CALL through a register or memory.
+_NEAR = re.compile(rb"[\xe8\xe9]")
+_CALL = b"\xe8"
+_INDIRECT = re.compile(
+    rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|\x14.|\x15.{4}|[\x50-\x53\x55-\x57].|\x54..|[\x90-\x93\x95-\x97].{4}|\x94.{5})",
+    re.DOTALL,
+)
+_THUNKS = tuple(
+    f"__x86_indirect_{kind}thunk_{register}"
+    for kind in ("", "its_")
+    for register in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
+)
+
 # Offsets in struct pt_regs (arch/x86/include/asm/ptrace.h), an ABI.
 _R10, _RAX, _RDX = 0x38, 0x50, 0x60
 _ENOSYS = 38
@@ -33,6 +50,9 @@ class X86_64Abi:  # noqa: N801  the architecture's name
 
     returns_to = "kernel_init"
     instruction = 1
+    entry = ("entry_SYSCALL_64", "do_syscall_64")
+    system_call_prefix = "__x64_sys_"
+    arguments_in_registers = len(_ARGUMENT_REGISTERS)
     oops = ("oops_end", 1)
     frame_registers: tuple[str, ...] = (
         "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
@@ -60,11 +80,6 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     def result(self, cpu: Cpu) -> int:
         return cpu.get("rax")
 
-    def return_from(self, cpu: Cpu, value: int) -> None:
-        stack = cpu.get("rsp")
-        back = int.from_bytes(cpu.read(stack, 8), "little")
-        cpu.write_registers({"rax": value, "rip": back, "rsp": stack + 8})
-
     def call_here(self, cpu: Cpu, function: int, argument: int) -> None:
         stack = cpu.get("rsp") - 8
         cpu.write(stack, struct.pack("<Q", cpu.get("rip")))
@@ -72,10 +87,63 @@ class X86_64Abi:  # noqa: N801  the architecture's name
 
     def place(self, cpu: Cpu, stack: int, until: int, values: Sequence[int]) -> Registers:
         on_stack = values[len(_ARGUMENT_REGISTERS) :]
-        stack = (stack - 8 * len(on_stack)) & ~0xF
+        if on_stack:
+            stack = (stack - 8 * len(on_stack)) & ~0xF
         stack -= 8
         cpu.write(stack, struct.pack(f"<{1 + len(on_stack)}Q", until, *on_stack))
         return {**dict(zip(_ARGUMENT_REGISTERS, values, strict=False)), "rsp": stack}
+
+    def spot_of_entry(self, btf: Btf, frame: int, returns: int) -> Spot:
+        """The trap frame is what is on the stack."""
+        del btf
+        return Spot(returns, frame, 0)
+
+    def spot_here(self, cpu: Cpu, registers: Registers) -> Spot:
+        stack = registers["rsp"]
+        return Spot(int.from_bytes(cpu.read(stack, 8), "little"), stack + 8, registers["rbp"])
+
+    def call_from(self, cpu: Cpu, spot: Spot, site: Site) -> Spot:
+        stack = spot.stack - site.size
+        cpu.write(stack, bytes(site.size - 8) + struct.pack("<Q", spot.returns))
+        if site.base:
+            cpu.write(spot.stack - site.base, struct.pack("<Q", spot.frame))
+        return Spot(site.returns, stack, spot.frame)
+
+    def at_spot(self, spot: Spot) -> Registers:
+        return {"rbp": spot.frame}
+
+    def coming_back(self, spot: Spot, value: int) -> Registers:
+        return {"rax": value & _MASK, "rip": spot.returns, "rsp": spot.stack}
+
+    def jump(self, address: int) -> Registers:
+        return {"rip": address}
+
+    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
+        """CALL and JMP with a distance of 32 bits. That other bytes look like it is as good as impossible."""
+        behind, jumps = [], False
+        for match in _NEAR.finditer(code):
+            after = match.start() + 5
+            distance = int.from_bytes(code[match.start() + 1 : after], "little", signed=True)
+            if after <= len(code) and address + after + distance == function:
+                if match[0] == _CALL:
+                    behind.append(address + after)
+                else:
+                    jumps = True
+        return behind, jumps
+
+    def indirect_calls(self, calls: Calls, address: int, code: bytes) -> list[int]:
+        """CALL through a register, or by way of a thunk; the kernel's decoder tells what is an instruction."""
+        behind = [after for thunk in _THUNKS if calls.has(thunk)
+                  for after in self.direct_calls(code, address, calls.address(thunk))[0]]  # fmt: skip
+        for match in _INDIRECT.finditer(code):
+            start, after = address + match.start(), address + match.end()
+            if not calls.has("can_probe") or any(calls("can_probe", at) & 0xFF for at in (start, start - 1)):
+                behind.append(after)
+        return sorted(behind)
+
+    def site(self, cpu: Cpu, symbols: Kallsyms, returns: int) -> Site | None:
+        found = unwinding_at(cpu, symbols, returns - 1)
+        return None if found is None else Site(returns, found.size, found.base)
 
     def stack_after(self, registers: Registers) -> int:
         return registers["rsp"] + 8

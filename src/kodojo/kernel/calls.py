@@ -14,7 +14,8 @@ Guest time passes in calls. A call that sleeps lets other tasks, timers and inte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -22,17 +23,19 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from kodojo.errors import InputError, MachineError, MachineFault, UnmodelledError
 from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
+from kodojo.kernel.diversions import STACK_SIZE, Diversions
+from kodojo.kernel.ways import Site, Spot, Ways
 from kodojo.machine.cpu import Cpu, Registers, RunLimit
 
-__all__ = ["Argument", "Calls", "Place"]
+__all__ = ["Argument", "Calls", "Inside", "Place"]
 
 Argument = int | bytes | str
 
 _MASK = (1 << 64) - 1
 RED_ZONE = 256  # bytes above each call's frame that it does not touch
 _STACK_DATA_LIMIT = 2048  # of a kernel stack of 16 KiB
+_STACK_END = 64  # bytes, in which the kernel keeps a mark by which it notices an overflow
 _DEPTH_LIMIT = 12
-_STACK_SIZE = 1 << 14  # of a task
 
 
 @dataclass(slots=True)
@@ -43,6 +46,9 @@ class Place:
     :param frame: address of its ``struct pt_regs``.
     :param scratch: a populated piece of its user memory, 0 until it is needed (:attr:`UserSpace.scratch`).
     :param kernel_scratch: a page of kernel memory, 0 until it is needed.
+    :param spot: where functions are called that Python calls: the entry point of system calls, or, inside of one,
+        where the function was called that does it. None: the code that calls is none of the kernel's.
+    :param inside: address of the function that does the system call; 0 outside of one.
     :param user_table: see :attr:`kodojo.machine.cpu.Cpu.user_table`.
     """
 
@@ -51,6 +57,18 @@ class Place:
     scratch: int = 0
     kernel_scratch: int = 0
     user_table: int | None = None
+    spot: Spot | None = None
+    inside: int = 0
+
+
+@dataclass(slots=True)
+class Inside:
+    """A function that Python stands for.
+
+    :param value: what it returns.
+    """
+
+    value: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +103,9 @@ class Calls:
         self._returns = image.kallsyms.address(self.abi.returns_to)
         self._play_returns = self._returns + self.abi.instruction * _DEPTH_LIMIT
         self._depth = 0
+        self.ways = Ways(self)
+        self._diversions = Diversions(cpu, self.abi)
+        place.spot = self._entry(place.frame)
         self._playing: _Play | None = None
         self._waiting: dict[int, tuple[_Play, Registers]] = {}  # by the stack pointer with which the call returns
         self._symbols: dict[str, int] = {}
@@ -97,10 +118,15 @@ class Calls:
         """Where the task stands that Python acts for: the resting one, or that of the program that is running."""
         return self._resting if self._playing is None else self._playing.place
 
+    def clear_stack(self) -> None:
+        """Forget what the resting task has done: below its trap frame is nothing that it would go back to."""
+        start, end = (self._resting.stack & -STACK_SIZE) + _STACK_END, self._resting.frame
+        self.cpu.write(start, bytes(end - start))
+
     def stack_above(self) -> tuple[int, bytes]:
         """Address and content of the resting task's stack above all calls: a task that dies begins there anew."""
         start = self._resting.stack - RED_ZONE
-        return start, self.cpu.read(start, (start | (_STACK_SIZE - 1)) + 1 - start)
+        return start, self.cpu.read(start, (start | (STACK_SIZE - 1)) + 1 - start)
 
     def address(self, function: str) -> int:
         """The function's address. Raises MissingInformationError if this kernel has none of the name."""
@@ -132,6 +158,7 @@ class Calls:
         *arguments: Argument,
         limit: RunLimit | None = None,
         interrupts: bool = True,
+        way: Sequence[Site] = (),
     ) -> int:
         """The value of ``function(arguments)``, as a register holds it.
 
@@ -140,10 +167,11 @@ class Calls:
             stack, str with a terminating NUL, and passed as pointers that are valid during the call.
         :param limit: MachineHang after it; the machine is not at rest then and cannot be used further.
         :param interrupts: whether they are enabled when the function is entered (not for nested calls).
+        :param way: what the kernel's own code has on the stack when it calls the function (:meth:`way`).
         """
         address = self.address(function) if isinstance(function, str) else function
         if self._playing is not None:
-            return self._call_of(self._playing, address, arguments)
+            return self._call_of(self._playing, address, arguments, way)
         if self.stopped is not None and not self._depth:
             raise MachineError(
                 f"this machine has stopped: {self.stopped}",
@@ -154,13 +182,33 @@ class Calls:
         cpu, abi = self.cpu, self.abi
         nested = self._depth > 0
         saved = cpu.read_registers() if nested else {}
-        stack = ((abi.stack(saved) if nested else self._resting.stack) - RED_ZONE) & ~0xF
         until = self._returns + abi.instruction * self._depth
-        registers = self._place(stack, until, arguments)
-        cpu.write_registers({**registers, **abi.enter(address, saved if nested else None, interrupts=interrupts)})
+        enter = abi.enter(address, saved if nested else None, interrupts=interrupts)
+        spot = None if nested else self._spot(arguments, way)
+        if spot is None:
+            stack = ((abi.stack(saved) if nested else self._resting.stack) - RED_ZONE) & ~0xF
+            registers = {**self._place(stack, until, arguments), **enter}
+        else:
+            registers = {**self._place_at(spot, arguments), **enter, **abi.at_spot(spot)}
+        self._run(registers, spot, until, limit)
+        value = abi.result(cpu)
+        if spot is None:
+            self._wipe(abi.stack_after(registers))
+        if nested:
+            cpu.restore_registers(saved)
+        return value
+
+    def _run(self, registers: Registers, spot: Spot | None, until: int, limit: RunLimit | None) -> None:
+        """Run a call to its end.
+
+        :param spot: where the kernel's code is that it comes back to, if it does.
+        """
+        if spot is not None:
+            self._diversions.at_return(spot, until)
+        self.cpu.write_registers(registers)
         self._depth += 1
         try:
-            cpu.run(until, limit or self.limit)
+            self.cpu.run(until, limit or self.limit)
         except MachineError as error:
             if isinstance(error, MachineFault) and error.survived:
                 raise
@@ -170,10 +218,66 @@ class Calls:
             raise self.stopped from error
         finally:
             self._depth -= 1
-        value = abi.result(cpu)
-        if nested:
-            cpu.restore_registers(saved)
-        return value
+            if spot is not None:
+                self._diversions.forget_return(spot)
+
+    # -- from where functions are called ------------------------------------------------------------------
+    def _entry(self, frame: int) -> Spot | None:
+        """Where the entry point of system calls calls C, with this trap frame."""
+        behind = self.ways.behind_call(*self.abi.entry) if frame else None
+        return None if behind is None else self.abi.spot_of_entry(self.image.btf, frame, behind)
+
+    def _spot(self, arguments: tuple[Argument, ...], way: Sequence[Site]) -> Spot | None:
+        """Where the kernel's own code would call a function, None for one that wants anything on the stack."""
+        plain = len(arguments) <= self.abi.arguments_in_registers and all(isinstance(one, int) for one in arguments)
+        spot = self.place.spot if plain else None
+        if spot is not None:
+            for site in way:
+                spot = self.abi.call_from(self.cpu, spot, site)
+        return spot
+
+    def way(self, function: int) -> tuple[Site, ...]:
+        """The calls by which the system call that we are inside of comes to a function.
+
+        :param function: 0 for one that is called through a pointer.
+        """
+        inside = self.place.inside
+        return self.ways.to(inside, function) if inside else ()
+
+    @contextmanager
+    def inside(self, function: int, begin: Callable[[], object]) -> Iterator[Inside]:
+        """In the ``with`` block be inside of a function that a call comes to; it does not run itself.
+
+        Calls from there have the kernel's real code below them. At the end the function returns, if it was given a
+        value, and the call goes on to its own end; otherwise the task is somewhere else by then.
+
+        :param function: address. :param begin: makes the call.
+        """
+        place, inside = self.place, Inside()
+        outer = place.spot
+        if outer is None or place.inside or (self._depth and self._playing is None):
+            yield inside
+            return
+        stop = self._diversions.at_function(function, outer)
+        try:
+            begin()
+        finally:
+            self._diversions.forget_function(function, outer)
+        if not stop.registers:  # something on the way, such as a filter of system calls, has answered
+            yield inside
+            return
+        stack, spot = place.stack, self.abi.spot_here(self.cpu, stop.registers)
+        place.stack, place.spot, place.inside = self.abi.stack(stop.registers), spot, function
+        try:
+            yield inside
+        finally:
+            place.stack, place.spot, place.inside = stack, outer, 0
+        if inside.value is not None:
+            registers = {**stop.registers, **self.abi.coming_back(spot, inside.value)}
+            if self._playing is not None:
+                self._wait(self._playing, registers, outer)
+            else:
+                self._run(registers, outer, self._returns, None)
 
     # -- programs of other tasks ------------------------------------------------------------------------
     @property
@@ -189,6 +293,7 @@ class Calls:
         """
         if not self.cpu.has_breakpoint(self._play_returns):
             self.cpu.add_breakpoint(self._play_returns, self._arrived)
+        place.spot = self._entry(place.frame)
         play = _Play(place, greenlet(program))
         self._go_on(play, play.greenlet.switch)
 
@@ -202,36 +307,65 @@ class Calls:
         finally:
             self._playing, cpu.user_table = outer, table
 
-    def _call_of(self, play: _Play, address: int, arguments: tuple[Argument, ...]) -> int:
+    def _call_of(self, play: _Play, address: int, arguments: tuple[Argument, ...], way: Sequence[Site]) -> int:
         """What a program calls: the machine goes on, and the program when that has returned."""
         if play.dead:
             raise GreenletExit
         cpu, abi = self.cpu, self.abi
-        saved = cpu.read_registers()
-        registers = self._place((abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, arguments)
-        cpu.write_registers({**registers, **abi.enter(address, saved, interrupts=True)})
-        self._waiting[abi.stack_after(registers)] = play, saved
+        enter = abi.enter(address, cpu.read_registers(), interrupts=True)
+        spot = self._spot(arguments, way)
+        if spot is None:
+            stack = (play.place.stack - RED_ZONE) & ~0xF
+            return self._wait(play, {**self._place(stack, self._play_returns, arguments), **enter}, None)
+        return self._wait(play, {**self._place_at(spot, arguments), **enter, **abi.at_spot(spot)}, spot)
+
+    def _wait(self, play: _Play, registers: Registers, spot: Spot | None) -> int:
+        """Let the machine go on with these registers, and the program when the call has returned: its value."""
+        cpu = self.cpu
+        stack = self.abi.stack_after(registers) if spot is None else spot.stack
+        self._waiting[stack] = play, cpu.read_registers()
+        if spot is not None:
+            self._diversions.at_return(spot, self._play_returns)
+        cpu.write_registers(registers)
         parent = play.greenlet.parent
         assert parent is not None  # only the first greenlet of a thread has none
-        return int(parent.switch())
+        try:
+            return int(parent.switch())
+        finally:
+            if spot is not None:
+                self._diversions.forget_return(spot)
 
     def _arrived(self) -> None:
         """A program's call has returned."""
-        found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
+        stack = self.abi.stack(self.cpu.read_registers())
+        found = self._waiting.pop(stack, None)
         if found is None:  # whatever code jumped here: it is not ours
             return
         play, saved = found
         value = self.abi.result(self.cpu)
+        self._wipe(stack)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
+
+    def _wipe(self, stack: int) -> None:
+        """Take back the return address that a call has left below its stack: it is none of the kernel's own.
+
+        What unwinds a stack shows all that looks like one.
+        """
+        self.cpu.write(stack - 8, bytes(8))
 
     def abandon(self, stack: int) -> None:
         """End the program of the task that has this address on its kernel stack."""
         for address, (play, _) in list(self._waiting.items()):
-            if address // _STACK_SIZE == stack // _STACK_SIZE:
+            if address // STACK_SIZE == stack // STACK_SIZE:
                 del self._waiting[address]
                 play.dead = True
                 self._go_on(play, play.greenlet.throw)
+
+    def _place_at(self, spot: Spot, arguments: tuple[Argument, ...]) -> Registers:
+        """As :meth:`_place`, at a spot."""
+        values = [argument & _MASK for argument in arguments if isinstance(argument, int)]
+        return self.abi.place(self.cpu, spot.stack, spot.returns, values)
 
     def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
         """Write arguments and return address; the registers to set."""

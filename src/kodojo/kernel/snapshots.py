@@ -14,7 +14,7 @@ from kodojo.errors import CorruptError, StoreError
 from kodojo.image.image import Image
 from kodojo.image.store import Store
 from kodojo.kernel import boot
-from kodojo.kernel.calls import RED_ZONE, Calls
+from kodojo.kernel.calls import Calls
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.user import UserSpace
 from kodojo.machine.cpu import RunLimit
@@ -23,7 +23,7 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 26
+_BOOT_FORMAT = 27
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
@@ -77,8 +77,8 @@ def boot_machine(
     machine = Machine.new(memory, image.architecture)
     boot.load(machine.cpu, image, boot.command_line(image.architecture, cmdline))
     place = boot.run_to_user_space(machine.cpu, image, progress)
-    machine.cpu.write(place.stack - RED_ZONE, bytes(RED_ZONE))  # backtraces end there
     calls = Calls(machine.cpu, image, place, RunLimit())
+    calls.clear_stack()
     calls.abi.find_user_space(machine.cpu, image.kallsyms, KernelMemory(machine.cpu, image.btf))
     user = UserSpace(machine, calls)
     for kind, path in _MOUNTS:

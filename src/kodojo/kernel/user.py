@@ -8,13 +8,13 @@ space does (delayed ``fput``, signals, rescheduling) happens too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kodojo.errors import GuestOSError, InputError, decode, encode
-from kodojo.kernel.calls import Calls
+from kodojo.kernel.calls import Calls, Inside
 from kodojo.machine.cpu import RunLimit
 from kodojo.machine.machine import Machine
 
@@ -54,15 +54,36 @@ class UserSpace:
         :param name: of the call, or its number.
         :raises InputError: the architecture has no call of that name.
         """
+        cpu, place = self.machine.cpu, self.calls.place
+        kept = cpu.read(place.frame, self._frame_size) if place.inside else b""
+        self._begin(name, arguments, limit)
+        value = self.calls.abi.system_call_value(cpu, place.frame)
+        if kept:  # there is one trap frame, and it is that of the system call that is under way
+            cpu.write(place.frame, kept)
+        return value
+
+    @contextmanager
+    def inside(self, name: str, *arguments: int) -> Iterator[Inside]:
+        """In the ``with`` block be inside of a system call, in place of the function that does it."""
+        function = self.calls.abi.system_call_prefix + name
+        if not self.calls.has(function):
+            yield Inside()
+            return
+        with self.calls.inside(self.calls.address(function), lambda: self._begin(name, arguments)) as inside:
+            yield inside
+
+    def _begin(self, name: str | int, arguments: Sequence[int], limit: RunLimit | None = None) -> None:
         abi, cpu = self.calls.abi, self.machine.cpu
         number = name if isinstance(name, int) else abi.system_calls.get(name)
         if number is None:
             raise InputError(f"{name}: {cpu.architecture} has no system call of that name", hint="give its number")
         padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
-        frame = self.calls.place.frame
-        function, values = abi.begin_system_call(cpu, frame, number, padded)
+        function, values = abi.begin_system_call(cpu, self.calls.place.frame, number, padded)
         self.calls(function, *values, interrupts=False, limit=limit)
-        return abi.system_call_value(cpu, frame)
+
+    @property
+    def _frame_size(self) -> int:
+        return self.calls.image.btf.struct("pt_regs").size
 
     def pass_through(self) -> None:
         """Do what the way out to user space does: close files that were given up, run work that waits for it."""

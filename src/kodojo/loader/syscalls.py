@@ -72,7 +72,7 @@ def sys_init_module(target: Target, umod: int, length: int, uargs: int, steps: S
     """
     steps = Steps() if steps is None else steps
     length &= ULONG_MAX
-    with complete_refusals(target, steps):
+    with target.system_call("init_module", umod, length, uargs), complete_refusals(target, steps):
         steps.run(may_init_module, target)
         steps.begin("copy_module_from_user", address=umod, size=length)
         info = copy_module_from_user(target, umod, length)
@@ -107,7 +107,7 @@ def sys_finit_module(target: Target, fd: int, uargs: int, flags: int, steps: Ste
     """
     steps = Steps() if steps is None else steps
     fd, flags = c_int(fd), flags & UINT_MAX
-    with complete_refusals(target, steps):
+    with target.system_call("finit_module", fd, uargs, flags), complete_refusals(target, steps):
         steps.run(may_init_module, target)
         if flags & ~KNOWN_FLAGS:
             raise refuse(
@@ -185,6 +185,12 @@ def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> No
     :param name: the text, or where it is in user memory; the kernel reads it up to the first NUL.
     :param flags: O_TRUNC forces where the kernel can; O_NONBLOCK changes nothing.
     """
+    with target.system_call("delete_module", name if isinstance(name, int) else 0, flags):
+        delete_module.delete_module(target, name_of_module(target, name), flags & UINT_MAX)
+
+
+def name_of_module(target: Target, name: str | bytes | int) -> str:
+    """What the caller wants to be removed, if it may remove modules; see :func:`sys_delete_module`."""
     try:
         may_init_module(target)
     except LoadError as error:
@@ -199,4 +205,4 @@ def sys_delete_module(target: Target, name: str | bytes | int, flags: int) -> No
         raw = (encode(name) if isinstance(name, str) else name).partition(b"\0")[0]
     if not 0 < len(raw) < longest:
         raise UnloadError(f"no module has a name of {len(raw)} bytes", Errno.ENOENT)
-    delete_module.delete_module(target, decode(raw), flags & UINT_MAX)
+    return decode(raw)

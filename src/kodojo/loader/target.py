@@ -188,6 +188,12 @@ class Target(Protocol):
     runs_code: bool
     """False where nothing is executed: :func:`load_module` ends before init, the module still COMING."""
 
+    def system_call(self, name: str, *arguments: int) -> AbstractContextManager[None]:
+        """In the ``with`` block the caller is inside of this system call, which returns at its end.
+
+        A LoadError, UnloadError or KernelErrno is what it returns; after any other exception it does not return.
+        """
+
     # -- who is asking, and what is allowed (sys_init_module, module_sig_check) ----------------------
     def capable(self, capability: int) -> bool:
         """``capable(CAP_...)`` of the current task, in the initial user namespace (CAP_SYS_MODULE is 16)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kodojo.image.elf import SHDR
 from kodojo.kernel.memory import StructView
-from kodojo.kernel.target.base import Part, as_int
+from kodojo.kernel.target.base import as_int
+from kodojo.kernel.target.entry import EntryPart
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.refusal import would_damage
 from kodojo.loader.target import KernelErrno, Memory, Module, ModuleState
@@ -16,7 +17,7 @@ _INDICES = ("sym", "str", "mod", "vers", "info", "pcpu")
 _DDEBUG_SIZE, _EXTABLE_SIZE = 56, 12
 
 
-class FormationPart(Part):
+class FormationPart(EntryPart):
     """From relocated bytes to state COMING, and what undoes it."""
 
     def _give_headers(self, info: LoadInfo) -> int:
@@ -170,7 +171,7 @@ class FormationPart(Part):
             self.call(self.memory.u64(view.get("ctors") + 8 * index))
 
     def do_one_initcall(self, mod: Module) -> int:
-        return self.call_int("do_one_initcall", mod.init)
+        return self.call_below("do_one_initcall", mod.init)
 
     def after_init(self, mod: Module, initfree: int) -> None:
         view = self.of(mod)
@@ -236,7 +237,7 @@ class FormationPart(Part):
         self.call("async_synchronize_full")
 
     def call_exit(self, mod: Module) -> None:
-        self.call(mod.exit)
+        self.call_pointer(mod.exit)
 
     # -- parameters -----------------------------------------------------------------------------------
     def _parameter(self, mod: Module, index: int) -> StructView:

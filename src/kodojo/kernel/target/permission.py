@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from kodojo.errors import LogRecord, decode
-from kodojo.kernel.target.base import Part
+from kodojo.kernel.target.entry import EntryPart
 
 __all__ = ["PermissionPart"]
 
 _LOADING_MODULE = "LOADING_MODULE"
 
 
-class PermissionPart(Part):
+class PermissionPart(EntryPart):
     """The parts of the kernel that decide and remember."""
 
     def capable(self, capability: int) -> bool:
@@ -48,7 +48,7 @@ class PermissionPart(Part):
             self.printk(level, text)
 
     def dump_stack(self) -> None:
-        self.call("dump_stack")
+        self.call_below("dump_stack")
 
     def log_mark(self) -> int:
         return self.log.next_sequence()
