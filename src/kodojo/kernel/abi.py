@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kodojo.image.kallsyms import Kallsyms
     from kodojo.kernel.calls import Calls
     from kodojo.kernel.memory import KernelMemory
-    from kodojo.kernel.ways import Site, Spot
+    from kodojo.kernel.ways import Branches, Site, Spot
     from kodojo.machine.cpu import Cpu, Registers
 
 __all__ = ["Abi", "abi_of"]
@@ -91,8 +91,8 @@ class Abi(Protocol):
     def jump(self, address: int) -> Registers:
         """The registers to set so that the code at an address runs next."""
 
-    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
-        """The addresses behind the calls of a function in some code, and whether that jumps to it, too.
+    def branches(self, code: bytes, address: int) -> Branches:
+        """The calls and jumps in some code that name their target.
 
         :param address: of the code.
         """

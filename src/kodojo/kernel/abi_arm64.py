@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kodojo.kernel.system_calls import ARM64
-from kodojo.kernel.ways import Site, Spot
+from kodojo.kernel.ways import Branches, Site, Spot
 
 if TYPE_CHECKING:
     from kodojo.image.btf import Btf
@@ -30,7 +30,7 @@ _MASK = (1 << 64) - 1
 _HERE = 1 << 32  # beside a number: the directory is the current one
 
 # Instructions (Arm ARM, C6.2)
-_B, _BL, _IMM26 = 0x1400_0000, 0x9400_0000, 0x03FF_FFFF
+_B, _BRANCH = 0x1400_0000, 0x7C00_0000  # BL has one more bit, the highest
 _BLR, _BUT_REGISTER = 0xD63F_0000, 0xFFFF_FC1F
 
 # Offsets in struct pt_regs (arch/arm64/include/asm/ptrace.h): user_pt_regs is an ABI.
@@ -106,14 +106,14 @@ class Arm64Abi:
     def jump(self, address: int) -> Registers:
         return {"pc": address}
 
-    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
+    def branches(self, code: bytes, address: int) -> Branches:
         """BL and B."""
         words = np.frombuffer(code, "<u4", len(code) // 4)
-        distance = (function - address) // 4 - np.arange(len(words))
-        relative = (distance & _IMM26).astype(np.uint32)
-        near = np.abs(distance) < 1 << 25
-        behind = [address + 4 * int(index) + 4 for index in np.flatnonzero(near & (words == relative | _BL))]
-        return behind, bool(np.any(near & (words == relative | _B)))
+        where = np.flatnonzero(words & _BRANCH == _B)
+        distances = (words[where] << np.uint32(6)).view(np.int32).astype(np.int64) >> 4
+        here = np.uint64(address) + 4 * where.astype(np.uint64)
+        targets, are_calls = here + distances.view(np.uint64), words[where] >> np.uint32(31) == 1
+        return Branches.of((here + np.uint64(4)).tolist(), targets.tolist(), are_calls.tolist())
 
     def indirect_calls(self, calls: Calls, address: int, code: bytes) -> list[int]:
         """BLR."""

@@ -7,9 +7,11 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kodojo.kernel.orc import unwinding_at
 from kodojo.kernel.system_calls import X86_64
-from kodojo.kernel.ways import Site, Spot
+from kodojo.kernel.ways import Branches, Site, Spot
 
 if TYPE_CHECKING:
     from kodojo.image.btf import Btf
@@ -28,12 +30,12 @@ _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
 _MASK = (1 << 64) - 1
 
 # Instructions (Intel SDM vol. 2): CALL and JMP with a distance of 32 bits; CALL through a register or memory.
-_NEAR = re.compile(rb"[\xe8\xe9]")
-_CALL = b"\xe8"
+_CALL, _NEAR = 0xE8, 0xFE  # JMP has one more bit, the lowest
 _INDIRECT = re.compile(
     rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|\x14.|\x15.{4}|[\x50-\x53\x55-\x57].|\x54..|[\x90-\x93\x95-\x97].{4}|\x94.{5})",
     re.DOTALL,
 )
+_REX = range(0x40, 0x50)  # a prefix
 _THUNKS = tuple(
     f"__x86_indirect_{kind}thunk_{register}"
     for kind in ("", "its_")
@@ -110,7 +112,8 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         return Spot(site.returns, stack, spot.frame)
 
     def at_spot(self, spot: Spot) -> Registers:
-        return {"rbp": spot.frame}
+        """The entry point clears all registers (``PUSH_AND_CLEAR_REGS``); functions keep these on the stack."""
+        return {"rbp": spot.frame, "rbx": 0, "r12": 0, "r13": 0, "r14": 0, "r15": 0}
 
     def coming_back(self, spot: Spot, value: int) -> Registers:
         return {"rax": value & _MASK, "rip": spot.returns, "rsp": spot.stack}
@@ -118,27 +121,26 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     def jump(self, address: int) -> Registers:
         return {"rip": address}
 
-    def direct_calls(self, code: bytes, address: int, function: int) -> tuple[list[int], bool]:
-        """CALL and JMP with a distance of 32 bits. That other bytes look like it is as good as impossible."""
-        behind, jumps = [], False
-        for match in _NEAR.finditer(code):
-            after = match.start() + 5
-            distance = int.from_bytes(code[match.start() + 1 : after], "little", signed=True)
-            if after <= len(code) and address + after + distance == function:
-                if match[0] == _CALL:
-                    behind.append(address + after)
-                else:
-                    jumps = True
-        return behind, jumps
+    def branches(self, code: bytes, address: int) -> Branches:
+        """CALL and JMP with a distance of 32 bits. Other bytes may look like it, and lead nowhere."""
+        data = np.frombuffer(code, np.uint8)
+        where = np.flatnonzero(data[:-4] & _NEAR == _CALL)
+        distances = data[where[:, None] + np.arange(1, 5)].view("<i4").ravel().astype(np.int64)
+        behind = np.uint64(address) + where.astype(np.uint64) + np.uint64(5)
+        targets = behind + distances.view(np.uint64)
+        return Branches.of(behind.tolist(), targets.tolist(), (data[where] == _CALL).tolist())
 
     def indirect_calls(self, calls: Calls, address: int, code: bytes) -> list[int]:
         """CALL through a register, or by way of a thunk; the kernel's decoder tells what is an instruction."""
-        behind = [after for thunk in _THUNKS if calls.has(thunk)
-                  for after in self.direct_calls(code, address, calls.address(thunk))[0]]  # fmt: skip
+        direct = self.branches(code, address).calls
+        thunks = [calls.address(name) for name in _THUNKS if calls.has(name)]
+        behind = [after for thunk in thunks for after in direct.get(thunk, ())]
         for match in _INDIRECT.finditer(code):
-            start, after = address + match.start(), address + match.end()
-            if not calls.has("can_probe") or any(calls("can_probe", at) & 0xFF for at in (start, start - 1)):
-                behind.append(after)
+            start = match.start()
+            if start and code[start - 1] in _REX:
+                start -= 1
+            if not calls.has("can_probe") or calls("can_probe", address + start) & 0xFF:
+                behind.append(address + match.end())
         return sorted(behind)
 
     def site(self, cpu: Cpu, symbols: Kallsyms, returns: int) -> Site | None:

@@ -236,13 +236,10 @@ class Calls:
                 spot = self.abi.call_from(self.cpu, spot, site)
         return spot
 
-    def way(self, function: int) -> tuple[Site, ...]:
-        """The calls by which the system call that we are inside of comes to a function.
-
-        :param function: 0 for one that is called through a pointer.
-        """
+    def way(self, function: int, by: str = "", after: tuple[str, ...] = ()) -> tuple[Site, ...]:
+        """The calls by which the system call that we are inside of comes to a function: see :meth:`Ways.to`."""
         inside = self.place.inside
-        return self.ways.to(inside, function) if inside else ()
+        return self.ways.to(inside, function, by, after) if inside else ()
 
     @contextmanager
     def inside(self, function: int, begin: Callable[[], object]) -> Iterator[Inside]:

@@ -7,12 +7,14 @@ whatever goes wrong below then shows the way to it as the kernel's own unwinder 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from kodojo.kernel.calls import Calls
 
-__all__ = ["MODULE_FUNCTIONS", "Site", "Spot", "Ways"]
+__all__ = ["MODULE_FUNCTIONS", "Branches", "Site", "Spot", "Ways"]
 
 MODULE_FUNCTIONS = (
     "__se_sys_init_module", "__do_sys_init_module", "__se_sys_finit_module", "__do_sys_finit_module",
@@ -53,6 +55,40 @@ class Site:
     base: int = 0
 
 
+class Branches(NamedTuple):
+    """The calls and jumps in some code that name their target.
+
+    :param calls: the addresses behind the calls of each function. :param jumps: where jumps lead.
+    """
+
+    calls: Mapping[int, Sequence[int]]
+    jumps: Collection[int]
+
+    @classmethod
+    def of(cls, behind: Sequence[int], targets: Sequence[int], are_calls: Sequence[bool]) -> Branches:
+        """:param behind: the address behind each. :param targets: where it leads."""
+        calls: dict[int, list[int]] = {}
+        jumps: set[int] = set()
+        for after, target, is_call in zip(behind, targets, are_calls, strict=True):
+            if is_call:
+                calls.setdefault(target, []).append(after)
+            else:
+                jumps.add(target)
+        return cls(calls, jumps)
+
+    def behind_call(self, function: int) -> int | None:
+        """The address behind the first call of a function."""
+        return self.calls.get(function, (None,))[0]
+
+
+class Piece(NamedTuple):
+    """Code of a function that is in one place."""
+
+    start: int
+    code: bytes
+    branches: Branches
+
+
 class Ways:
     """Looks for calls in the kernel's code, as it is in memory."""
 
@@ -61,18 +97,21 @@ class Ways:
         self._cpu = calls.cpu
         self._symbols = calls.image.kallsyms
         self._abi = calls.abi
-        self._code: dict[int, bytes] = {}
-        self._found: dict[tuple[int, int], tuple[Site, ...]] = {}
+        self._functions: tuple[int, ...] = ()
+        self._pieces_of: dict[int, tuple[Piece, ...]] = {}
+        self._found: dict[tuple[int, int, str, tuple[str, ...]], tuple[Site, ...]] = {}
 
-    def to(self, start: int, function: int) -> tuple[Site, ...]:
+    def to(self, start: int, function: int, by: str = "", after: tuple[str, ...] = ()) -> tuple[Site, ...]:
         """The calls by which a function that has just begun comes to another one.
 
         :param function: 0 for one that is called through a pointer.
+        :param by: the function that calls it, the first that does if empty.
+        :param after: the first call through a pointer behind one of these functions is meant, the only one if empty.
         :returns: one for each function on the way that stays on the stack; nothing if no way is known.
         """
-        key = start, function
+        key = start, function, by, after
         if key not in self._found:
-            self._found[key] = self._search(start, function)
+            self._found[key] = self._search(*key)
         return self._found[key]
 
     def behind_call(self, function: str, callee: str) -> int | None:
@@ -80,16 +119,16 @@ class Ways:
         start, target = self._symbols.get(function), self._symbols.get(callee)
         if start is None or target is None:
             return None
-        code = self._cpu.read(start, _ENTRY_LIMIT)
-        return next(iter(self._abi.direct_calls(code, start, target)[0]), None)
+        return self._abi.branches(self._cpu.read(start, _ENTRY_LIMIT), start).behind_call(target)
 
-    def _search(self, start: int, function: int) -> tuple[Site, ...]:
+    def _search(self, start: int, function: int, by: str, after: tuple[str, ...]) -> tuple[Site, ...]:
         """Breadth first, by direct calls and jumps."""
-        known = [address for name in MODULE_FUNCTIONS for address in self._symbols.specialised(name)]
+        known = self._known()
+        callers = self._symbols.specialised(by) if by else (start, *known)
         seen, queue = {start}, [(start, tuple[int, ...]())]
         while queue:
             at, way = queue.pop(0)
-            last = self._last(at, function)
+            last = None if at not in callers else self._edge(at, function) if function else self._pointer(at, after)
             if last is not None:
                 return self._sites((*way, *last))
             for following in known:
@@ -99,41 +138,49 @@ class Ways:
                     queue.append((following, (*way, *edge)))
         return ()
 
-    def _last(self, at: int, function: int) -> tuple[int, ...] | None:
-        if function:
-            return self._edge(at, function)
-        calls = [
-            after
-            for start in self._pieces(at)
-            for after in self._abi.indirect_calls(self._calls, start, self._code_of(start))
-        ]
+    def _known(self) -> tuple[int, ...]:
+        """The functions of the loader that there are."""
+        if not self._functions:
+            self._functions = tuple(
+                address for name in MODULE_FUNCTIONS for address in self._symbols.specialised(name)
+            )
+        return self._functions
+
+    def _pointer(self, at: int, after: tuple[str, ...]) -> tuple[int, ...] | None:
+        """The address behind a call through a pointer."""
+        pieces = self._pieces(at)
+        calls = [one for piece in pieces for one in self._abi.indirect_calls(self._calls, piece.start, piece.code)]
+        if after:
+            before = [pieces[0].branches.behind_call(self._symbols.get(name) or 0) for name in after]
+            first = next((one for one in before if one is not None), None)
+            calls = [one for one in calls if first is not None and one > first][:1]
         return (calls[0],) if len(calls) == 1 else None
 
     def _edge(self, at: int, function: int) -> tuple[int, ...] | None:
         """The address behind the call of a function, nothing for a jump to it; None if there is neither."""
-        jumps = False
-        for start in self._pieces(at):
-            calls, jump = self._abi.direct_calls(self._code_of(start), start, function)
-            if calls:
-                return (calls[0],)
-            jumps = jumps or jump
-        return () if jumps else None
+        pieces = self._pieces(at)
+        behind = next((one for piece in pieces if (one := piece.branches.behind_call(function)) is not None), None)
+        if behind is not None:
+            return (behind,)
+        return () if any(function in piece.branches.jumps for piece in pieces) else None
 
-    def _pieces(self, function: int) -> list[int]:
-        """Where the code of a function begins, and what the compiler has put elsewhere as it is rarely run."""
-        located = self._symbols.symbol_at(function)
-        rare = None if located is None else self._symbols.get(f"{located.name}.cold")
-        return [function] if rare is None else [function, rare]
+    def _pieces(self, function: int) -> tuple[Piece, ...]:
+        """The code of a function, and what the compiler has put elsewhere as it is rarely run."""
+        found = self._pieces_of.get(function)
+        if found is None:
+            located = self._symbols.symbol_at(function)
+            rare = None if located is None else self._symbols.get(f"{located.name}.cold")
+            starts = [function] if rare is None else [function, rare]
+            found = self._pieces_of[function] = tuple(self._piece(start) for start in starts)
+        return found
+
+    def _piece(self, start: int) -> Piece:
+        located = self._symbols.symbol_at(start)
+        size = 0 if located is None else min(located.start + located.size - start, _CODE_LIMIT)
+        code = self._cpu.read(start, size)
+        return Piece(start, code, self._abi.branches(code, start))
 
     def _sites(self, addresses: tuple[int, ...]) -> tuple[Site, ...]:
         sites = [self._abi.site(self._cpu, self._symbols, address) for address in addresses]
         known = tuple(site for site in sites if site is not None)
         return known if len(known) == len(sites) else ()
-
-    def _code_of(self, function: int) -> bytes:
-        code = self._code.get(function)
-        if code is None:
-            located = self._symbols.symbol_at(function)
-            size = 0 if located is None else min(located.start + located.size - function, _CODE_LIMIT)
-            code = self._code[function] = self._cpu.read(function, size)
-        return code

@@ -25,11 +25,17 @@ class EntryPart(Part):
                 raise
             call.value = 0
 
-    def call_below(self, function: str | int, *arguments: int) -> int:
-        """A function that the kernel's loader calls by its name: its value as C int."""
-        address = self.symbol(function) if isinstance(function, str) else function
-        return as_int(self.call(address, *arguments, way=self.call.way(address)))
+    def call_below(self, function: str, *arguments: int, by: str = "") -> int:
+        """A function that the kernel's loader calls: its value as C int.
 
-    def call_pointer(self, function: int, *arguments: int) -> int:
-        """A function that the system call's own function calls through a pointer."""
-        return as_int(self.call(function, *arguments, way=self.call.way(0)))
+        :param by: which function of the loader calls it; the first on the way that does, if empty.
+        """
+        address = self.symbol(function)
+        return as_int(self.call(address, *arguments, way=self.call.way(address, by)))
+
+    def call_pointer(self, function: int, *arguments: int, by: str = "", after: tuple[str, ...] = ()) -> int:
+        """A function that the kernel's loader calls through a pointer: its value as C int.
+
+        :param by: likewise. :param after: what that calls just before, one of these, if it calls several so.
+        """
+        return as_int(self.call(function, *arguments, way=self.call.way(0, by, after)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kodojo.image.elf import SHDR
 from kodojo.kernel.memory import StructView
-from kodojo.kernel.target.base import as_int
 from kodojo.kernel.target.entry import EntryPart
 from kodojo.loader.load_info import LoadInfo
 from kodojo.loader.refusal import would_damage
@@ -14,6 +13,7 @@ __all__ = ["FormationPart"]
 
 _NOTIFY_STOP_MASK = 0x8000
 _INDICES = ("sym", "str", "mod", "vers", "info", "pcpu")
+_LOCKING = ("kernel_param_lock", "mutex_lock")  # the former may be inlined
 _DDEBUG_SIZE, _EXTABLE_SIZE = 56, 12
 
 
@@ -120,14 +120,12 @@ class FormationPart(EntryPart):
 
     def notify_coming(self, mod: Module) -> None:
         value = (
-            as_int(
-                self.call(
-                    "blocking_notifier_call_chain_robust",
-                    self.symbol("module_notify_list"),
-                    ModuleState.COMING,
-                    ModuleState.GOING,
-                    mod.address,
-                )
+            self.call_below(
+                "blocking_notifier_call_chain_robust",
+                self.symbol("module_notify_list"),
+                ModuleState.COMING,
+                ModuleState.GOING,
+                mod.address,
             )
             & ~_NOTIFY_STOP_MASK
         )
@@ -135,7 +133,11 @@ class FormationPart(EntryPart):
             raise KernelErrno(value - 1)
 
     def notify(self, mod: Module, state: ModuleState) -> None:
-        self.call("blocking_notifier_call_chain", self.symbol("module_notify_list"), state, mod.address)
+        live = state == ModuleState.LIVE
+        chain = self.symbol("module_notify_list")
+        self.call_below(
+            "blocking_notifier_call_chain", chain, state, mod.address, by="do_init_module" if live else ""
+        )
 
     def synchronize_rcu(self) -> None:
         self.call("synchronize_rcu")
@@ -256,7 +258,8 @@ class FormationPart(EntryPart):
         owner = parameter.get("mod")
         setter = self._ops(mod, parameter).get("set")
         self.call("kernel_param_lock", owner)
-        answer = self.call_int(setter, self._argument(mod, value, offset), parameter.address)
+        argument = self._argument(mod, value, offset)
+        answer = self.call_pointer(setter, argument, parameter.address, by="parse_args", after=_LOCKING)
         self.call("kernel_param_unlock", owner)
         return answer
 
