@@ -38,9 +38,12 @@ def functions(trace: list[str]) -> list[str]:
     return [line.split("+")[0].strip() for line in trace if "+" in line]
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("kd_oops", "how=0"), ("kd_oops", "how=3"), ("kd_positive", "")])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("kd_oops", "how=0"), ("kd_oops", "how=3"), ("kd_positive", ""), ("kd_setter", "answer=0 trace=1")],
+)
 def test_init(kernel, built, name, arguments):
-    """An oops in init, a WARN, and what the kernel says of an init that returns nonsense."""
+    """An oops in init, a WARN, what the kernel says of an init that returns nonsense, the setter of a parameter."""
     data = built[name].read_bytes()
     twin = kernel.fork()
     ours = said_by(kernel, lambda: kernel.init_module(data, arguments))

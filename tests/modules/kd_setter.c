@@ -3,12 +3,13 @@
  * A parameter whose setter returns the number that it is given.
  *
  * Expected: answer=0 is accepted; answer=-N is refused with errno N; answer=N, a positive number, is said to be invalid
- * and taken for the address of arguments after `--': the module loads.
+ * and taken for the address of arguments after `--': the module loads. With `trace=' the setter prints the way to it.
  */
 #include <linux/init.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/printk.h>
 
 static int kd_set(const char *text, const struct kernel_param *parameter)
 {
@@ -17,6 +18,19 @@ static int kd_set(const char *text, const struct kernel_param *parameter)
 
 	return error ? error : answer;
 }
+
+static int kd_trace(const char *text, const struct kernel_param *parameter)
+{
+	dump_stack();
+	return 0;
+}
+
+static const struct kernel_param_ops tracing = {
+	.set = kd_trace,
+};
+
+module_param_cb(trace, &tracing, NULL, 0200);
+MODULE_PARM_DESC(trace, "prints a backtrace");
 
 static const struct kernel_param_ops operations = {
 	.set = kd_set,

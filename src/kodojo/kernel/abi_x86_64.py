@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kodojo.kernel.orc import unwinding_at
+from kodojo.kernel.orc import BY_BASE, BY_POINTER, BY_STACK, unwinding_at
 from kodojo.kernel.system_calls import X86_64
 from kodojo.kernel.ways import Branches, Site, Spot
 
@@ -28,6 +28,8 @@ _INTERRUPT_FLAG = 0x200
 _DIRECTION_AND_TRAP = 0x500
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
 _MASK = (1 << 64) - 1
+_WORD = 8
+_LOCALS = 256  # bytes of a frame whose size is not constant
 
 # Instructions (Intel SDM vol. 2): CALL and JMP with a distance of 32 bits; CALL through a register or memory.
 _CALL, _NEAR = 0xE8, 0xFE  # JMP has one more bit, the lowest
@@ -105,11 +107,23 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         return Spot(int.from_bytes(cpu.read(stack, 8), "little"), stack + 8, registers["rbp"])
 
     def call_from(self, cpu: Cpu, spot: Spot, site: Site) -> Spot:
-        stack = spot.stack - site.size
-        cpu.write(stack, bytes(site.size - 8) + struct.pack("<Q", spot.returns))
-        if site.base:
-            cpu.write(spot.stack - site.base, struct.pack("<Q", spot.frame))
-        return Spot(site.returns, stack, spot.frame)
+        """A frame as the unwinder's tables want it; they do not tell what else is in it, nor all sizes."""
+        end, found = spot.stack, site.unwinding
+        assert found is not None
+        if found.kind == BY_STACK:
+            stack, base = end - found.distance, spot.frame
+        else:
+            base = end - found.distance if found.kind == BY_BASE else (end & ~0xF) - 4 * _WORD
+            stack = min(base, base - abs(found.distance)) - _LOCALS
+        words = {end - _WORD: spot.returns}
+        if found.kind == BY_POINTER:
+            words[base + found.distance] = end
+        if found.base is not None:
+            words[(base if found.kind == BY_POINTER else end) + found.base] = spot.frame
+        cpu.write(stack, bytes(end - stack))
+        for address, word in words.items():
+            cpu.write(address, struct.pack("<Q", word))
+        return Spot(site.returns, stack, base)
 
     def at_spot(self, spot: Spot) -> Registers:
         """The entry point clears all registers (``PUSH_AND_CLEAR_REGS``); functions keep these on the stack."""
@@ -145,7 +159,7 @@ class X86_64Abi:  # noqa: N801  the architecture's name
 
     def site(self, cpu: Cpu, symbols: Kallsyms, returns: int) -> Site | None:
         found = unwinding_at(cpu, symbols, returns - 1)
-        return None if found is None else Site(returns, found.size, found.base)
+        return None if found is None else Site(returns, found)
 
     def stack_after(self, registers: Registers) -> int:
         return registers["rsp"] + 8

@@ -327,20 +327,21 @@ class Calls:
         parent = play.greenlet.parent
         assert parent is not None  # only the first greenlet of a thread has none
         try:
-            return int(parent.switch())
+            value = int(parent.switch())
         finally:
             if spot is not None:
                 self._diversions.forget_return(spot)
+        if spot is None:
+            self._wipe(stack)
+        return value
 
     def _arrived(self) -> None:
         """A program's call has returned."""
-        stack = self.abi.stack(self.cpu.read_registers())
-        found = self._waiting.pop(stack, None)
+        found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
         if found is None:  # whatever code jumped here: it is not ours
             return
         play, saved = found
         value = self.abi.result(self.cpu)
-        self._wipe(stack)
         self.cpu.restore_registers(saved)
         self._go_on(play, lambda: play.greenlet.switch(value))
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from kodojo.kernel.calls import Calls
+    from kodojo.kernel.orc import Unwinding
 
 __all__ = ["MODULE_FUNCTIONS", "Branches", "Site", "Spot", "Ways"]
 
@@ -46,13 +47,11 @@ class Site:
     """A call in a function's code.
 
     :param returns: the address behind it.
-    :param size: how far below the function's caller the stack pointer is there; 0 if a chain of frames tells that.
-    :param base: how far below the base pointer is kept, 0 if it is in its register.
+    :param unwinding: how the function's frame looks there; None where a chain of frames tells that.
     """
 
     returns: int
-    size: int = 0
-    base: int = 0
+    unwinding: Unwinding | None = None
 
 
 class Branches(NamedTuple):
