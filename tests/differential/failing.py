@@ -59,7 +59,8 @@ class Allocations:
         number = len(self.made)
         self.made.append("__kmalloc" if name in SIZE_IS_CONSTANT else name)
         if number == self.fail:
-            self._abi.return_from(self._cpu, 0)
+            called = self._abi.spot_here(self._cpu, self._cpu.read_registers())
+            self._cpu.write_registers(self._abi.coming_back(called, 0))
 
     def _free(self, name: str) -> None:
         if not self._counts or self._is_for_address_space(name):

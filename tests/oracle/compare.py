@@ -61,6 +61,8 @@ def _of_a_call(ours: Answer, theirs: Answer) -> Iterator[str]:
         if getattr(ours, name) != getattr(theirs, name):
             yield f"{name}: ours {getattr(ours, name)!r}, QEMU {getattr(theirs, name)!r}"
     yield from _log(ours, theirs)
+    if theirs.traces and ours.traces != theirs.traces:
+        yield f"traces: ours {ours.traces}, QEMU {theirs.traces}"
     if ours.end or theirs.end:
         return
     for name in ("tainted", "modules"):

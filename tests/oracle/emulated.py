@@ -18,7 +18,6 @@ from kodojo.machine.cpu import ProcessorState
 from kodojo.machine.machine import Machine
 from kodojo.machine.memory import PAGE_SIZE
 from tests.conftest import image_of, shared_store
-from tests.damage.outcomes import without_traces
 from tests.oracle.answers import DAMAGE, HANG, KILLED, PANIC, Answer, file_text
 from tests.oracle.cases import SETTLE, Argument, Call, Case, Kind, in_file, in_memory, number, text
 from tests.sweep.processes import Answering
@@ -100,7 +99,8 @@ def _make(kernel: Kernel, call: Call, loader: Loader) -> Answer:
         result.end = DAMAGE
     except MachineError as error:
         result.end = HANG if isinstance(error, MachineHang) else KILLED
-    result.log = without_traces([(record.level, record.text) for record in kernel.printk.records(mark)])
+    result.log = [(record.level, record.text) for record in kernel.printk.records(mark)]
+    result.take_traces()
     if not result.end:
         kernel.limit(LOOK_LIMIT)
         try:

@@ -21,7 +21,6 @@ from typing import Any
 from kodojo.errors import decode
 from kodojo.image.image import Image
 from kodojo.kernel import boot
-from tests.damage.outcomes import without_traces
 from tests.oracle import machines
 from tests.oracle.answers import HANG, KILLED, PANIC, Answer, file_text
 from tests.oracle.cases import Case, encode
@@ -195,14 +194,14 @@ def _answers(records: Sequence[tuple[str, bytes]], calls: int, ending: str) -> l
     current = Answer()
     for kind, content in records:
         if kind == "E":
-            current.log = without_traces(current.log)
+            current.take_traces()
             found.append(current)
             current = Answer()
         else:
             _enter(current, kind, content)
     if len(found) < calls and not (found and found[-1].end):
         current.end = current.end or ending
-        current.log = without_traces(current.log)
+        current.take_traces()
         found.append(current)
     return found
 

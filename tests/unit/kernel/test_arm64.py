@@ -180,7 +180,12 @@ def test_nested(guest, calls):
 
 def test_return_from(guest, calls):
     """A function that is about to begin can be answered by Python."""
-    guest.cpu.add_breakpoint(calls.address("spin"), lambda: calls.abi.return_from(guest.cpu, 99))
+
+    def answer() -> None:
+        called = calls.abi.spot_here(guest.cpu, guest.cpu.read_registers())
+        guest.cpu.write_registers(calls.abi.coming_back(called, 99))
+
+    guest.cpu.add_breakpoint(calls.address("spin"), answer)
     assert calls("spin") == 99
 
 
