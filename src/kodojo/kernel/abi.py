@@ -23,6 +23,7 @@ class Abi(Protocol):
     """The procedure call standard, and the kernel's side of the system call interface.
 
     :attr returns_to: a function whose code no task ever runs again when PID 1 has been started; calls return into it.
+    :attr program_counter: the register's name; ``stack_register``: likewise.
     :attr instruction: the distance between two addresses of instructions at which one can stop.
     :attr entry: the entry point of system calls, and the function in C that it calls.
     :attr system_call_prefix: what the names of the functions begin with that do the system calls.
@@ -34,6 +35,8 @@ class Abi(Protocol):
     """
 
     returns_to: str
+    program_counter: str
+    stack_register: str
     instruction: int
     entry: tuple[str, str]
     system_call_prefix: str
@@ -87,9 +90,6 @@ class Abi(Protocol):
 
     def coming_back(self, spot: Spot, value: int) -> Registers:
         """The registers of a function's caller when it has come back with this value."""
-
-    def jump(self, address: int) -> Registers:
-        """The registers to set so that the code at an address runs next."""
 
     def branches(self, code: bytes, address: int) -> Branches:
         """The calls and jumps in some code that name their target.

@@ -41,6 +41,7 @@ class Arm64Abi:
     """See :class:`kodojo.kernel.abi.Abi`."""
 
     returns_to = "kernel_init"
+    program_counter, stack_register = "pc", "sp"
     instruction = 4
     entry = ("el0t_64_sync", "el0t_64_sync_handler")
     system_call_prefix = "__arm64_sys_"
@@ -102,9 +103,6 @@ class Arm64Abi:
 
     def coming_back(self, spot: Spot, value: int) -> Registers:
         return {"x0": value & _MASK, "sp": spot.stack, "pc": spot.returns}
-
-    def jump(self, address: int) -> Registers:
-        return {"pc": address}
 
     def branches(self, code: bytes, address: int) -> Branches:
         """BL and B."""

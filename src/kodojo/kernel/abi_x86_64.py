@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["X86_64Abi"]
 
 _ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_KEPT = ("rbx", "r12", "r13", "r14", "r15")
 _RFLAGS_AT_REST = 0x202  # interrupts on
 _INTERRUPT_FLAG = 0x200
 _DIRECTION_AND_TRAP = 0x500
@@ -53,6 +54,7 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     """See :class:`kodojo.kernel.abi.Abi`."""
 
     returns_to = "kernel_init"
+    program_counter, stack_register = "rip", "rsp"
     instruction = 1
     entry = ("entry_SYSCALL_64", "do_syscall_64")
     system_call_prefix = "__x64_sys_"
@@ -126,14 +128,10 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         return Spot(site.returns, stack, base)
 
     def at_spot(self, spot: Spot) -> Registers:
-        """The entry point clears all registers (``PUSH_AND_CLEAR_REGS``); functions keep these on the stack."""
-        return {"rbp": spot.frame, "rbx": 0, "r12": 0, "r13": 0, "r14": 0, "r15": 0}
+        return {"rbp": spot.frame}
 
     def coming_back(self, spot: Spot, value: int) -> Registers:
         return {"rax": value & _MASK, "rip": spot.returns, "rsp": spot.stack}
-
-    def jump(self, address: int) -> Registers:
-        return {"rip": address}
 
     def branches(self, code: bytes, address: int) -> Branches:
         """CALL and JMP with a distance of 32 bits. Other bytes may look like it, and lead nowhere."""
@@ -175,6 +173,7 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         cpu.write(frame + _R10, struct.pack("<QQQ", arguments[3], arguments[5], arguments[4]))
         cpu.write(frame + _RAX, struct.pack("<q", -_ENOSYS))
         cpu.write(frame + _RDX, struct.pack("<QQQQ", arguments[2], arguments[1], arguments[0], number))
+        cpu.write_registers(dict.fromkeys(_KEPT, 0))  # PUSH_AND_CLEAR_REGS; functions keep these on the stack
         return "do_syscall_64", [frame, number]
 
     def system_call_value(self, cpu: Cpu, frame: int) -> int:

@@ -34,6 +34,7 @@ class Diversions:
     def __init__(self, cpu: Cpu, abi: Abi) -> None:
         self._cpu = cpu
         self._abi = abi
+        self._watched: set[int] = set()
         self._ends: dict[tuple[int, int], int] = {}  # by address and stack pointer
         self._stops: dict[tuple[int, int], Stop] = {}  # by address and stack
 
@@ -55,18 +56,18 @@ class Diversions:
         self._stops.pop((function, spot.stack // STACK_SIZE), None)
 
     def _watch(self, address: int) -> None:
-        if not self._cpu.has_breakpoint(address):
+        if address not in self._watched:
+            self._watched.add(address)
             self._cpu.add_breakpoint(address, partial(self._passed, address))
 
     def _passed(self, address: int) -> None:
-        registers = self._cpu.read_registers()
-        stack = self._abi.stack(registers)
+        cpu, abi = self._cpu, self._abi
+        stack = cpu.get(abi.stack_register)
         stop = self._stops.get((address, stack // STACK_SIZE))
         if stop is not None and not stop.registers:
-            stop.registers = registers
-            end = self._ends.get((stop.spot.returns, stop.spot.stack))
-            self._cpu.write_registers(self._abi.coming_back(stop.spot, 0))
-        else:
-            end = self._ends.get((address, stack))
+            stop.registers = cpu.read_registers()
+            cpu.write_registers(abi.coming_back(stop.spot, 0))
+            address, stack = stop.spot.returns, stop.spot.stack
+        end = self._ends.get((address, stack))
         if end is not None:
-            self._cpu.write_registers(self._abi.jump(end))
+            cpu.set(abi.program_counter, end)
