@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from types import SimpleNamespace
 
 import pytest
@@ -205,7 +204,13 @@ def test_names(calls):
 
 
 def test_return_address(guest, calls):
-    """Functions return to an address where nothing is executed any more."""
-    seen = entry(guest, calls, "registers")
-    (back,) = struct.unpack("<Q", guest.cpu.read(seen["rsp"], 8))
-    assert back == 0x7000
+    """Functions return to an address where nothing is executed any more, which does not stay on the stack."""
+    seen = []
+    guest.cpu.add_breakpoint(
+        calls.address("registers"),
+        lambda: seen.append((guest.cpu.get("rsp"), guest.cpu.read(guest.cpu.get("rsp"), 8))),
+    )
+    calls("registers")
+    [(stack, back)] = seen
+    assert int.from_bytes(back, "little") == 0x7000
+    assert guest.cpu.read(stack, 8) == bytes(8)

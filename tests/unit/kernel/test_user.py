@@ -32,6 +32,7 @@ class Kernel:
         self.answers = answers
         self.frames: list[dict[str, int]] = []
         self.calls: list[tuple] = []
+        self.registers: dict[str, int] = {}
         self.stopped = None
         self.place = Place(0, FRAME, SCRATCH)
 
@@ -46,6 +47,7 @@ class Kernel:
 def user_space(*answers: int) -> tuple[UserSpace, Kernel]:
     memory = FlatMemory(0x1000 + SCRATCH_SIZE, BASE)
     kernel = Kernel(memory, list(answers))
+    memory.write_registers = kernel.registers.update
     return UserSpace(SimpleNamespace(cpu=memory), kernel), kernel
 
 
@@ -58,6 +60,7 @@ def test_trap_frame():
     assert arguments == [1, 2, 3, 4, 5, (1 << 64) - 6]
     assert (frame["orig_rax"], frame["rax"]) == (9, (1 << 64) - 38)  # -ENOSYS until it is known better
     assert kernel.calls == [("do_syscall_64", FRAME, 9, False)]
+    assert kernel.registers == dict.fromkeys(("rbx", "r12", "r13", "r14", "r15"), 0)  # nothing of another call
 
 
 def test_arguments_that_are_missing():
