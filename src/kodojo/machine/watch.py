@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import math
 import platform
@@ -75,21 +76,21 @@ class _Handler:
         self._signal.restype = ctypes.c_void_p
         self._signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Raises KeyboardInterrupt behind the ``with`` block if Ctrl-C came, and nobody has raised it in there."""
+    def install(self) -> int | None:
+        """Returns the handler before, for :meth:`remove`."""
         if self._address:
-            before = self._signal(signal.SIGINT, self._address)
+            before: int | None = self._signal(signal.SIGINT, self._address)
+            return before
+        signal.signal(signal.SIGINT, self._note)
+        return None
+
+    def remove(self, before: int | None) -> None:
+        """Raises KeyboardInterrupt if Ctrl-C came, and nobody has raised it since."""
+        if self._address:
+            self._signal(signal.SIGINT, before)
         else:
-            signal.signal(signal.SIGINT, self._note)
-        try:
-            yield
-        finally:
-            if self._address:
-                self._signal(signal.SIGINT, before)
-            else:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            interrupted, self.noted.interrupted = self.noted.interrupted, 0
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted, self.noted.interrupted = self.noted.interrupted, 0
         if interrupted:
             raise KeyboardInterrupt
 
@@ -135,27 +136,37 @@ class Watch:
             raise KeyboardInterrupt
         return self._seconds if time.monotonic() > self._until else None
 
-    @contextmanager
-    def minding(self, blocks: int) -> Iterator[None]:
+    def minding(self, blocks: int) -> _Minding:
         """In the ``with`` block an engine may run. Raises KeyboardInterrupt after Ctrl-C.
 
         :param blocks: address of the number of blocks that it has still to execute.
         """
+        return _Minding(blocks)
+
+
+class _Minding:
+    """See :meth:`Watch.minding`. Every call into the guest has one, so it is no generator."""
+
+    __slots__ = ("_before", "_blocks", "_blocks_before", "_ours")
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
+
+    def __enter__(self) -> None:
         handler = _handler()
-        before, handler.noted.blocks = handler.noted.blocks, blocks
-        try:
-            if _is_ours_to_handle():
-                with handler.installed():
-                    yield
-            else:
-                yield
-        finally:
-            handler.noted.blocks = before
+        self._blocks_before, handler.noted.blocks = handler.noted.blocks, self._blocks
+        self._ours = _is_ours_to_handle()
+        self._before = handler.install() if self._ours else None
+
+    def __exit__(self, *_exception: object) -> None:
+        handler = _handler()
+        handler.noted.blocks = self._blocks_before
+        if self._ours:
+            handler.remove(self._before)
 
 
 def _is_ours_to_handle() -> bool:
     """Whether Ctrl-C comes to this thread, and would raise KeyboardInterrupt."""
-    return (
-        threading.get_ident() == threading.main_thread().ident
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
+    # signal.getsignal() looks whether the handler is a member of an enumeration, which costs as much as a call.
+    ours = _signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return ours and threading.get_ident() == threading.main_thread().ident
