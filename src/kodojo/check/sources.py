@@ -279,12 +279,11 @@ def unreadable(path: Path, what: str) -> GivenModule:
 
 def _in_directory(root: Path) -> Iterator[GivenModule]:
     empty = True
-    for directory, directories, files in os.walk(root):
-        directories.sort()
+    for directory, files in _walk(root):
         for name in sorted(files):
             if module_name(name) is not None:
                 empty = False
-                path = Path(directory, name)
+                path = directory / name
                 yield GivenModule(str(path), path) if path.is_file() else unreadable(path, "is not a regular file")
     if empty:
         kind = kind_of(root)
@@ -293,6 +292,36 @@ def _in_directory(root: Path) -> Iterator[GivenModule]:
         else:
             what = "the source of a module for DKMS" if kind == "dkms" else "the source of a module"
             yield GivenModule(str(root), root, problem=f"{root}: {what}", hint=build_hint(str(root)))
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Directories and the names of their files, through links to directories, too, unless these lead back up.
+
+    ``build`` and ``source`` of a kernel's tree lead to what modules are built with: depmod does not look there.
+    """
+    real = root.resolve()
+    above = {root: frozenset(_identity(path) for path in (real, *real.parents))}
+    for name, directories, files in os.walk(root, followlinks=True):
+        directory = Path(name)
+        yield directory, files
+        mine = above.pop(directory)
+        found = []
+        for each in sorted(directories):
+            path = directory / each
+            identity = _identity(path)
+            if identity is None or identity in mine or (each in {"build", "source"} and path.is_symlink()):
+                continue
+            above[path] = mine | {identity}
+            found.append(each)
+        directories[:] = found
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _in_file(path: Path, spool: Spool) -> Iterator[GivenModule]:

@@ -59,6 +59,21 @@ def test_directories(here, spool):
     assert [module.label for module in found] == ["d/b.ko", "d/a.ko.xz", "d/e/c.ko"]
 
 
+def test_linked_directories(here, spool):
+    """Links to directories are followed, unless they lead back up, or to what modules are built with."""
+    for name in ("elsewhere/deep/a.ko", "headers/b.ko", "tree/c.ko"):
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x7fELF")
+    (here / "tree/linked").symlink_to("../elsewhere")
+    (here / "tree/up").symlink_to("..")
+    (here / "elsewhere/deep/again").symlink_to("..")
+    (here / "tree/build").symlink_to("../headers")
+    (here / "tree/nowhere").symlink_to("gone")
+    found = find_modules(["tree"], spool)
+    assert [module.label for module in found] == ["tree/c.ko", "tree/linked/deep/a.ko"]
+
+
 def test_patterns(here, spool):
     """A pattern that no shell has expanded; a file of that very name comes first."""
     for name in ("a1.ko", "a2.ko", "b[1].ko"):
