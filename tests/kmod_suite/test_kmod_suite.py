@@ -42,6 +42,10 @@ class NoModules:
     def beside(self, *_files: Path):
         yield
 
+    @contextmanager
+    def operation(self, _program: str):
+        yield
+
 
 class Machine:
     """A session that was never started; a command that needs a machine gets one without modules."""
