@@ -42,7 +42,8 @@ def test_whole_answer():
         "/sys/module/a/sections/": "", "/sys/module/a/refcnt": "0\n", "/sys/module/a/odd": "errno 5",
         "/sys/module/a/link": "kind 10",
     }  # fmt: skip
-    assert found == [Answer(-8, "", [(6, "a: hello")], 4096, "a 1 0 - Live 0x0\n", sysfs)]
+    log, modules = [(6, "a: hello")], "a 1 0 - Live 0x0\n"
+    assert found == [Answer(-8, log=log, tainted=4096, modules=modules, sysfs=sysfs)]
 
 
 def test_earlier_calls():
