@@ -142,7 +142,7 @@ def test_modprobe_refused(kernel, built):
     assert refusals == [2] * 3
 
 
-@pytest.mark.parametrize("threads", [1, 12])
+@pytest.mark.parametrize("threads", [1, 4])
 def test_file_systems(kernel, built, threads):
     """Threads ask for a file system whose modules ask for an algorithm in their turn (kmod.sh, 0003 and 0006)."""
     assert ask(kernel, built, "fs=1", "name=xfs", f"threads={threads}") == [0] * threads

@@ -256,7 +256,7 @@ DAMAGES = {
     "no-json": lambda state: write_checked(state, b"{", "machine"),
     "no-object": lambda state: write_checked(state, b"[]\n", "machine"),
     "no-members": lambda state: write_checked(state, b"{}\n", "machine"),
-    "other-format": lambda state: rewrite(state, b'"format": 1', b'"format": 7'),
+    "other-format": lambda state: rewrite(state, b'"format": %d' % session._FORMAT, b'"format": 0'),
     "other-snapshot": lambda state: rewrite(state, b'"snapshot": "', b'"snapshot": "0'),
     "other-emulator": lambda state: rewrite(state, b'"identity": "', b'"identity": "x'),
     "no-once": lambda state: rewrite(state, b'"once"', b'"twice"'),

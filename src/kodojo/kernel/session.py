@@ -35,7 +35,7 @@ from kodojo.machine.machine import Machine
 __all__ = ["MachineDescription", "Session"]
 
 _KIND = "machine"
-_FORMAT = 2
+_FORMAT = 3
 # The kernel said no, and the machine goes on from there: taints and log lines stay.
 _ANSWERS = (LoadError, UnloadError, GuestOSError)
 
