@@ -27,6 +27,7 @@ from kodojo.errors import (
 )
 from kodojo.image.image import Image
 from kodojo.image.store import Store
+from kodojo.kernel import session as sessions
 from kodojo.kernel import snapshots
 from kodojo.kernel.session import Session
 from tests.conftest import EVERY_SERIES, SERIES, image_of, shared_store
@@ -256,7 +257,7 @@ DAMAGES = {
     "no-json": lambda state: write_checked(state, b"{", "machine"),
     "no-object": lambda state: write_checked(state, b"[]\n", "machine"),
     "no-members": lambda state: write_checked(state, b"{}\n", "machine"),
-    "other-format": lambda state: rewrite(state, b'"format": %d' % session._FORMAT, b'"format": 0'),
+    "other-format": lambda state: rewrite(state, b'"format": %d' % sessions._FORMAT, b'"format": 0'),
     "other-snapshot": lambda state: rewrite(state, b'"snapshot": "', b'"snapshot": "0'),
     "other-emulator": lambda state: rewrite(state, b'"identity": "', b'"identity": "x'),
     "no-once": lambda state: rewrite(state, b'"once"', b'"twice"'),

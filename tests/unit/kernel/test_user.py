@@ -10,6 +10,7 @@ from kodojo.kernel.abi import abi_of
 from kodojo.kernel.calls import Place
 from kodojo.kernel.tasks import CAPABILITIES, _capability
 from kodojo.kernel.user import SCRATCH_SIZE, UserSpace, errno_text
+from kodojo.machine.cpu import RunLimit
 from tests.support.flat_memory import FlatMemory
 
 BASE = 0x7F0000000000
@@ -34,7 +35,11 @@ class Kernel:
         self.calls: list[tuple] = []
         self.registers: dict[str, int] = {}
         self.stopped = None
+        self.overdue = None
         self.place = Place(0, FRAME, SCRATCH)
+
+    def time_left(self) -> RunLimit:
+        return RunLimit()
 
     def __call__(self, function: str, *arguments: int, **options) -> int:
         self.calls.append((function, *arguments, options.get("interrupts")))
