@@ -24,6 +24,7 @@ EVERY_SERIES = (*SERIES, *distribution.ARM64)
 
 
 SHARE = 6
+LINES = 20  # of what has failed, at once; the whole comes at the end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +47,8 @@ class AtOnce:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._terminal.write_line(f"\n{report.when} failed: {report.nodeid}")
+            for line in [line for line in report.longreprtext.splitlines() if line.startswith("E ")][:LINES]:
+                self._terminal.write_line(line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -237,6 +237,15 @@ def test_wall_limit_of_a_command(series: str) -> None:
         assert "--wall-limit" in shell.ok("cat", "--help")
 
 
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """A test run in the background of a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_ctrl_c_in_a_program(kernel: Kernel) -> None:
     """In a program of one's own Ctrl-C is KeyboardInterrupt, as everywhere; the kernel says that it came."""
     replace(kernel, "getdents64", SPIN)

@@ -29,8 +29,9 @@ def store_with_kernels() -> Path:
 
 
 def _as_in_a_terminal() -> None:
-    """A test run in the background of a shell ignores Ctrl-C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A test run in the background of a shell ignores Ctrl-C, one under nohup hangups, and so would its children."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Shell:
