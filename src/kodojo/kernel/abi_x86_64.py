@@ -168,17 +168,18 @@ class X86_64Abi:  # noqa: N801  the architecture's name
         return registers["rsp"] + 8
 
     def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
+        begin = {"rax": 0, "rbp": 0, "rip": address}
         if interrupted is not None:
-            rflags = interrupted["rflags"] & ~_DIRECTION_AND_TRAP
-        else:
-            rflags = _RFLAGS_AT_REST if interrupts else _RFLAGS_AT_REST & ~_INTERRUPT_FLAG
-        return {"rax": 0, "rbp": 0, "rip": address, "rflags": rflags}
+            return {**begin, "rflags": interrupted["rflags"] & ~_DIRECTION_AND_TRAP}
+        if interrupts:
+            return {**begin, "rflags": _RFLAGS_AT_REST}
+        # As the entry of system calls does: functions keep these on the stack, where traces would show them.
+        return {**begin, **dict.fromkeys(_KEPT, 0), "rflags": _RFLAGS_AT_REST & ~_INTERRUPT_FLAG}
 
     def begin_system_call(self, cpu: Cpu, frame: int, number: int, arguments: Sequence[int]) -> tuple[str, list[int]]:
         cpu.write(frame + _R10, struct.pack("<QQQ", arguments[3], arguments[5], arguments[4]))
         cpu.write(frame + _RAX, struct.pack("<q", -_ENOSYS))
         cpu.write(frame + _RDX, struct.pack("<QQQQ", arguments[2], arguments[1], arguments[0], number))
-        cpu.write_registers(dict.fromkeys(_KEPT, 0))  # PUSH_AND_CLEAR_REGS; functions keep these on the stack
         return "do_syscall_64", [frame, number]
 
     def system_call_value(self, cpu: Cpu, frame: int) -> int:

@@ -351,10 +351,9 @@ def move_module(target: Target, mod: Module, info: LoadInfo) -> None:
         for region in regions:
             region.data = bytearray(region.size)
         copy = io.BytesIO(info.data)  # whose content is taken without one more copy: modules may be large
-        content = copy.getbuffer()
-        _fill_struct_module(target, mod, info, content)
-        _copy_sections(info, content)
-        content.release()
+        with copy.getbuffer() as content:
+            _fill_struct_module(target, mod, info, content)
+            _copy_sections(info, content)
         info.data = copy.getvalue()
         _find_struct_module(target, mod, info)
         target.place_module(mod, info)

@@ -33,7 +33,6 @@ class Kernel:
         self.answers = answers
         self.frames: list[dict[str, int]] = []
         self.calls: list[tuple] = []
-        self.registers: dict[str, int] = {}
         self.stopped = None
         self.overdue = None
         self.place = Place(0, FRAME, SCRATCH)
@@ -52,7 +51,6 @@ class Kernel:
 def user_space(*answers: int) -> tuple[UserSpace, Kernel]:
     memory = FlatMemory(0x1000 + SCRATCH_SIZE, BASE)
     kernel = Kernel(memory, list(answers))
-    memory.write_registers = kernel.registers.update
     return UserSpace(SimpleNamespace(cpu=memory), kernel), kernel
 
 
@@ -65,7 +63,16 @@ def test_trap_frame():
     assert arguments == [1, 2, 3, 4, 5, (1 << 64) - 6]
     assert (frame["orig_rax"], frame["rax"]) == (9, (1 << 64) - 38)  # -ENOSYS until it is known better
     assert kernel.calls == [("do_syscall_64", FRAME, 9, False)]
-    assert kernel.registers == dict.fromkeys(("rbx", "r12", "r13", "r14", "r15"), 0)  # nothing of another call
+
+
+def test_registers_of_other_calls():
+    """A system call begins without what other calls have left in registers, unless it is made amid one."""
+    kept = ("rbx", "r12", "r13", "r14", "r15")
+    abi = abi_of("x86_64")
+    from_rest = abi.enter(0, None, interrupts=False)
+    amid = abi.enter(0, {"rflags": 0x202}, interrupts=False)
+    assert [from_rest.get(name) for name in kept] == [0] * 5
+    assert not amid.keys() & set(kept)
 
 
 def test_arguments_that_are_missing():
