@@ -172,7 +172,7 @@ def test_tcrypt(kernel):
         kernel.modprobe("tcrypt", "mode=10")
     assert refused.value.errno in {EAGAIN, ENOENT}  # an algorithm that 6.1 knows is not in Debian's; so says QEMU
     assert "tcrypt" not in names(kernel)
-    assert names(kernel) >= {"lrw", "xts"}
+    assert "lrw" in names(kernel)  # of those that are asked for, what no processor has instructions for
     assert kernel.oopses == ()
 
 
