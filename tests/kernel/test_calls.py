@@ -347,7 +347,8 @@ def test_odd_bytes_in_the_log(kernel):
 
 def test_log_wraps(kernel):
     """When the kernel's ring buffer is full the oldest records go, and what is left is whole and in order."""
-    size = 1 << kernel.printk._ring("text_data_ring.size_bits")
+    ring = kernel.memory.u64(kernel.image.kallsyms.address("prb"))
+    size = 1 << kernel.memory.struct("printk_ringbuffer", ring).get("text_data_ring.size_bits")
     text = "x" * 900
     count = size // 900 + 10
     for number in range(count):

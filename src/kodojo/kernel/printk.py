@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from kodojo.errors import DamagedMemoryError, LogRecord, decode
 from kodojo.image.image import Image
 from kodojo.kernel.bounds import at_most, damaged, reading
-from kodojo.kernel.memory import KernelMemory
+from kodojo.kernel.memory import KernelMemory, StructView
 
 __all__ = ["Printk"]
 
 _STATE_SHIFT = 62
-_COMMITTED, _FINALIZED = 1, 2
+_COMMITTED, _FINALIZED, _REUSABLE = 1, 2, 3
 _ID_MASK = (1 << _STATE_SHIFT) - 1
 _BLOCK_ID = 8  # each text block begins with the id of its descriptor
 _MOST_BITS = 20  # a million descriptors; the kernel has one for every 32 bytes of text
 _MOST_STRAY = 64  # descriptors that are being written, or about to be
+_MOST_GONE = 1 << 16  # those whose text has made room for other records
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Printk:
 
     def _newest_first(self, ring: _Ring) -> Iterator[_Record | DamagedMemoryError]:
         """Each record, or why it cannot be read. Most callers want what came since a moment ago."""
-        identifier, stray, left = ring.head, 0, ring.size
+        identifier, stray, gone, left = ring.head, 0, 0, ring.size
         for _ in range(ring.count):
             try:
                 record = self._record(ring, identifier)
@@ -127,25 +128,37 @@ class Printk:
                 stray += 1
             else:
                 if record is None:
-                    stray += 1
+                    if self._state(ring, identifier) == _REUSABLE:
+                        gone += 1
+                    else:
+                        stray += 1
                 else:
                     left -= len(record.text)
                     yield record
             if identifier == ring.tail:
                 return
-            if stray > _MOST_STRAY or left < 0:
+            if stray > _MOST_STRAY or gone > _MOST_GONE or left < 0:
                 raise damaged("records of the log that are not where they should be")
             identifier = (identifier - 1) & _ID_MASK
+
+    def _descriptor(self, ring: _Ring, identifier: int) -> StructView:
+        index = identifier & (ring.count - 1)
+        return self._memory.struct("prb_desc", ring.descs + index * self._memory.btf.struct("prb_desc").size)
+
+    def _state(self, ring: _Ring, identifier: int) -> int | None:
+        """``enum desc_state``; None if the descriptor is another record's by now. Raises DamagedMemoryError."""
+        with reading("a record of the kernel's log"):
+            state = self._descriptor(ring, identifier).get("state_var.counter") & ((1 << 64) - 1)
+        return state >> _STATE_SHIFT if state & _ID_MASK == identifier else None
 
     def _record(self, ring: _Ring, identifier: int) -> _Record | None:
         """A descriptor's record, if it holds a finished one. Raises DamagedMemoryError."""
         memory = self._memory
         index = identifier & (ring.count - 1)
         with reading("a record of the kernel's log"):
-            desc = memory.struct("prb_desc", ring.descs + index * memory.btf.struct("prb_desc").size)
-            state = desc.get("state_var.counter") & ((1 << 64) - 1)
-            if state >> _STATE_SHIFT not in {_COMMITTED, _FINALIZED} or state & _ID_MASK != identifier:
+            if self._state(ring, identifier) not in {_COMMITTED, _FINALIZED}:
                 return None
+            desc = self._descriptor(ring, identifier)
             info = memory.struct("printk_info", ring.infos + index * memory.btf.struct("printk_info").size)
             text = self._text(ring, desc.raw("text_blk_lpos"), info.get("text_len")).rstrip(b"\n")
             return _Record(info.get("seq"), info.get("level"), info.get("ts_nsec") / 1e9, text)

@@ -25,7 +25,7 @@ from kodojo.machine.machine import Machine, Snapshot
 __all__ = ["BootFacts", "SnapshotKey", "boot_machine", "existing", "snapshot_for"]
 
 # What a boot does differently from an earlier version of kodojo makes its snapshots others.
-_BOOT_FORMAT = 29
+_BOOT_FORMAT = 30
 
 _GFP_KERNEL = 0xCC0  # __GFP_RECLAIM | __GFP_IO | __GFP_FS, unchanged since 4.20
 
@@ -83,6 +83,7 @@ def boot_machine(
     calls.clear_stack()
     calls.abi.find_user_space(machine.cpu, image.kallsyms, KernelMemory(machine.cpu, image.btf))
     user = UserSpace(machine, calls)
+    user.reach_code()
     come_up(user, bare=bare)
     get_pages = calls.first("__get_free_pages", "get_free_pages_noprof")
     kernel_scratch = calls(get_pages, _GFP_KERNEL, 1)

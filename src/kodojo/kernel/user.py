@@ -92,6 +92,12 @@ class UserSpace:
     def _frame_size(self) -> int:
         return self.calls.image.btf.struct("pt_regs").size
 
+    def reach_code(self) -> None:
+        """Let the page be there that the process has its code in, as it is for one that runs: an oops shows it."""
+        abi, frame = self.calls.abi, self.calls.place.frame
+        at = frame + 8 * abi.frame_registers.index(abi.program_counter)
+        self.syscall("chdir", int.from_bytes(self.machine.cpu.read(at, 8), "little"))  # it is no directory's name
+
     def pass_through(self) -> None:
         """Do what the way out to user space does: close files that were given up, run work that waits for it."""
         self.syscall("getpid")
