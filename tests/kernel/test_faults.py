@@ -36,12 +36,12 @@ OOPSES = {
     # Arm ARM, D13.2.37: ESR_EL1. A division by zero gives 0; the highest byte of a user's address is ignored.
     "aarch64": {
         0: (NULL + "0000000000000010", "kd_oops_inner",
-            ["ESR = 0x0000000096000004", "EC = 0x25: DABT (current EL), IL = 32 bits", "CM = 0, WnR = 0"]),
+            ["ESR = 0x000000009600000", "EC = 0x25: DABT (current EL), IL = 32 bits", "CM = 0, WnR = 0"]),
         1: ("Unable to handle kernel paging request at virtual address ffffdeadbeef0000", "kd_oops_inner",
-            ["ESR = 0x0000000096000044", "EC = 0x25: DABT (current EL), IL = 32 bits", "CM = 0, WnR = 1"]),
+            ["ESR = 0x000000009600004", "EC = 0x25: DABT (current EL), IL = 32 bits", "CM = 0, WnR = 1"]),
         2: ("kernel BUG at kd_oops.c:", "kd_oops_inner", ["Oops - BUG: 00000000f2000800"]),
         5: (NULL + "0000000000000000", None,
-            ["ESR = 0x0000000086000004", "EC = 0x21: IABT (current EL)", "pc : 0x0"]),
+            ["ESR = 0x000000008600000", "EC = 0x21: IABT (current EL)", "pc : 0x0"]),
         6: ("Kernel panic - not syncing: kernel stack overflow", "overflow",
             ["Insufficient stack space to handle exception!", "ESR: 0x0000000096000047 -- DABT (current EL)"]),
         7: (NULL + "0000000000000000", "kd_oops_inner", ["EC = 0x25: DABT (current EL), IL = 32 bits"]),

@@ -169,12 +169,11 @@ class X86_64Abi:  # noqa: N801  the architecture's name
 
     def enter(self, address: int, interrupted: Registers | None, *, interrupts: bool) -> Registers:
         begin = {"rax": 0, "rbp": 0, "rip": address}
+        if not interrupts:  # as the entry of system calls does: functions keep these on the stack, where traces look
+            begin |= dict.fromkeys(_KEPT, 0)
         if interrupted is not None:
             return {**begin, "rflags": interrupted["rflags"] & ~_DIRECTION_AND_TRAP}
-        if interrupts:
-            return {**begin, "rflags": _RFLAGS_AT_REST}
-        # As the entry of system calls does: functions keep these on the stack, where traces would show them.
-        return {**begin, **dict.fromkeys(_KEPT, 0), "rflags": _RFLAGS_AT_REST & ~_INTERRUPT_FLAG}
+        return {**begin, "rflags": _RFLAGS_AT_REST if interrupts else _RFLAGS_AT_REST & ~_INTERRUPT_FLAG}
 
     def begin_system_call(self, cpu: Cpu, frame: int, number: int, arguments: Sequence[int]) -> tuple[str, list[int]]:
         cpu.write(frame + _R10, struct.pack("<QQQ", arguments[3], arguments[5], arguments[4]))

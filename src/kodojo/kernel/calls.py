@@ -235,7 +235,9 @@ class Calls:
         """
         address = self.address(function) if isinstance(function, str) else function
         if self._playing is not None:
-            return self._call_of(self._playing, address, arguments, way)
+            # Interrupts are as they are; and nothing of the task's own is in registers, which it gets back afterwards.
+            enter = self.abi.enter(address, self.cpu.read_registers(), interrupts=False)
+            return self._call_of(self._playing, enter, arguments, way)
         if self.stopped is not None and not self._depth:
             raise MachineError(
                 f"this machine has stopped: {self.stopped}",
@@ -396,17 +398,15 @@ class Calls:
         finally:
             self._playing, cpu.user_table = outer, table
 
-    def _call_of(self, play: _Play, address: int, arguments: tuple[Argument, ...], way: Sequence[Site]) -> int:
+    def _call_of(self, play: _Play, enter: Registers, arguments: tuple[Argument, ...], way: Sequence[Site]) -> int:
         """What a program calls: the machine goes on, and the program when that has returned."""
         if play.dead:
             raise GreenletExit
-        cpu, abi = self.cpu, self.abi
-        enter = abi.enter(address, cpu.read_registers(), interrupts=True)
         spot = self._spot(arguments, way)
         if spot is None:
             stack = (play.place.stack - RED_ZONE) & ~0xF
             return self._wait(play, {**self._place(stack, self._play_returns, arguments), **enter}, None)
-        return self._wait(play, {**self._place_at(spot, arguments), **enter, **abi.at_spot(spot)}, spot)
+        return self._wait(play, {**self._place_at(spot, arguments), **enter, **self.abi.at_spot(spot)}, spot)
 
     def _wait(self, play: _Play, registers: Registers, spot: Spot | None) -> int:
         """Let the machine go on with these registers, and the program when the call has returned: its value."""
