@@ -235,7 +235,7 @@ class Calls:
         """
         address = self.address(function) if isinstance(function, str) else function
         if self._playing is not None:
-            # Interrupts are as they are; and nothing of the task's own is in registers, which it gets back afterwards.
+            # Interrupts are as they are; what the task has in registers, it gets back afterwards.
             enter = self.abi.enter(address, self.cpu.read_registers(), interrupts=False)
             return self._call_of(self._playing, enter, arguments, way)
         if self.stopped is not None and not self._depth:
