@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kodojo.durable import lock
-from tests.cli.test_end_to_end import store_with_kernels
 from tests.support import distribution
+from tests.support.shell import store_with_kernels
 
 pytestmark = pytest.mark.kernel
 
