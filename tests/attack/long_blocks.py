@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
-import os
 import platform
 import resource
 import signal
@@ -35,6 +34,7 @@ from kodojo.machine.cpu import ProcessorState
 from kodojo.machine.machine import Machine
 from tests.attack.blocks import FAMILIES, make_block
 from tests.support import bare_arm64, bare_machine
+from tests.support.children import run_in_a_child
 
 BATCH = 100
 SECONDS_OF_A_BATCH = 120  # of processor time
@@ -42,7 +42,6 @@ BLOCKS_OF_A_CASE = 64
 FEATURES = 0x620  # CR4: PAE, and SSE allowed by the operating system
 SVM = (0xC0000080, 0x1D01)  # EFER: long mode and virtual machines
 CPACR_EL1, FLOATING_POINT = (3, 0, 1, 0, 2), 3 << 20
-DONE, FAILED = 0, 1
 
 
 class Guest:
@@ -95,28 +94,14 @@ def _batch(architecture: str, family: str, seeds: range, at: mmap.mmap) -> Count
 
 
 def in_a_child(architecture: str, family: str, seeds: range) -> tuple[int, int, Counter[str]]:
-    """Do a batch in a process of its own: the signal that ended it or 0, the last seed, the outcomes."""
+    """Do a batch in a process of its own: the signal that ended it (-1: an exception) or 0, the last
+    seed, the outcomes."""
     at = mmap.mmap(-1, mmap.PAGESIZE)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        status = FAILED
-        try:
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_OF_A_BATCH, SECONDS_OF_A_BATCH + 5))
-            os.write(writer, json.dumps(_batch(architecture, family, seeds, at)).encode())
-            status = DONE
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        content = answer.read()
-    _, status = os.waitpid(child, 0)
-    last = int.from_bytes(at[:8], "little")
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    if not number and os.WEXITSTATUS(status) != DONE:
-        number = -1  # an exception of Python's: its traceback is on standard error
-    return number, last, Counter(json.loads(content)) if content else Counter()
+    content, number = run_in_a_child(
+        lambda: json.dumps(_batch(architecture, family, seeds, at)).encode(),
+        {resource.RLIMIT_CPU: (SECONDS_OF_A_BATCH, SECONDS_OF_A_BATCH + 5)},
+    )
+    return number, int.from_bytes(at[:8], "little"), Counter(json.loads(content)) if content else Counter()
 
 
 def run_family(architecture: str, family: str, seeds: range) -> tuple[Counter[str], list[dict[str, Any]]]:

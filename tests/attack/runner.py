@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import mmap
-import os
 import platform
 import resource
 import shutil
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kodojo.errors import KodojoError
+from tests.support.children import run_in_a_child
 from tests.support.distribution import cache_directory
 
 __all__ = ["Attack", "main"]
@@ -116,32 +116,22 @@ def _batch(attack: Attack, prepared: Any, seed: int, numbers: range, at: mmap.mm
 def _in_a_child(attack: Attack, prepared: Any, seed: int, numbers: range) -> tuple[dict[str, Any] | None, str, int]:
     """What came of a batch; if its process died: of what, and at which case."""
     at = mmap.mmap(-1, mmap.PAGESIZE)
-    reader, writer = os.pipe()
     place = Path(tempfile.mkdtemp(prefix="kodojo-attack-"))
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_OF_A_BATCH, SECONDS_OF_A_BATCH + 5))
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-            tempfile.tempdir = str(place)
-            gc.disable()
-            answer = json.dumps(_batch(attack, prepared, seed, numbers, at, place)).encode()
-            with os.fdopen(writer, "wb") as file:
-                file.write(answer)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        content = file.read()
-    _, status = os.waitpid(child, 0)
+
+    def work() -> bytes:
+        tempfile.tempdir = str(place)
+        gc.disable()
+        return json.dumps(_batch(attack, prepared, seed, numbers, at, place)).encode()
+
+    limits = {
+        resource.RLIMIT_CPU: (SECONDS_OF_A_BATCH, SECONDS_OF_A_BATCH + 5),
+        resource.RLIMIT_AS: (ADDRESS_SPACE, ADDRESS_SPACE),
+    }
+    content, number = run_in_a_child(work, limits)
     shutil.rmtree(place, ignore_errors=True)
-    if content and not status:
+    if content and not number:
         return json.loads(content), "", 0
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return None, signal.Signals(number).name if number else "exception", int.from_bytes(at[:8], "little")
+    return None, signal.Signals(number).name if number > 0 else "exception", int.from_bytes(at[:8], "little")
 
 
 def _record(attack: Attack, prepared: Any, seed: int, numbers: range) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kodojo.cli.checks import seconds
-from kodojo.errors import FaultReport, KodojoError, LogRecord, MachineFault
+from kodojo.errors import DamagedMemoryError, FaultReport, KodojoError, LogRecord, MachineFault
 from kodojo.report.paint import Paint
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from kodojo.kernel.session import Session
     from kodojo.report.progress import Bar
 
-__all__ = ["App", "fresh_option", "json_option", "kernel_option", "machine_options", "pass_app"]
+__all__ = ["App", "fresh_option", "json_option", "kernel_option", "machine_options", "pass_app", "readable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class App:
@@ -260,6 +261,15 @@ class App:
 
 
 pass_app = click.make_pass_decorator(App, ensure=True)
+
+
+def readable(read: Callable[[], Sequence[T]], damage: list[KodojoError]) -> Sequence[T]:
+    """What can be read of the kernel's data; what is the matter with the rest is noted (:meth:`App.complain`)."""
+    try:
+        return read()
+    except DamagedMemoryError as error:
+        damage.append(error)
+        return error.found
 
 
 def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

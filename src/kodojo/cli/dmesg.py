@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kodojo.cli.app import App, machine_options, pass_app
-from kodojo.errors import DamagedMemoryError, InputError, LogRecord
+from kodojo.cli.app import App, machine_options, pass_app, readable
+from kodojo.errors import InputError, KodojoError, LogRecord
 from kodojo.report.log import LEVELS, log_lines, parse_levels, parse_time
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def dmesg(app: App, /, levels: set[int] | None, since: str | None, until: str | 
     if switches["clear"] + switches["read_clear"] + follow > 1:
         raise click.UsageError("mutually exclusive arguments: --clear --read-clear --follow")
     shown: list[LogRecord] = []
-    damage: list[DamagedMemoryError] = []
+    damage: list[KodojoError] = []
     gone: BrokenPipeError | None = None
     with app.machine(save=switches["clear"] or switches["read_clear"] or follow) as kernel:
         chosen = _selection(kernel, levels, since, until)
         if not (switches["clear"] or switches["follow_new"]):
-            shown = chosen(_log(kernel, damage))
+            shown = chosen(readable(lambda: kernel.log, damage))
         if switches["clear"] or switches["read_clear"]:
             kernel.clear_log()
         if follow:
@@ -92,15 +92,6 @@ def dmesg(app: App, /, levels: set[int] | None, since: str | None, until: str | 
     elif not follow:
         app.out(log_lines(shown, app.paint))
     app.complain(damage)
-
-
-def _log(kernel: Kernel, damage: list[DamagedMemoryError]) -> Sequence[LogRecord]:
-    """The records that can be read; what is the matter with the others is noted."""
-    try:
-        return kernel.log
-    except DamagedMemoryError as error:
-        damage.append(error)
-        return error.found
 
 
 def _selection(kernel: Kernel, levels: set[int] | None, since: str | None, until: str | None) -> Selection:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from kodojo.cli.app import App, machine_options, pass_app
+from kodojo.cli.app import App, machine_options, pass_app, readable
 from kodojo.cli.habits import syslog_option, verbose_option, version_option
 from kodojo.errors import DamagedMemoryError, KodojoError, UnmappedError
-
-if TYPE_CHECKING:
-    from kodojo.kernel.kernel import Kernel
-    from kodojo.kernel.module import Module
 
 __all__ = ["lsmod"]
 
@@ -31,7 +26,7 @@ def lsmod(app: App) -> None:
     damage: list[KodojoError] = []
     shown: list[Any] = []
     with app.machine(save=False) as kernel:
-        for module in _modules(kernel, damage):
+        for module in readable(lambda: kernel.modules, damage):
             try:
                 if module.state != "Unformed":  # left out, as in /proc/modules
                     shown.append(json.module(module) if app.json else kmod.lsmod_line(module))
@@ -42,12 +37,3 @@ def lsmod(app: App) -> None:
     else:
         app.out([kmod.LSMOD_HEADER, *shown])
     app.complain(damage)
-
-
-def _modules(kernel: Kernel, damage: list[KodojoError]) -> Sequence[Module]:
-    """Those that can be found; what is the matter with the others is noted."""
-    try:
-        return kernel.modules
-    except DamagedMemoryError as error:
-        damage.append(error)
-        return error.found

@@ -62,7 +62,7 @@ def mount(app: App, words: tuple[str, ...], kind: str | None, options: tuple[str
 def _list(app: App, kind: str | None) -> None:
     """``mount`` alone, or with ``-t``: what is mounted."""
     with app.machine(save=False) as kernel:
-        rows = [line.split(" ") for line in decode(kernel.read_file("/proc/mounts")).splitlines()]
+        rows = _mounts(kernel)
     rows = [row for row in rows if len(row) >= 4 and kind in (None, row[2])]
     if app.json:
         names = ("source", "target", "type", "options")
@@ -126,10 +126,14 @@ def umount(app: App, targets: tuple[str, ...], lazy: bool, force: bool) -> None:
     _report(app, answers, lines)
 
 
+def _mounts(kernel: Kernel) -> list[list[str]]:
+    """The fields of each line of ``/proc/mounts``."""
+    return [line.split(" ") for line in decode(kernel.read_file("/proc/mounts")).splitlines()]
+
+
 def _mount_point(kernel: Kernel, name: str) -> str:
     """Where a device is mounted, the last time if it is several times; another name stands for itself."""
-    rows = [line.split(" ") for line in decode(kernel.read_file("/proc/mounts")).splitlines()]
-    rows = [row for row in rows if len(row) > 1]
+    rows = [row for row in _mounts(kernel) if len(row) > 1]
     if any(row[1] == name for row in rows):
         return name
     return next((row[1] for row in reversed(rows) if row[0] == name), name)

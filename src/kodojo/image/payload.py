@@ -125,9 +125,7 @@ def read_stored(path: str | os.PathLike[str], name: str) -> bytes:
                     raise _too_large(name)
                 return file.read(status.st_size)
     except MemoryError:
-        raise ImageError(
-            f"{name}: not enough memory to read it", hint="allow this process more (ulimit -v)"
-        ) from None
+        raise _no_memory(name, "read") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read: {reason}", hint=hint) from error
@@ -265,8 +263,8 @@ def _advice(data: bytes, reading: _Reading) -> str:
     return "Build it or fetch it again, or compress the module again."
 
 
-def _no_memory(name: str) -> ImageError:
-    return ImageError(f"{name}: not enough memory to decompress it", hint="allow this process more (ulimit -v)")
+def _no_memory(name: str, what: str = "decompress") -> ImageError:
+    return ImageError(f"{name}: not enough memory to {what} it", hint="allow this process more (ulimit -v)")
 
 
 def _too_large(name: str, when: str = "") -> ImageError:

@@ -48,12 +48,6 @@ class Abi(Protocol):
     open_directory: int
     idles_in: tuple[str, ...]
 
-    def pc(self, registers: Registers) -> int:
-        """The program counter."""
-
-    def stack(self, registers: Registers) -> int:
-        """The stack pointer."""
-
     def takes_interrupts(self, registers: Registers) -> bool:
         """Whether interrupts are enabled."""
 

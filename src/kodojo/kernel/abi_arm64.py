@@ -59,12 +59,6 @@ class Arm64Abi:
     open_directory = 0o40000
     idles_in: tuple[str, ...] = ("cpu_do_idle",)
 
-    def pc(self, registers: Registers) -> int:
-        return registers["pc"]
-
-    def stack(self, registers: Registers) -> int:
-        return registers["sp"]
-
     def takes_interrupts(self, registers: Registers) -> bool:
         return not registers["pstate"] & _IRQ_MASKED
 

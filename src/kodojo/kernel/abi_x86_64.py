@@ -69,12 +69,6 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     open_directory = 0o200000
     idles_in: tuple[str, ...] = ("default_idle", "native_safe_halt", "acpi_safe_halt", "mwait_idle")
 
-    def pc(self, registers: Registers) -> int:
-        return registers["rip"]
-
-    def stack(self, registers: Registers) -> int:
-        return registers["rsp"]
-
     def takes_interrupts(self, registers: Registers) -> bool:
         return bool(registers["rflags"] & _INTERRUPT_FLAG)
 
@@ -186,17 +180,12 @@ class X86_64Abi:  # noqa: N801  the architecture's name
 
     def current_task(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
         """Per-CPU ``current_task``, or a member of ``pcpu_hot`` (since 6.2)."""
-        offset = symbols.get("current_task")
-        if offset is None:
-            offset = symbols.address("pcpu_hot") + memory.field("pcpu_hot", "current_task").offset
-        return memory.u64((cpu.get("gs_base") + offset) & _MASK)
+        return memory.u64(_per_processor(cpu, symbols, memory, "current_task", "current_task"))
 
     def preemption_count(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> int:
         """Per-CPU ``__preempt_count``, or a member of ``pcpu_hot``; its highest bit is another matter."""
-        offset = symbols.get("__preempt_count")
-        if offset is None:
-            offset = symbols.address("pcpu_hot") + memory.field("pcpu_hot", "preempt_count").offset
-        return memory.u32((cpu.get("gs_base") + offset) & _MASK) & ~_PREEMPT_NEED_RESCHED
+        count = memory.u32(_per_processor(cpu, symbols, memory, "__preempt_count", "preempt_count"))
+        return count & ~_PREEMPT_NEED_RESCHED
 
     def find_user_space(self, cpu: Cpu, symbols: Kallsyms, memory: KernelMemory) -> None:
         """Nothing: one table is for both."""
@@ -211,3 +200,11 @@ class X86_64Abi:  # noqa: N801  the architecture's name
     def kernel_frame(self, registers: Registers) -> bytes:
         values = {**registers, "cs": _KERNEL_CS, "ss": _KERNEL_SS}
         return struct.pack(f"<{len(self.frame_registers)}Q", *(values.get(name, 0) for name in self.frame_registers))
+
+
+def _per_processor(cpu: Cpu, symbols: Kallsyms, memory: KernelMemory, variable: str, member: str) -> int:
+    """Where a variable of this processor is: it has a symbol, or is a member of ``pcpu_hot``."""
+    offset = symbols.get(variable)
+    if offset is None:
+        offset = symbols.address("pcpu_hot") + memory.field("pcpu_hot", member).offset
+    return (cpu.get("gs_base") + offset) & _MASK

@@ -56,12 +56,13 @@ class Backtraces:
             return tuple(self._frames(self._trace("stack_trace_save_tsk", task)))
         abi = self._calls.abi
         registers = self._calls.cpu.read_registers()
+        pc = registers[abi.program_counter]
         try:
-            addresses = self._trace("stack_trace_save_regs", abi.kernel_frame(registers)) or [abi.pc(registers)]
+            addresses = self._trace("stack_trace_save_regs", abi.kernel_frame(registers)) or [pc]
             link = abi.link(registers)
             return with_link(self._frames(addresses), None if link is None else self.symbol(link))
         except MachineError:
-            return (Frame(abi.pc(registers), self._image_symbol(abi.pc(registers))),)
+            return (Frame(pc, self._image_symbol(pc)),)
 
     def of_all(self, first: int) -> tuple[TaskReport, ...]:
         """What every task does, that of the address ``first`` before the others.

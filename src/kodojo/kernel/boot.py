@@ -8,7 +8,6 @@ address space and an empty kernel stack of its own, and may sleep. From there ev
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -236,11 +235,11 @@ def run_to_user_space(cpu: Cpu, image: Image, progress: Callable[[float], None] 
         cpu.add_breakpoint(image.kallsyms.address(name), handler)
     levels = _watch_initcalls(cpu, image, progress)
     try:
-        cpu.watch.begin(_BOOT_WALL_LIMIT)
-        cpu.run(image.kallsyms.address(protocol.passes), _BOOT_LIMIT)
-        cpu.run(leave, _BOOT_LIMIT)
+        with cpu.watch.ending():
+            cpu.watch.begin(_BOOT_WALL_LIMIT)
+            cpu.run(image.kallsyms.address(protocol.passes), _BOOT_LIMIT)
+            cpu.run(leave, _BOOT_LIMIT)
     finally:
-        cpu.watch.begin(math.inf)
         for name in watched:
             cpu.remove_breakpoint(image.kallsyms.address(name))
         for address in levels:

@@ -1,7 +1,7 @@
 """What the guest's memory says is the word of a stranger: walks that end, and numbers that can be.
 
 A module may have written anything anywhere. Whoever follows a pointer of the guest, or counts, allocates or reads by
-a number of its, does so by these functions; tests/unit/test_house.py looks for those who do not.
+a number of its, does so by these functions; tests/unit/test_guest_data.py looks for those who do not.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from kodojo.image.image import Image
 from kodojo.kernel.abi import abi_of
 from kodojo.kernel.diversions import STACK_SIZE, Diversions
 from kodojo.kernel.ways import Site, Spot, Ways
-from kodojo.machine.cpu import Cpu, Registers, RunLimit
+from kodojo.machine.cpu import LIMIT_REACHED, Cpu, Registers, RunLimit
 
 __all__ = ["Argument", "Calls", "Inside", "Place"]
 
@@ -151,7 +151,7 @@ class Calls:
             self.ends = None
             self.overdue = MachineHang(
                 "the operation did not end within the limit: what it asks for comes, and there is always more",
-                FaultReport("limit reached", self.cpu.read_registers()),
+                FaultReport(LIMIT_REACHED, self.cpu.read_registers()),
                 hint="ask for a part of it, or give it more time (--limit SECONDS)",
                 survived=True,
             )
@@ -250,12 +250,10 @@ class Calls:
         saved = cpu.read_registers() if nested else {}
         until = self._returns + abi.instruction * self._depth
         enter = abi.enter(address, saved if nested else None, interrupts=interrupts)
-        spot = None if nested else self._spot(arguments, way)
-        if spot is None:
-            stack = ((abi.stack(saved) if nested else self._resting.stack) - RED_ZONE) & ~0xF
-            registers = {**self._place(stack, until, arguments), **enter}
+        if nested:
+            registers, spot = self._place_below(saved[abi.stack_register], until, arguments) | enter, None
         else:
-            registers = {**self._place_at(spot, arguments), **enter, **abi.at_spot(spot)}
+            registers, spot = self._begin(enter, arguments, way, until)
         self._run(registers, spot, until, limit)
         value = abi.result(cpu)
         if spot is None:
@@ -355,7 +353,7 @@ class Calls:
             yield inside
             return
         stack, spot = place.stack, self.abi.spot_here(self.cpu, stop.registers)
-        place.stack, place.spot, place.inside = self.abi.stack(stop.registers), spot, function
+        place.stack, place.spot, place.inside = stop.registers[self.abi.stack_register], spot, function
         try:
             yield inside
         finally:
@@ -402,11 +400,7 @@ class Calls:
         """What a program calls: the machine goes on, and the program when that has returned."""
         if play.dead:
             raise GreenletExit
-        spot = self._spot(arguments, way)
-        if spot is None:
-            stack = (play.place.stack - RED_ZONE) & ~0xF
-            return self._wait(play, {**self._place(stack, self._play_returns, arguments), **enter}, None)
-        return self._wait(play, {**self._place_at(spot, arguments), **enter, **self.abi.at_spot(spot)}, spot)
+        return self._wait(play, *self._begin(enter, arguments, way, self._play_returns))
 
     def _wait(self, play: _Play, registers: Registers, spot: Spot | None) -> int:
         """Let the machine go on with these registers, and the program when the call has returned: its value."""
@@ -429,7 +423,7 @@ class Calls:
 
     def _arrived(self) -> None:
         """A program's call has returned."""
-        found = self._waiting.pop(self.abi.stack(self.cpu.read_registers()), None)
+        found = self._waiting.pop(self.cpu.get(self.abi.stack_register), None)
         if found is None:  # nobody waits for it any more: its task has nothing to do
             self.put_to_sleep()
             return
@@ -441,7 +435,7 @@ class Calls:
     def put_to_sleep(self) -> None:
         """The current task sleeps for ever, wherever it is."""
         saved = self.cpu.read_registers()
-        registers = self._place((self.abi.stack(saved) - RED_ZONE) & ~0xF, self._play_returns, (_FOR_EVER,))
+        registers = self._place_below(saved[self.abi.stack_register], self._play_returns, (_FOR_EVER,))
         address = self.address("schedule_timeout_uninterruptible")
         self.cpu.write_registers({**registers, **self.abi.enter(address, saved, interrupts=True)})
 
@@ -460,12 +454,20 @@ class Calls:
                 play.dead = True
                 self._go_on(play, play.greenlet.throw)
 
-    def _place_at(self, spot: Spot, arguments: tuple[Argument, ...]) -> Registers:
-        """As :meth:`_place`, at a spot."""
-        values = [argument & _MASK for argument in arguments if isinstance(argument, int)]
-        return self.abi.place(self.cpu, spot.stack, spot.returns, values)
+    def _begin(
+        self, enter: Registers, arguments: tuple[Argument, ...], way: Sequence[Site], until: int
+    ) -> tuple[Registers, Spot | None]:
+        """What a call that is amid no other one begins with: the registers, and where the kernel's code makes it."""
+        spot = self._spot(arguments, way)
+        if spot is None:
+            return self._place_below(self.place.stack, until, arguments) | enter, None
+        return self._place(spot.stack, spot.returns, arguments) | enter | self.abi.at_spot(spot), spot
 
-    def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> dict[str, int]:
+    def _place_below(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> Registers:
+        """As :meth:`_place`, where nothing is disturbed of what has this stack pointer."""
+        return self._place((stack - RED_ZONE) & ~0xF, until, arguments)
+
+    def _place(self, stack: int, until: int, arguments: tuple[Argument, ...]) -> Registers:
         """Write arguments and return address; the registers to set."""
         values = []
         for argument in arguments:

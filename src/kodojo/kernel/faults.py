@@ -180,7 +180,7 @@ class Faults:
         if dying is None:
             return
         if dying.task != self.resting_task:
-            self._calls.abandon(self._calls.abi.stack(self._calls.cpu.read_registers()))
+            self._calls.abandon(self._calls.cpu.get(self._calls.abi.stack_register))
             self._told = self._printk.next_sequence()
             if self._memory.struct("task_struct", dying.task).get("pid") == _INIT:  # one that was left behind
                 self._calls.put_to_sleep()
@@ -193,7 +193,8 @@ class Faults:
     def _crashed(self, dying: _Dying, *, survived: bool) -> MachineFault:
         self._dying.clear()
         report = self._latest(dying.registers)
-        where = report.backtrace[0].symbol if report.backtrace else f"{self._calls.abi.pc(dying.registers):#x}"
+        pc = dying.registers[self._calls.abi.program_counter]
+        where = report.backtrace[0].symbol if report.backtrace else f"{pc:#x}"
         state = "the task that did it is dead, and what it held stays held" if survived else _STOPPED
         message = f"the kernel crashed in {where}: {report.cause}"
         return MachineFault(message, report, hint=f"{state}: {_GO_ON}", survived=survived)

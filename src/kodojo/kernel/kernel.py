@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_LIMIT", "Kernel"]
 
-"""The architectures that kodojo has machines for."""
-
 DEFAULT_LIMIT = 30.0  # seconds of guest time
 _WALL_START, _WALL_PER_GUEST_SECOND = 60.0, 20.0  # seconds of this computer's time: a slow one's are many
 _O_NONBLOCK, _O_TRUNC = 0o4000, 0o1000
@@ -205,9 +203,7 @@ class Kernel(ModuleCalls):
         :param leave: at the limit, leave what waits where it is, and go on with another process in its place.
             Otherwise it is killed, as Ctrl-C and ``kill -9`` would, and left only if it does not listen to that.
         """
-        if seconds <= 0:
-            raise InputError(f"{seconds}: a limit is a positive number of seconds")
-        self.calls.limit = self._limit(seconds)
+        self.calls.limit = self._limit(_positive(seconds))
         self.waits.leave = leave
 
     def wall_limit(self, seconds: float) -> None:
@@ -216,9 +212,7 @@ class Kernel(ModuleCalls):
         At first, and if nobody says otherwise, it is a minute and 20 times the limit of guest time: it is there for
         what no limit of guest time ends, such as a file that is read byte by byte and has no end.
         """
-        if seconds <= 0:
-            raise InputError(f"{seconds}: a limit is a positive number of seconds")
-        self._wall_limit = seconds
+        self._wall_limit = _positive(seconds)
 
     @property
     def _wall(self) -> float:
@@ -359,12 +353,17 @@ class Kernel(ModuleCalls):
     @property
     def warnings(self) -> tuple[FaultReport, ...]:
         """The WARN reports in the log."""
-        return warnings_in(self.printk.records(self.printk.cleared()))
+        return warnings_in(self._readable_log)
 
     @property
     def oopses(self) -> tuple[FaultReport, ...]:
         """The reports of oopses in the log: those of all tasks."""
-        return oopses_in(self.printk.records(self.printk.cleared()))
+        return oopses_in(self._readable_log)
+
+    @property
+    def _readable_log(self) -> tuple[LogRecord, ...]:
+        """As :attr:`log`, without what cannot be read."""
+        return self.printk.records(self.printk.cleared())
 
     @property
     def modules(self) -> list[Module]:
@@ -555,3 +554,9 @@ class Kernel(ModuleCalls):
         """
         with self.operation("rmmod"):
             sys_delete_module(self.target, name, _O_NONBLOCK | _O_TRUNC if force else _O_NONBLOCK)
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise InputError(f"{seconds}: a limit is a positive number of seconds")
+    return seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kodojo.errors import DamagedMemoryError, LogRecord, decode
 from kodojo.image.image import Image
 from kodojo.kernel.bounds import at_most, damaged, reading
-from kodojo.kernel.memory import KernelMemory, StructView
+from kodojo.kernel.memory import KernelMemory
 
 __all__ = ["Printk"]
 
@@ -75,7 +75,7 @@ class Printk:
         """The number that the next record will have; 0 if that cannot be told."""
         try:
             ring = self._ring()
-            record = self._record(ring, ring.head)
+            record = self._look_at(ring, ring.head)[1]
         except DamagedMemoryError:
             return 0
         return 0 if record is None else record.sequence + 1
@@ -122,46 +122,40 @@ class Printk:
         identifier, stray, gone, left = ring.head, 0, 0, ring.size
         for _ in range(ring.count):
             try:
-                record = self._record(ring, identifier)
+                state, record = self._look_at(ring, identifier)
             except DamagedMemoryError as error:
                 yield error
                 stray += 1
             else:
-                if record is None:
-                    if self._state(ring, identifier) == _REUSABLE:
-                        gone += 1
-                    else:
-                        stray += 1
-                else:
+                if record is not None:
                     left -= len(record.text)
                     yield record
+                elif state == _REUSABLE:
+                    gone += 1
+                else:
+                    stray += 1
             if identifier == ring.tail:
                 return
             if stray > _MOST_STRAY or gone > _MOST_GONE or left < 0:
                 raise damaged("records of the log that are not where they should be")
             identifier = (identifier - 1) & _ID_MASK
 
-    def _descriptor(self, ring: _Ring, identifier: int) -> StructView:
-        index = identifier & (ring.count - 1)
-        return self._memory.struct("prb_desc", ring.descs + index * self._memory.btf.struct("prb_desc").size)
+    def _look_at(self, ring: _Ring, identifier: int) -> tuple[int | None, _Record | None]:
+        """A descriptor's ``enum desc_state`` (None: it is another record's by now), and its finished record.
 
-    def _state(self, ring: _Ring, identifier: int) -> int | None:
-        """``enum desc_state``; None if the descriptor is another record's by now. Raises DamagedMemoryError."""
-        with reading("a record of the kernel's log"):
-            state = self._descriptor(ring, identifier).get("state_var.counter") & ((1 << 64) - 1)
-        return state >> _STATE_SHIFT if state & _ID_MASK == identifier else None
-
-    def _record(self, ring: _Ring, identifier: int) -> _Record | None:
-        """A descriptor's record, if it holds a finished one. Raises DamagedMemoryError."""
+        :raises DamagedMemoryError: it cannot be read.
+        """
         memory = self._memory
         index = identifier & (ring.count - 1)
         with reading("a record of the kernel's log"):
-            if self._state(ring, identifier) not in {_COMMITTED, _FINALIZED}:
-                return None
-            desc = self._descriptor(ring, identifier)
+            desc = memory.struct("prb_desc", ring.descs + index * memory.btf.struct("prb_desc").size)
+            word = desc.get("state_var.counter") & ((1 << 64) - 1)
+            state = word >> _STATE_SHIFT if word & _ID_MASK == identifier else None
+            if state not in {_COMMITTED, _FINALIZED}:
+                return state, None
             info = memory.struct("printk_info", ring.infos + index * memory.btf.struct("printk_info").size)
             text = self._text(ring, desc.raw("text_blk_lpos"), info.get("text_len")).rstrip(b"\n")
-            return _Record(info.get("seq"), info.get("level"), info.get("ts_nsec") / 1e9, text)
+            return state, _Record(info.get("seq"), info.get("level"), info.get("ts_nsec") / 1e9, text)
 
     def _text(self, ring: _Ring, position: bytes, length: int) -> bytes:
         begin, end = struct.unpack("<QQ", position)

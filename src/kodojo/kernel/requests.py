@@ -20,12 +20,12 @@ from kodojo.kernel.calls import Calls, Place
 from kodojo.kernel.memory import KernelMemory
 from kodojo.kernel.tasks import Tasks
 
-__all__ = ["ModuleRequests"]
+__all__ = ["GFP_ATOMIC", "ModuleRequests"]
 
 _ARGUMENT_LIMIT = 16
 _PROGRAMS = (b"/sbin/modprobe", b"/usr/sbin/modprobe")
 _PROGRAM = "/init"
-_GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
+GFP_ATOMIC = 0xA20  # include/linux/gfp_types.h: __GFP_HIGH | _GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
 _UMH_NO_WAIT = 0  # include/linux/umh.h
 _PRICE = 30_000  # microseconds of this computer's time, for a process that is started and looks a module up
 _PATIENCE = 1.0  # seconds of guest time in which a process that was asked for begins
@@ -72,11 +72,11 @@ class ModuleRequests:
         :param begins: called as that process when it is about to leave for user space.
         """
         calls = self._calls
-        path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
-        vectors = calls(calls.first("kmemdup", "kmemdup_noprof"), struct.pack("<QQ", path, 0), 16, _GFP_ATOMIC)
+        path = calls("kstrdup", _PROGRAM, GFP_ATOMIC)
+        vectors = calls(calls.first("kmemdup", "kmemdup_noprof"), struct.pack("<QQ", path, 0), 16, GFP_ATOMIC)
         if not path or not vectors:
             return
-        info = calls("call_usermodehelper_setup", path, vectors, vectors + 8, _GFP_ATOMIC, 0, 0, 0)
+        info = calls("call_usermodehelper_setup", path, vectors, vectors + 8, GFP_ATOMIC, 0, 0, 0)
         if info:
             self._wanted[path] = begins
             calls("call_usermodehelper_exec", info, _UMH_NO_WAIT)
@@ -94,7 +94,7 @@ class ModuleRequests:
         cpu.charge(_PRICE)
         with reading("the arguments of a program"):
             name = self._arguments(calls.abi.argument(cpu, 1))[-1]
-        path = calls("kstrdup", _PROGRAM, _GFP_ATOMIC)
+        path = calls("kstrdup", _PROGRAM, GFP_ATOMIC)
         if not path:
             return  # it will not find /sbin/modprobe
         calls.abi.set_argument(cpu, 0, path)

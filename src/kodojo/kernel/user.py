@@ -79,9 +79,9 @@ class UserSpace:
         number = name if isinstance(name, int) else abi.system_calls.get(name)
         if number is None:
             raise InputError(f"{name}: {cpu.architecture} has no system call of that name", hint="give its number")
-        limit = self.calls.time_left()
-        padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
         calls = self.calls
+        limit = calls.time_left()
+        padded = [*(value & ((1 << 64) - 1) for value in arguments), 0, 0, 0, 0, 0, 0]
         function, values = abi.begin_system_call(cpu, calls.place.frame, number, padded)
         before = calls.overdue
         calls(function, *values, interrupts=False, limit=limit)

@@ -16,18 +16,16 @@ from kodojo.kernel.backtraces import Backtraces
 from kodojo.kernel.calls import Calls, Place
 from kodojo.kernel.faults import Faults
 from kodojo.kernel.memory import KernelMemory
-from kodojo.kernel.requests import ModuleRequests
+from kodojo.kernel.requests import GFP_ATOMIC, ModuleRequests
 from kodojo.kernel.tasks import Tasks
-from kodojo.machine.cpu import RunLimit
+from kodojo.machine.cpu import LIMIT_REACHED, RunLimit
 
 __all__ = ["Waits"]
 
 _KILLED, _LEFT, _LATE = "it was killed", "it is left there", "it came back a little later"
-_LIMIT_REACHED = "limit reached"
 _MORE_TIME = "give it more time (--limit SECONDS), or look at the backtrace for what it waits for"
 _SIGKILL = 9
 _TASK_WAKEKILL = 0x100  # include/linux/sched.h
-_GFP_ATOMIC = 0xA20
 _GRACE = 1.0  # seconds of guest time for what wakes up, and for a process to begin
 _LEAST_GRACE = 0.1  # for what does not sleep
 _REPORT_LIMIT = 5.0  # seconds of this computer's time, to find out where a guest hangs
@@ -103,7 +101,7 @@ class Waits:
 
     # -- ending -------------------------------------------------------------------------------------------
     def _too_late(self, hang: MachineHang, finish: Finish) -> None:
-        if self._faults.dying or hang.report.cause != _LIMIT_REACHED:
+        if self._faults.dying or hang.report.cause != LIMIT_REACHED:
             raise hang
         runs = self._tasks.current_task() == self._faults.resting_task
         hang = self.told(hang)
@@ -134,7 +132,7 @@ class Waits:
         registers = calls.cpu.read_registers()
         if calls.abi.takes_interrupts(registers):
             return True
-        located = calls.image.kallsyms.symbol_at(calls.abi.pc(registers))
+        located = calls.image.kallsyms.symbol_at(registers[calls.abi.program_counter])
         return located is not None and located.name in calls.abi.idles_in
 
     # -- killing ------------------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ class Waits:
         registers = calls.cpu.read_registers()
         hang = MachineHang(
             "a modprobe that the kernel has started did not come back within the limit",
-            FaultReport(_LIMIT_REACHED, registers),
+            FaultReport(LIMIT_REACHED, registers),
         )
         hang = self.told(hang, next(iter(requests.running), None))
         if not self.leave:
@@ -260,6 +258,6 @@ class Waits:
             if calls.has(give_up):
                 calls(give_up, own)
         calls.cpu.user_table = place.user_table
-        place.kernel_scratch = calls(calls.first("__get_free_pages", "get_free_pages_noprof"), _GFP_ATOMIC, 0)
+        place.kernel_scratch = calls(calls.first("__get_free_pages", "get_free_pages_noprof"), GFP_ATOMIC, 0)
         calls.rest_at(place)
         self._faults.resting_task = new

@@ -17,7 +17,7 @@ import numpy as np
 
 from kodojo.errors import FaultReport, MachineError, MachineHang
 from kodojo.machine.board_arm64 import VirtBoard
-from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
+from kodojo.machine.cpu import LIMIT_REACHED, ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, SystemRegister, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import UNUSUAL, Processor, Window, register_in_state
@@ -170,7 +170,7 @@ class Arm64(Processor):
             self._wait(deadline)
         self._pay()
         if self.counter >= deadline:
-            raise self._hang("guest code did not come back within the limit", "limit reached")
+            raise self._hang("guest code did not come back within the limit", LIMIT_REACHED)
         self._interrupt()
 
     def _pay(self) -> None:

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 from kodojo.machine.memory import Ram
 from kodojo.machine.watch import Watch
 
-__all__ = ["Breakpoint", "Cpu", "ProcessorState", "Registers", "RunLimit"]
+__all__ = ["LIMIT_REACHED", "Breakpoint", "Cpu", "ProcessorState", "Registers", "RunLimit"]
+
+LIMIT_REACHED = "limit reached"
+"""The cause that a hang's report gives when the limit of guest time was reached."""
 
 Registers = dict[str, int]
 

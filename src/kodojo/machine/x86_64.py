@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from kodojo.errors import FaultReport, MachineError, MachineHang, UnmappedError
 from kodojo.machine.board import PcBoard
-from kodojo.machine.cpu import ProcessorState, Registers, RunLimit
+from kodojo.machine.cpu import LIMIT_REACHED, ProcessorState, Registers, RunLimit
 from kodojo.machine.engine import Engine, Stop, engine_identity
 from kodojo.machine.memory import PAGE_SIZE, Ram
 from kodojo.machine.processor import Processor, Window, register_in_state
@@ -134,7 +134,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self.ticks += 1
         if self.ticks >= deadline:
             self._until_tick = 1  # the guest hears of the next one, if it goes on
-            raise self._hang("guest code did not come back within the limit", "limit reached")
+            raise self._hang("guest code did not come back within the limit", LIMIT_REACHED)
         self._until_tick = BLOCKS_PER_TICK
         self.engine.toll.earn(EARNED_PER_TICK)
         vector = self.board.timer_interrupt() if deliver else None

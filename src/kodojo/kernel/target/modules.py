@@ -249,15 +249,17 @@ class ModulesPart(Part):
 
     def users(self, mod: Module) -> list[Module]:
         by_address = {other.address: other for other in self.modules()}
-        sources = [use.get("source") for use in self._uses(mod, "source_list", "source_list")]
-        return [by_address[source] for source in sources if source in by_address]
+        return [by_address[source] for source in self._sources(mod) if source in by_address]
 
     def names_of_users(self, address: int) -> tuple[str, ...]:
         """Of those who use the ``struct module`` at an address, newest first (``print_unload_info``)."""
         mod = Module(decode(self.memory.struct("module", address).string("name")), ModuleState.LIVE, address)
         with reading(f"the users of the module {mod.name}"):
-            sources = [use.get("source") for use in self._uses(mod, "source_list", "source_list")]
-            return tuple(decode(self.memory.struct("module", source).string("name")) for source in sources)
+            return tuple(decode(self.memory.struct("module", each).string("name")) for each in self._sources(mod))
+
+    def _sources(self, mod: Module) -> list[int]:
+        """The ``struct module`` of each user."""
+        return [use.get("source") for use in self._uses(mod, "source_list", "source_list")]
 
     def try_release_module_ref(self, mod: Module) -> int:
         view = self.of(mod)
