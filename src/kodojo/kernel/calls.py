@@ -129,6 +129,7 @@ class Calls:
         self.overdue: MachineHang | None = None
         self.ends: int | None = None
         cpu.add_breakpoint(self._play_returns, self._arrived)
+        cpu.add_breakpoint(self._returns, self.put_to_sleep)  # of a task that was left in a call, and comes back
 
     def interrupted(self) -> None:
         """Somebody has pressed Ctrl-C amid something: nobody knows in what state the machine is."""
@@ -160,6 +161,7 @@ class Calls:
 
     def rest_at(self, place: Place) -> None:
         """From now on it is another task that makes the calls: the current one, which stands there."""
+        place.spot = self._entry(place.frame)
         self._resting = place
 
     @property
@@ -265,11 +267,11 @@ class Calls:
     def _run(self, registers: Registers, spot: Spot | None, until: int, limit: RunLimit | None) -> None:
         """Run a call to its end.
 
-        :param spot: where the kernel's code is that it comes back to, if it does.
+        :param spot: where the kernel's code is that it comes back to; :param until: the address, if there is none.
         """
-        stack = self.abi.stack_after(registers) if spot is None else spot.stack
+        stack = self.abi.stack_after(registers)
         if spot is not None:
-            self._diversions.at_return(spot, until)
+            until, stack = spot.returns, spot.stack
         self.cpu.write_registers(registers)
         self._depth += 1
         left = False
@@ -288,27 +290,18 @@ class Calls:
             raise
         finally:
             self._depth -= 1
-            if spot is not None:
-                self._diversions.forget_return(spot)
-                if left:
-                    self._diversions.at_return(spot, self._play_returns)
+            if spot is not None and left:
+                self._diversions.at_return(spot, self._play_returns)
 
     def _finish(self, until: int, stack: int, limit: RunLimit) -> None:
         """Run until the call that was begun has come back, with this stack pointer."""
-
-        def finish(limit: RunLimit) -> None:
-            self.cpu.run(until, limit)
-            while self.cpu.get(self.abi.stack_register) != stack:
-                self.put_to_sleep()
-                self.cpu.run(until, limit)
-
         try:
-            finish(limit)
+            self.cpu.run(until, limit, stack)
         except MachineHang as hang:
             if self.nested or self.stopped is not None:
                 raise
             self.ends = None  # what has to be cleaned up takes no time to speak of
-            self.too_late(hang, finish)
+            self.too_late(hang, lambda limit: self.cpu.run(until, limit, stack))
 
     # -- from where functions are called ------------------------------------------------------------------
     def _entry(self, frame: int) -> Spot | None:
@@ -318,8 +311,12 @@ class Calls:
 
     def _spot(self, arguments: tuple[Argument, ...], way: Sequence[Site]) -> Spot | None:
         """Where the kernel's own code would call a function, None for one that wants anything on the stack."""
-        plain = len(arguments) <= self.abi.arguments_in_registers and all(isinstance(one, int) for one in arguments)
-        spot = self.place.spot if plain else None
+        if len(arguments) > self.abi.arguments_in_registers:
+            return None
+        for argument in arguments:
+            if not isinstance(argument, int):
+                return None
+        spot = self.place.spot
         if spot is not None:
             for site in way:
                 spot = self.abi.call_from(self.cpu, spot, site)

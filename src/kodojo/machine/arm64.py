@@ -95,6 +95,7 @@ class Arm64(Processor):
 
     architecture = "aarch64"
     program_counter = "pc"
+    stack_pointer = "sp"
 
     def __init__(self, ram: Ram, board: VirtBoard, places: tuple[int, ...] | None = None) -> None:
         """Make a processor at rest.
@@ -144,10 +145,10 @@ class Arm64(Processor):
         self.board.timer = due is not None and due <= self.counter
 
     # -- running ------------------------------------------------------------------------------------
-    def run(self, until: int, limit: RunLimit | None = None) -> None:
+    def run(self, until: int, limit: RunLimit | None = None, stack: int | None = None) -> None:
         """See :meth:`kodojo.machine.cpu.Cpu.run`; the limit's ticks are periods of the counter."""
         deadline = self.counter + (limit or RunLimit()).ticks * COUNTS_PER_TICK
-        self._run(until, deadline)
+        self._run(until, deadline, stack)
 
     def _run_to_event(self, pc: int, deadline: int) -> None:
         self._started = True
@@ -369,10 +370,7 @@ class Arm64(Processor):
         for level in range(levels - 1, -1, -1):
             shift = bits + level * stride
             index = (address & ((1 << size) - 1)) >> shift & ((1 << stride) - 1)
-            where = table + 8 * index
-            if where not in ram:
-                return None
-            entry = ram.read_u64(where)
+            entry = ram.table_entry(table + 8 * index)
             if not entry & 1 or (level == 0 and not entry & 2):
                 return None
             table = entry & _DESCRIPTOR_ADDRESS

@@ -28,6 +28,7 @@ __all__ = ["COUNTED_TOGETHER", "CodePages", "HookCalls"]
 
 COUNTED_TOGETHER = 256  # translated blocks
 
+_CODE = b"\1"
 _FETCH = 4  # UC_PROT_EXEC
 _MOST_RANGES = 400  # of pages; the engine goes through all of them for the first write by each entry
 
@@ -118,6 +119,7 @@ class CodePages:
         pages = ram.size // PAGE_SIZE
         self._handle, self._ram, self._calls = handle, ram, calls
         self._known = (ctypes.c_uint8 * pages)()
+        self._flags = memoryview(self._known).cast("B")
         self._first: dict[int, tuple[int, int]] = {}  # the last page and the handle of the range that begins here
         self._last: dict[int, int] = {}  # the first page of the range that ends here
         self._found = _Found(self._on_found)
@@ -146,8 +148,13 @@ class CodePages:
     def expect(self, physical: int, size: int) -> None:
         """All of this is code, though not all of it has been translated yet."""
         first, last = ((address - self._ram.base) // PAGE_SIZE for address in (physical, physical + size - 1))
-        if 0 <= first <= last < len(self._known) and not any(self._known[first : last + 1]):
+        if 0 <= first <= last < len(self._known) and not self.among(physical, size):
             self._add(first, last)
+
+    def among(self, physical: int, size: int) -> bool:
+        """Whether any page of this memory is known to have code."""
+        start = physical - self._ram.base
+        return _CODE in self._flags[start // PAGE_SIZE : (start + size - 1) // PAGE_SIZE + 1].tobytes()
 
     def _note(self, address: int) -> None:
         """Code may have been translated from this virtual address."""

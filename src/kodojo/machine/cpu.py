@@ -74,8 +74,10 @@ class Cpu(Protocol):
         Where instructions have different lengths, some of them are only what looks like one.
         """
 
-    def run(self, until: int, limit: RunLimit | None = None) -> None:
+    def run(self, until: int, limit: RunLimit | None = None, stack: int | None = None) -> None:
         """Execute from the current program counter until it is ``until``.
+
+        :param stack: and the stack pointer is this; other tasks pass by there.
 
         Exceptions and interrupts are delivered to the guest on the way; breakpoints call Python.
         Raises MachineHang when the limit is reached, or that of :attr:`watch`; MachineError when the CPU cannot go

@@ -118,10 +118,12 @@ class Engine:
         # Stopping is left to hooks. An end address would be translated at each start, by way of the guest's
         # page tables, and where it is not mapped that leaves a page fault behind that never happened.
         self._uc.ctl_exits_enabled(True)
+        self._handle = self._uc._uch
         self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)
         self.ram = ram
         self.toll = Toll()
         self._ids: dict[str, int] = {}
+        self._word_ids: dict[str, int] = {}  # of those in _WORDS that have been asked for
         self._context = self._uc.context_save()
         self._keep: list[object] = []  # what the engine holds pointers to
         handle = self._uc._uch.value
@@ -371,22 +373,34 @@ class Engine:
         return number
 
     def get(self, name: str) -> Any:
-        if name not in _WORDS:
+        number = self._word_ids.get(name) or self._word_id(name)
+        if number is None:
             return self._uc.reg_read(self.register_id(name))
-        uclib.uc_reg_read(self._uc._uch, self.register_id(name), self._word_pointer)
+        uclib.uc_reg_read(self._handle, number, self._word_pointer)
         return self._word.value
 
     def set(self, name: str, value: Any) -> None:
-        if name not in _WORDS:
+        number = self._word_ids.get(name) or self._word_id(name)
+        if number is None:
             self._uc.reg_write(self.register_id(name), value)
             return
         self._word.value = value
-        uclib.uc_reg_write(self._uc._uch, self.register_id(name), self._word_pointer)
+        uclib.uc_reg_write(self._handle, number, self._word_pointer)
+
+    def _word_id(self, name: str) -> int | None:
+        if name not in _WORDS:
+            return None
+        number = self._word_ids[name] = self.register_id(name)
+        return number
 
     def batch(self, names: Sequence[str]) -> RegisterBatch:
         return RegisterBatch(self._uc, names, [self.register_id(name) for name in names])
 
     # -- memory -------------------------------------------------------------------------------------
+    def has_code(self, physical: int, size: int) -> bool:
+        """Whether code has been translated from the pages of this physical memory."""
+        return self._code_pages.among(physical, size)
+
     def map_ram(self, ram: Ram) -> None:
         """Map more memory beside the machine's own; the caller keeps it alive."""
         self._uc.mem_map_ptr(ram.base, ram.size, const.UC_PROT_ALL, ram.address)

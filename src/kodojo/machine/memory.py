@@ -71,9 +71,12 @@ class Ram:
             raise MachineError(f"physical address {address:#x} is outside the machine's memory")
         return bytes(self._view[start : start + size])
 
-    def read_u64(self, address: int) -> int:
-        """The 64-bit little-endian word at a physical address (page tables)."""
-        value: int = _U64.unpack_from(self._map, address - self.base)[0]
+    def table_entry(self, address: int) -> int:
+        """The 64-bit little-endian word at a physical address, a multiple of 8; 0, nothing, outside the RAM."""
+        where = address - self.base
+        if not 0 <= where < self.size:
+            return 0
+        value: int = _U64.unpack_from(self._map, where)[0]
         return value
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:

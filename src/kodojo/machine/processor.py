@@ -35,8 +35,9 @@ class Window:
         self._root_register = root_register
 
     def forget_code(self, physical: int, size: int) -> None:
-        """Drop what was translated from physical memory."""
-        self._engine.forget_code(self._start + physical, size, self._root_register, self.ram.base)
+        """Drop what was translated from physical memory, if anything was."""
+        if self._engine.has_code(physical, size):
+            self._engine.forget_code(self._start + physical, size, self._root_register, self.ram.base)
 
 
 def register_in_state(engine: Engine, register: str) -> int:
@@ -60,10 +61,11 @@ def register_in_state(engine: Engine, register: str) -> int:
 class Processor:
     """The base of the processors; see :class:`kodojo.machine.cpu.Cpu` for what the methods promise.
 
-    :attr program_counter: the register's name.
+    :attr program_counter, stack_pointer: the registers' names.
     """
 
     program_counter: str
+    stack_pointer: str
     ram: Ram
     engine: Engine
     _window: Window
@@ -84,19 +86,22 @@ class Processor:
         """Execute from an address until something has happened, and see to that."""
         raise NotImplementedError
 
-    def _run(self, until: int, deadline: int) -> None:
+    def _run(self, until: int, deadline: int, stack: int | None) -> None:
         if until not in self._breakpoints:
             self.add_breakpoint(until, _arrived)
         with self.watch.minding(self.engine.blocks_left):
             try:
-                self._run_watched(until, deadline)
+                self._run_watched(until, deadline, stack)
             except MachineHang:
                 self.watch.look()  # Ctrl-C has made the run look longer than it was
                 raise
 
-    def _run_watched(self, until: int, deadline: int) -> None:
+    def _run_watched(self, until: int, deadline: int, stack: int | None) -> None:
         step_over = -1
-        while (address := self.engine.get(self.program_counter)) != until:
+        while True:
+            address = self.engine.get(self.program_counter)
+            if address == until and (stack is None or self.engine.get(self.stack_pointer) == stack):
+                return
             seconds = self.watch.look()
             if seconds is not None:
                 raise MachineHang(
@@ -148,12 +153,19 @@ class Processor:
 
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory, page by page; what was translated from there is dropped once code has run."""
+        mapping = self._mapping(address)
+        if mapping is not None and len(data) <= mapping[1]:
+            self._write(mapping[0], data)
+            return
         view = memoryview(data)
         for physical, part in self._pieces(address, len(data)):
-            self.ram.write(physical, view[:part])
-            if self._started:
-                self._window.forget_code(physical, part)
+            self._write(physical, view[:part])
             view = view[part:]
+
+    def _write(self, physical: int, data: bytes | memoryview) -> None:
+        self.ram.write(physical, data)
+        if self._started:
+            self._window.forget_code(physical, len(data))
 
     # -- breakpoints ----------------------------------------------------------------------------------
     def add_breakpoint(self, address: int, handler: Breakpoint) -> None:

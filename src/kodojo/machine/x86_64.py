@@ -72,6 +72,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
 
     architecture = "x86_64"
     program_counter = "rip"
+    stack_pointer = "rsp"
 
     def __init__(self, ram: Ram, board: PcBoard, places: tuple[int, ...] | None = None) -> None:
         """Make a processor at rest.
@@ -97,9 +98,9 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         self._until_tick = BLOCKS_PER_TICK
 
     # -- running ------------------------------------------------------------------------------------
-    def run(self, until: int, limit: RunLimit | None = None) -> None:
+    def run(self, until: int, limit: RunLimit | None = None, stack: int | None = None) -> None:
         deadline = self.ticks + (limit or RunLimit()).ticks
-        self._run(until, deadline)
+        self._run(until, deadline, stack)
 
     def _run_to_event(self, rip: int, deadline: int) -> None:
         self._started = True
@@ -269,10 +270,7 @@ class X86_64(Processor):  # noqa: N801  the architecture's name
         table = self.engine.get("cr3") & _PHYSICAL_MASK
         ram = self.ram
         for shift in (39, 30, 21, 12):
-            where = table + ((address >> shift) & 0x1FF) * 8
-            if where not in ram:
-                return None
-            entry = ram.read_u64(where)
+            entry = ram.table_entry(table + (address >> shift & 0x1FF) * 8)
             if not entry & 1:
                 return None
             table = entry & _PHYSICAL_MASK

@@ -46,6 +46,10 @@ class X86Guest(Guest):
     def function(value: int) -> bytes:
         return struct.pack("<BIB2x", 0xB8, value, 0xC3)  # mov eax, value; ret
 
+    @staticmethod
+    def jump(start: int, end: int) -> bytes:
+        return struct.pack("<Bi", 0xE9, end - (start + 5 + 5))  # behind the MOV
+
     def store(self, address: int, value: int) -> None:
         self.guest.run("48 89 18", rax=address, rbx=value)  # mov [rax], rbx
 
@@ -65,6 +69,10 @@ class Arm64Guest(Guest):
     @staticmethod
     def function(value: int) -> bytes:
         return struct.pack("<2I", 0x52800000 | value << 5, 0xD65F03C0)  # mov w0, value; ret
+
+    @staticmethod
+    def jump(start: int, end: int) -> bytes:
+        return struct.pack("<I", 0x14000000 | (end - (start + 4)) >> 2 & 0x3FFFFFF)  # behind the MOV
 
     def store(self, address: int, value: int) -> None:
         self.guest.run("f9000001", x0=address, x1=value)  # str x1, [x0]
@@ -139,3 +147,45 @@ def test_a_fork_sees_writes(name):
     guest.rewrite(1, 5)
     guest.rewrite(0, 2)
     assert [guest.call(guest.code), guest.call(guest.code + SIZE)] == [2, 5]
+
+
+@pytest.mark.parametrize("by", ["code", "alias"])
+def test_what_python_writes_counts(guest, by):
+    """Python may write by either mapping; where nothing was translated, the engine is not asked."""
+    rng = random.Random(2)
+    for round_ in range(30):
+        for number in rng.sample(range(FUNCTIONS), 3):
+            guest.expected[number] = 100 * round_ + number + 1
+            guest.guest.cpu.write(getattr(guest, by) + SIZE * number, guest.function(guest.expected[number]))
+        for number in rng.sample(range(FUNCTIONS), 3):
+            if guest.expected[number]:
+                assert guest.call(guest.code + SIZE * number) == guest.expected[number]
+
+
+@pytest.mark.parametrize("name", GUESTS)
+@pytest.mark.usefixtures("routine")
+def test_a_run_of_one_block(name):
+    """The only code on its page is the first that a run meets, in the first run and in all others."""
+    guest = GUESTS[name](executable=False)
+    cpu = guest.guest.cpu
+    start, end = guest.code - PLACE + 0x100000, guest.code - PLACE + 0x180000
+    for page in range(8):
+        place = start + 0x2000 * page
+        for value in (1, 2, 3):
+            cpu.write(place, guest.function(value)[: 5 if name == "x86_64" else 4] + guest.jump(place, end))
+            cpu.set(cpu.program_counter, place)
+            cpu.run(end)
+            assert cpu.get("rax" if name == "x86_64" else "x0") == value
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_pages_without_code(name):
+    """Only what code was translated from is known to hold any, on each of the pages that it lies on."""
+    guest = GUESTS[name](executable=False)
+    guest.rewrite(0, 1)
+    engine, page = guest.guest.cpu.engine, guest.guest.cpu.translate(guest.code)
+    assert not engine.has_code(page, 0x1000)
+    guest.call(guest.code)
+    assert engine.has_code(page, 1)
+    assert engine.has_code(page - 0x1000, 0x1001)
+    assert not engine.has_code(page + 0x1000, 0x3000)

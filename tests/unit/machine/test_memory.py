@@ -43,10 +43,13 @@ def test_bounds(base):
 
 
 def test_words():
-    """Words of a page table are little-endian."""
+    """Words of a page table are little-endian; where there is no memory, there is nothing in them."""
     ram = Ram(SIZE, base=PAGE_SIZE)
     ram.write(PAGE_SIZE + 8, bytes(range(8)))
-    assert ram.read_u64(PAGE_SIZE + 8) == 0x0706050403020100
+    assert ram.table_entry(PAGE_SIZE + 8) == 0x0706050403020100
+    ram.write(PAGE_SIZE + SIZE - 8, b"\xff" * 8)
+    assert ram.table_entry(PAGE_SIZE + SIZE - 8) == (1 << 64) - 1
+    assert [ram.table_entry(address) for address in (0, PAGE_SIZE - 8, PAGE_SIZE + SIZE, 1 << 60)] == [0] * 4
 
 
 @pytest.mark.parametrize("size", [0, -PAGE_SIZE, 1, PAGE_SIZE + 1])

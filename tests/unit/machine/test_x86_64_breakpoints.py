@@ -57,6 +57,17 @@ def test_handler_changes_the_program_counter():
     assert (seen, guest.cpu.get("rbx")) == (["skip", "there"], 2)
 
 
+def test_end_with_a_stack():
+    """A run that ends with a stack pointer passes by its end with another one."""
+    guest = BareMachine()
+    guest.code("ff c3 48 83 c4 08 eb f8", rbx=0)  # 1: inc ebx; add rsp, 8; jmp 1b
+    end, stack = CODE + 2, guest.cpu.get("rsp") + 5 * 8
+    guest.cpu.run(end, stack=stack)
+    assert (guest.cpu.get("rip"), guest.cpu.get("rsp"), guest.cpu.get("rbx")) == (end, stack, 6)
+    guest.cpu.run(end, stack=stack)
+    assert guest.cpu.get("rbx") == 6
+
+
 def test_handler_goes_to_the_end():
     """A handler that goes to the end of the run ends it."""
     guest = BareMachine()
