@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import SERIES
+from tests.conftest import SERIES, image_of
 from tests.damage.dry import compare
 from tests.damage.judge import GOOD, Judgement, Verdict, judge
 from tests.damage.machines import Warm, warm
@@ -27,6 +27,7 @@ from tests.damage.mutations import KINDS, make_case
 from tests.support.accepted import ACCEPTED, accepted
 from tests.support.accepted import judge as accept
 from tests.support.distribution import cache_directory
+from tests.support.figures import record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.results import source_hash
 
@@ -47,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judgements = _run(machine, series, options)
         records = [as_record(series, options.seed, one) for one in judgements]
         unused = accept(records, accepted())
+        if options.record:
+            record(f"damaged modules, seed {options.seed}", image_of(series).release, _facts(judgements, records))
         print(table(series, judgements, records), flush=True)
         for entry in unused:
             print(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
-        bad += len(unused) + sum(record["status"] == "disagreed" for record in records)
+        bad += len(unused) + sum(one["status"] == "disagreed" for one in records)
     return 1 if bad else 0
 
 
@@ -62,6 +65,18 @@ def as_record(series: str, seed: int, one: Judgement) -> dict[str, Any]:
     return {"module": name, "series": series, "status": status, "lines": lines[:1], "count": len(lines[:1])}
 
 
+def _facts(judgements: Sequence[Judgement], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    statuses = Counter(one["status"] for one in records)
+    return {
+        "compared": len(records),
+        "same": statuses["agreed"],
+        "accepted": statuses["accepted"],
+        "failures": [one["module"] for one in records if one["status"] == "disagreed"],
+        "numbers": [judgements[0].number, judgements[-1].number] if judgements else [],
+        "verdicts": dict(sorted(Counter(one.verdict.value for one in judgements).items())),
+    }
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.damage", description=__doc__)
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES), help="kernels (default: all)")
@@ -71,6 +86,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--resume", action="store_true", help="keep what this very code has judged")
+    parser.add_argument("--record", action="store_true", help="keep the counts in results/reliability.json")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="one case, in full")
     parser.add_argument("--dry", action="store_true", help="compare the dry load with the real one, in this process")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --only: write the damaged file")
@@ -103,30 +119,30 @@ def _dry(machine: Warm, series: str, options: argparse.Namespace) -> int:
 
 
 def _run(machine: Warm, series: str, options: argparse.Namespace) -> list[Judgement]:
-    record = cache_directory() / "damage" / f"{series}-{options.seed}.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
+    kept = cache_directory() / "damage" / f"{series}-{options.seed}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     if not options.resume:
-        record.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
     wanted = range(options.first, options.first + options.cases)
     code = source_hash()
-    done = {one.number: one for one in _load(record, code) if one.number in wanted}
+    done = {one.number: one for one in _load(kept, code) if one.number in wanted}
     todo = [number for number in wanted if number not in done]
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     started = time.monotonic()
     jobs = max(1, min(options.jobs, len(chunks) or 1))
-    children = [_worker(machine, options.seed, chunks[job::jobs], record, code) for job in range(jobs)]
+    children = [_worker(machine, options.seed, chunks[job::jobs], kept, code) for job in range(jobs)]
     for child in children:
         while not os.waitpid(child, os.WNOHANG)[0]:
-            _progress(series, record, len(wanted), started, len(done))
+            _progress(series, kept, len(wanted), started, len(done))
             time.sleep(0.5)
-    judgements = [one for one in _load(record, code) if one.number in wanted]
+    judgements = [one for one in _load(kept, code) if one.number in wanted]
     seconds = time.monotonic() - started
     rate = len(todo) / seconds if seconds else 0.0
     print(f"\n{series}: {len(todo)} cases in {seconds:.0f} s, {rate:.1f}/s with {jobs} processes")
     return judgements
 
 
-def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path, code: str) -> int:
+def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], kept: Path, code: str) -> int:
     child = os.fork()
     if child:
         return child
@@ -135,7 +151,7 @@ def _worker(machine: Warm, seed: int, chunks: Iterable[list[int]], record: Path,
         for chunk in chunks:
             cases = [make_case(machine.bases, seed, number) for number in chunk]
             lines = "".join(_line(one, code) for one in judge(machine.kernel, cases))
-            with record.open("a") as file:  # one write: lines of several processes do not mix
+            with kept.open("a") as file:  # one write: lines of several processes do not mix
                 file.write(lines)
         status = 0
     finally:
@@ -146,12 +162,12 @@ def _line(one: Judgement, code: str) -> str:
     return json.dumps([code, one.number, one.kind, one.verdict.name, one.text, one.details]) + "\n"
 
 
-def _load(record: Path, code: str) -> list[Judgement]:
+def _load(kept: Path, code: str) -> list[Judgement]:
     """What the code with that hash has judged."""
-    if not record.exists():
+    if not kept.exists():
         return []
     found = {}
-    for line in record.read_text().splitlines():
+    for line in kept.read_text().splitlines():
         try:
             by, number, kind, verdict, text, details = json.loads(line)
         except ValueError:
@@ -161,10 +177,10 @@ def _load(record: Path, code: str) -> list[Judgement]:
     return list(found.values())
 
 
-def _progress(series: str, record: Path, total: int, started: float, before: int) -> None:
-    if not sys.stderr.isatty() or not record.exists():
+def _progress(series: str, kept: Path, total: int, started: float, before: int) -> None:
+    if not sys.stderr.isatty() or not kept.exists():
         return
-    count = record.read_bytes().count(b"\n")
+    count = kept.read_bytes().count(b"\n")
     rate = max(count - before, 0) / max(time.monotonic() - started, 0.1)
     width = 30
     filled = min(width, width * count // max(total, 1))
@@ -184,8 +200,8 @@ def table(series: str, judgements: Sequence[Judgement], records: Sequence[dict[s
             f"  {number:{len(head)}}" for number, head in zip([sum(numbers), *numbers], heads, strict=True)
         )
         rows.append(f"{kind or 'all':16}{cells}")
-    for one, record in zip(judgements, records, strict=True):
-        if record["status"] == "disagreed":
+    for one, line in zip(judgements, records, strict=True):
+        if line["status"] == "disagreed":
             rows.append(f"{one.number} {one.kind}: {one.text}: {one.verdict.value}")
             rows += [f"    {line[:400]}" for line in one.details[:6]]
     return "\n".join(rows)

@@ -21,6 +21,7 @@ from tests.oracle.qemu import Qemu, QemuError
 from tests.oracle.runner import Asked, ask
 from tests.support.accepted import accepted, judge
 from tests.support.distribution import SERIES, DistributionError, cache_directory
+from tests.support.figures import record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 
 LINES = 4
@@ -37,6 +38,7 @@ LINES = 4
     help="Ask QEMU only what it has not answered yet, by the kept answers.",
 )
 @click.option("--loader", "loaders", type=click.Choice(list(LOADERS)), multiple=True, default=list(LOADERS))
+@click.option("--record", "keep", is_flag=True, help="Write what comes of it all into results/reliability.json.")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
 def main(
     series: tuple[str, ...],
@@ -45,9 +47,12 @@ def main(
     names: tuple[str, ...],
     kept: bool,
     loaders: tuple[str, ...],
+    keep: bool,
     jobs: int,
 ) -> None:
     """Compare our machine with QEMU, and keep QEMU's answers for `make test`."""
+    if keep and (names or len(loaders) < len(LOADERS)):
+        raise click.UsageError("only whole groups are recorded, by both loaders")
     everything: list[dict[str, Any]] = []
     for one in kernel_names(arch, series):
         cases = catalogue(image_of(one), one)
@@ -57,6 +62,8 @@ def main(
         except (QemuError, DistributionError) as error:
             raise click.ClickException(str(error)) from error
     unused = judge(everything, accepted(ACCEPTED))
+    if keep:
+        _record(everything)
     _print_differences(everything)
     _print_table(everything)
     for entry in unused:
@@ -90,6 +97,18 @@ def _run(
         )
         click.echo(f"{path}: {len(answered)} answers to {len(every)} cases")
     return [judged(series, case, answers.get(case.digest)) for case in cases]
+
+
+def _record(everything: Sequence[dict[str, Any]]) -> None:
+    for series, group in dict.fromkeys((one["series"], one["group"]) for one in everything):
+        mine = [one for one in everything if (one["series"], one["group"]) == (series, group)]
+        facts = {
+            "compared": len(mine),
+            "same": sum(one["status"] == "agreed" for one in mine),
+            "accepted": sum(one["status"] == "accepted" for one in mine),
+            "failures": [one["module"] for one in mine if one["status"] not in {"agreed", "accepted"}],
+        }
+        record(f"under QEMU: {group}", image_of(series).release, facts)
 
 
 def _print_differences(everything: Sequence[dict[str, Any]]) -> None:

@@ -11,12 +11,15 @@ import click
 
 from kodojo.report.progress import Bar
 from kodojo.report.table import drawn_table, plain_table
+from tests.conftest import image_of
 from tests.support.accepted import ACCEPTED, accepted, judge
 from tests.support.distribution import SERIES, cache_directory
+from tests.support.figures import record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.runner import sweep
 
-COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
+GOOD = ("agreed", "accepted")
+COLUMNS = (*GOOD, "disagreed", "crashed", "timed out")
 
 
 @click.command()
@@ -27,10 +30,20 @@ COLUMNS = ("agreed", "accepted", "disagreed", "crashed", "timed out")
 @click.option("--jobs", type=int, default=lambda: os.cpu_count() or 1, help="Processes at a time (all cores).")
 @click.option("--native/--no-native", default=True, help="Compare with the native loader, or only run ours.")
 @click.option("--resume", is_flag=True, help="Keep the results that this very code had.")
+@click.option("--record", "keep", is_flag=True, help="Write what comes of a whole run into results/reliability.json.")
 def main(
-    series: tuple[str, ...], arch: str, sample: int, names: tuple[str, ...], jobs: int, native: bool, resume: bool
+    series: tuple[str, ...],
+    arch: str,
+    sample: int,
+    names: tuple[str, ...],
+    jobs: int,
+    native: bool,
+    resume: bool,
+    keep: bool,
 ) -> None:
     """Load every module of both kernels' trees with its dependencies by our loader and natively."""
+    if keep and (sample or names or not native):
+        raise click.UsageError("only a whole run is recorded, and one that compares")
     entries = accepted()
     everything: list[dict[str, Any]] = []
     rows = []
@@ -50,19 +63,30 @@ def main(
         everything += records
         rows.append((one, path, records, tested, seconds))
     unused = judge(everything, entries)
+    if keep:
+        for one, _, records, _, _ in rows:
+            record("every module of the tree", image_of(one).release, _facts(records))
     _print_failures(everything)
     _print_table(rows)
     for entry in unused:
         click.echo(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
-    bad = [record for record in everything if record["status"] not in ("agreed", "accepted")]
+    bad = [one for one in everything if one["status"] not in GOOD]
     sys.exit(1 if bad or unused else 0)
 
 
+def _facts(records: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = {status: sum(each["status"] == status for each in records) for status in COLUMNS}
+    failures = [f"{each['module']}: {each['status']}" for each in records if each["status"] not in GOOD]
+    return {
+        "compared": len(records), "same": counts["agreed"], "accepted": counts["accepted"], "failures": failures,
+    }  # fmt: skip
+
+
 def _print_failures(records: list[dict[str, Any]]) -> None:
-    for record in records:
-        if record["status"] not in ("agreed", "accepted"):
-            click.echo(f"{record['series']} {record['module']}: {record['status']}: {record['count']} differences")
-            for line in record["lines"][:3]:
+    for one in records:
+        if one["status"] not in GOOD:
+            click.echo(f"{one['series']} {one['module']}: {one['status']}: {one['count']} differences")
+            for line in one["lines"][:3]:
                 click.echo(f"    {line}")
 
 
@@ -70,7 +94,7 @@ def _print_table(rows: list[tuple[str, Path, list[dict[str, Any]], int, float]])
     columns = ("kernel", "modules", *COLUMNS, "minutes", "modules/minute")
     cells = []
     for one, _, records, tested, seconds in rows:
-        counts = [sum(record["status"] == status for record in records) for status in COLUMNS]
+        counts = [sum(each["status"] == status for each in records) for status in COLUMNS]
         speed = f"{60 * tested / seconds:.0f}" if tested else ""
         cells.append((one, str(len(records)), *(str(count) for count in counts), f"{seconds / 60:.1f}", speed))
     if sys.stdout.isatty():
