@@ -25,6 +25,7 @@ from typing import Any
 
 import unicorn
 from unicorn import unicorn_const as const
+from unicorn.unicorn_py3.arch.arm64 import UcRegCP64
 from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_INTR_CFUNC, HOOK_MEM_INVALID_CFUNC, uclib
 
 from kodojo.errors import MachineError
@@ -124,6 +125,7 @@ class Engine:
         self.toll = Toll()
         self._ids: dict[str, int] = {}
         self._word_ids: dict[str, int] = {}  # of those in _WORDS that have been asked for
+        self._system: dict[SystemRegister, UcRegCP64] = {}  # likewise, as the engine wants them
         self._context = self._uc.context_save()
         self._keep: list[object] = []  # what the engine holds pointers to
         handle = self._uc._uch.value
@@ -359,8 +361,13 @@ class Engine:
     # -- registers ----------------------------------------------------------------------------------
     def get_system(self, register: SystemRegister) -> int:
         """A system register of arm64."""
-        op0, op1, crn, crm, op2 = register
-        return int(self._uc.reg_read(self.register_id("cp_reg"), (crn, crm, op0, op1, op2)))
+        asked = self._system.get(register)
+        if asked is None:
+            op0, op1, crn, crm, op2 = register
+            asked = self._system[register] = UcRegCP64(crn, crm, op0, op1, op2)
+        if uclib.uc_reg_read(self._handle, self.register_id("cp_reg"), ctypes.byref(asked)) != const.UC_ERR_OK:
+            raise MachineError(f"this processor has no system register {register}")
+        return int(asked.val)
 
     def set_system(self, register: SystemRegister, value: int) -> None:
         op0, op1, crn, crm, op2 = register
