@@ -158,7 +158,7 @@ def find_cpu(handle: int, code: Sequence[tuple[int, int]]) -> int:
             if functions > most:
                 place, most = index, functions
             functions = 0
-    if _LOWEST_POINTER <= words[place] < _HIGHEST_POINTER:
+    if most and _LOWEST_POINTER <= words[place] < _HIGHEST_POINTER:
         with open(_OWN_MEMORY, "rb", buffering=0) as memory:  # noqa: PTH123  no buffer
             if struct.pack("<Q", handle) in _peek(memory.fileno(), words[place], _CPU_SIZE):
                 return place

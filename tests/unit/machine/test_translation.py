@@ -157,7 +157,7 @@ def test_an_unknown_build():
     with pytest.raises(MachineError, match="this build of Unicorn"):
         find_counters(handle, lambda length: None)
     with pytest.raises(MachineError, match="this build of Unicorn"):
-        find_cpu(handle, [(0, 1)])
+        find_cpu(handle, [(1, 2)])  # where no function is
     with pytest.raises(MachineError, match="this build of Unicorn"):
         find_flushes(handle, lambda: None)
 
