@@ -121,9 +121,10 @@ class Qemu:
                 is_over, hung = _limit(process, CASE_LIMIT), False
                 while process.poll() is None and not (hung := is_over()):
                     time.sleep(0.05)
-            if not hung and process.returncode not in (0, 1):
-                raise QemuError(f"{case.name}: QEMU ended with {process.returncode}")
-            records = _records((scratch / machines.REPORT).read_bytes())
+                records = _records((scratch / machines.REPORT).read_bytes())
+                # 1 is its exit device's, which is used at the end, and an error's.
+                if not hung and (process.returncode not in (0, 1) or (process.returncode == 1 and not records)):
+                    raise QemuError(f"{case.name}: QEMU ended with {process.returncode}: {_last_words(process)}")
             return _answers(records, len(case.calls), HANG if hung else PANIC)
 
 
