@@ -3,15 +3,20 @@
 What is asked of a kernel is asked of every one. To be quick, only a part of the tests runs on arm64 kernels: those
 that are marked so (exceptions, faults, clocks), and one in :data:`SHARE` of the others, chosen by name. ``make test
 ARGS=--every-kernel`` runs all of them.
+
+Properties are tried at random for a person, with the same examples each time where ``CI`` is set, and by no clock: a
+machine may be busy.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kodojo.image.image import Image
 from kodojo.image.store import Store
@@ -25,6 +30,11 @@ EVERY_SERIES = (*SERIES, *distribution.ARM64)
 
 SHARE = 6
 LINES = 20  # of what has failed, at once; the whole comes at the end
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+settings.register_profile("person", deadline=None, max_examples=100, suppress_health_check=SLOW)
+settings.register_profile("ci", settings.get_profile("person"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "person")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
