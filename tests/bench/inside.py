@@ -39,7 +39,7 @@ def watch_everything(watch: Stopwatch) -> None:
     watch.watch(RESTORE, session, "read_checked")
     watch.watch(KERNEL, kernel.Kernel, "__init__")
     watch.watch(INSMOD, kernel.Kernel, "insmod")
-    watch.watch(UNPACK, kernel, "decompress")
+    watch.watch(UNPACK, kernel, "read_module")
     watch.watch(SIGNATURE, load_module, "module_sig_check")
     watch.watch(SIGNATURE, load_module, "_trust")
     watch.watch(GUEST, Engine, "start")
