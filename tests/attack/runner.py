@@ -14,23 +14,21 @@ import argparse
 import gc
 import json
 import mmap
-import platform
 import resource
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kodojo.errors import KodojoError
 from tests.support.children import run_in_a_child
 from tests.support.distribution import cache_directory
+from tests.support.figures import provenance
 
 __all__ = ["Attack", "main"]
 
@@ -39,7 +37,6 @@ SECONDS = 5.0  # of processor time, for one case
 MEMORY = 512 << 20  # bytes more than before, for one case
 ADDRESS_SPACE = 8 << 30
 SECONDS_OF_A_BATCH = 120
-PACKAGES = ("numpy", "cryptography", "zstandard")
 
 
 class Attack(NamedTuple):
@@ -163,12 +160,8 @@ def _sum_up(attack: Attack, seed: int, records: Sequence[dict[str, Any]], result
     for record in records:
         kinds.update(record["kinds"])
         outcomes.update(record["outcomes"])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     section = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        **provenance(),
         "seed": seed,
         "inputs": sum(record["count"] for record in records),
         "kinds": dict(sorted(kinds.items())),

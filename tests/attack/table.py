@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from tests.support.figures import put_table
+
 RESULT, PAGE = Path("results/attack.json"), Path("SECURITY.md")
-_PLACE = re.compile(r"(<!-- table of results/attack\.json -->\n).*(<!-- end of the table -->\n)", re.DOTALL)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -24,8 +24,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    made = table(json.loads(RESULT.read_text()))
-    PAGE.write_text(_PLACE.sub(lambda found: f"{found[1]}{made}{found[2]}", PAGE.read_text()))
+    put_table(PAGE, str(RESULT), table(json.loads(RESULT.read_text())))
 
 
 if __name__ == "__main__":

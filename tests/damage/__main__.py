@@ -27,7 +27,7 @@ from tests.damage.mutations import KINDS, make_case
 from tests.support.accepted import ACCEPTED, accepted
 from tests.support.accepted import judge as accept
 from tests.support.distribution import cache_directory
-from tests.support.figures import record
+from tests.support.figures import counted, record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.results import source_hash
 
@@ -66,12 +66,8 @@ def as_record(series: str, seed: int, one: Judgement) -> dict[str, Any]:
 
 
 def _facts(judgements: Sequence[Judgement], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    statuses = Counter(one["status"] for one in records)
     return {
-        "compared": len(records),
-        "same": statuses["agreed"],
-        "accepted": statuses["accepted"],
-        "failures": [one["module"] for one in records if one["status"] == "disagreed"],
+        **counted(records),
         "numbers": [judgements[0].number, judgements[-1].number] if judgements else [],
         "verdicts": dict(sorted(Counter(one.verdict.value for one in judgements).items())),
     }

@@ -21,7 +21,7 @@ from tests.oracle.qemu import Qemu, QemuError
 from tests.oracle.runner import Asked, ask
 from tests.support.accepted import accepted, judge
 from tests.support.distribution import SERIES, DistributionError, cache_directory
-from tests.support.figures import record
+from tests.support.figures import counted, record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 
 LINES = 4
@@ -102,13 +102,7 @@ def _run(
 def _record(everything: Sequence[dict[str, Any]]) -> None:
     for series, group in dict.fromkeys((one["series"], one["group"]) for one in everything):
         mine = [one for one in everything if (one["series"], one["group"]) == (series, group)]
-        facts = {
-            "compared": len(mine),
-            "same": sum(one["status"] == "agreed" for one in mine),
-            "accepted": sum(one["status"] == "accepted" for one in mine),
-            "failures": [one["module"] for one in mine if one["status"] not in {"agreed", "accepted"}],
-        }
-        record(f"under QEMU: {group}", image_of(series).release, facts)
+        record(f"under QEMU: {group}", image_of(series).release, counted(mine))
 
 
 def _print_differences(everything: Sequence[dict[str, Any]]) -> None:

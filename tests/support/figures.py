@@ -10,18 +10,18 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "provenance", "record", "table"]
+__all__ = ["ROOT", "counted", "provenance", "put_table", "record", "table"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RELIABILITY = ROOT / "results" / "reliability.json"
 PAGE = ROOT / "README.md"
 PACKAGES = ("unicorn", "numpy", "cryptography", "zstandard")
-_PLACE = re.compile(r"(<!-- table of results/reliability\.json -->\n).*(<!-- end of the table -->\n)", re.DOTALL)
+_GOOD = ("agreed", "accepted")
 _HEADS = ("run", "kernel", "date, commit", "compared", "the same", "accepted", "not the same")
 
 
@@ -42,10 +42,21 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def counted(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What :func:`record` wants to know of records that have a ``module`` and a ``status``."""
+    statuses = [one["status"] for one in records]
+    return {
+        "compared": len(records),
+        "same": statuses.count("agreed"),
+        "accepted": statuses.count("accepted"),
+        "failures": [f"{one['module']}: {one['status']}" for one in records if one["status"] not in _GOOD],
+    }
+
+
 def record(run: str, kernel: str, facts: Mapping[str, Any], file: Path = RELIABILITY) -> None:
     """Keep what a whole run has found, in place of what the last one of its kind had.
 
-    :param facts: ``compared``, ``same``, ``accepted`` and ``failures`` (names of what was not the same), and more.
+    :param facts: those of :func:`counted`, and more.
     """
     whole = json.loads(file.read_text()) if file.exists() else {}
     whole.setdefault(run, {})[kernel] = {**provenance(), **facts}
@@ -69,9 +80,14 @@ def table(whole: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def put_table(page: Path, result: str, made: str) -> None:
+    """Put a table in place of the one that the page has of a result file."""
+    place = re.compile(rf"(<!-- table of {re.escape(result)} -->\n).*?(<!-- end of the table -->\n)", re.DOTALL)
+    page.write_text(place.sub(lambda found: f"{found[1]}{made}{found[2]}", page.read_text()))
+
+
 def main() -> None:
-    made = table(json.loads(RELIABILITY.read_text()))
-    PAGE.write_text(_PLACE.sub(lambda found: f"{found[1]}{made}{found[2]}", PAGE.read_text()))
+    put_table(PAGE, "results/reliability.json", table(json.loads(RELIABILITY.read_text())))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from kodojo.report.table import drawn_table, plain_table
 from tests.conftest import image_of
 from tests.support.accepted import ACCEPTED, accepted, judge
 from tests.support.distribution import SERIES, cache_directory
-from tests.support.figures import record
+from tests.support.figures import counted, record
 from tests.sweep.plan import ARCHITECTURES, kernel_names
 from tests.sweep.runner import sweep
 
@@ -65,21 +65,13 @@ def main(
     unused = judge(everything, entries)
     if keep:
         for one, _, records, _, _ in rows:
-            record("every module of the tree", image_of(one).release, _facts(records))
+            record("every module of the tree", image_of(one).release, counted(records))
     _print_failures(everything)
     _print_table(rows)
     for entry in unused:
         click.echo(f"{ACCEPTED.name}: superfluous: {entry.module}: {entry.difference}")
     bad = [one for one in everything if one["status"] not in GOOD]
     sys.exit(1 if bad or unused else 0)
-
-
-def _facts(records: list[dict[str, Any]]) -> dict[str, Any]:
-    counts = {status: sum(each["status"] == status for each in records) for status in COLUMNS}
-    failures = [f"{each['module']}: {each['status']}" for each in records if each["status"] not in GOOD]
-    return {
-        "compared": len(records), "same": counts["agreed"], "accepted": counts["accepted"], "failures": failures,
-    }  # fmt: skip
 
 
 def _print_failures(records: list[dict[str, Any]]) -> None:

@@ -29,3 +29,19 @@ def test_table():
     assert figures.table({"sweep": {"6.1": one}}).splitlines()[2] == (
         "| sweep | 6.1 | 2026-01-02, 0123456 with changes | 4,023 | 4,020 | 1 | 2 |"
     )
+
+
+def test_counted():
+    """What is neither the same nor accepted is named, with what became of it."""
+    statuses = {"a": "agreed", "b": "accepted", "c": "crashed", "d": "agreed"}
+    found = figures.counted([{"module": name, "status": status} for name, status in statuses.items()])
+    assert found == {"compared": 4, "same": 2, "accepted": 1, "failures": ["c: crashed"]}
+
+
+def test_put_table(tmp_path):
+    """Only the table of this file is another one."""
+    page = tmp_path / "page.md"
+    other = "<!-- table of b.json -->\nkept\n<!-- end of the table -->\n"
+    page.write_text(f"before\n<!-- table of a.json -->\nold\n<!-- end of the table -->\nbehind\n{other}")
+    figures.put_table(page, "a.json", "new\n")
+    assert page.read_text() == (f"before\n<!-- table of a.json -->\nnew\n<!-- end of the table -->\nbehind\n{other}")
